@@ -1,0 +1,127 @@
+"""`Config`, the base of every configuration class, and the field types they share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from typing_extensions import Self
+
+from memlm.registry import Registry, nearest, unknown
+
+
+class Config(BaseModel):
+    """A frozen configuration that refuses unknown fields.
+
+    The text under a field is its help. Checks across fields go into `problems`. Nothing is ever rewritten: a value
+    that cannot take effect is a problem.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields (field, reason) for what no field can see alone; called once the fields are sound."""
+        return iter(())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain(cls, data: Any, handler: Callable[[Any], Self]) -> Self:
+        try:
+            config = handler(data)
+        except ValidationError as error:
+            raise ValidationError.from_exception_data(
+                cls.__name__, [_explained(cls, dict(item)) for item in error.errors()]
+            ) from None
+        found = [
+            InitErrorDetails(
+                type=problem(reason), loc=tuple(field.split(".")), input=getattr(config, field.split(".")[0], None)
+            )
+            for field, reason in config.problems()
+        ]
+        if found:
+            raise ValidationError.from_exception_data(cls.__name__, found)
+        return config
+
+
+def problem(reason: str) -> PydanticCustomError:
+    """Returns the error that carries ``reason`` to the user word for word."""
+    return PydanticCustomError("problem", "{reason}", {"reason": reason})
+
+
+def _explained(cls: type[Config], item: dict[str, Any]) -> InitErrorDetails:
+    loc, reason = item["loc"], str(item["msg"])
+    if item["type"] == "extra_forbidden" and len(loc) == 1:
+        guess = nearest(str(loc[0]), cls.model_fields)
+        hint = f" Did you mean '{guess}'?" if guess else f" Known: {', '.join(cls.model_fields)}."
+        reason = f"{cls.__name__} has no such field.{hint}"
+    elif item["type"] == "missing":
+        reason = "is required"
+    elif item["type"] == "literal_error" and len(loc) == 1:
+        annotation = cls.model_fields[str(loc[0])].annotation
+        reason = unknown("value", item["input"], _literals(annotation))
+    elif item["type"] == "model_type":
+        reason = "must be a mapping of fields"
+    return InitErrorDetails(type=problem(reason), loc=loc, input=item["input"])
+
+
+def _literals(annotation: Any) -> list[str]:
+    """Returns the strings that a ``Literal`` (possibly ``| None``) allows."""
+    args = get_args(annotation)
+    return [arg for arg in args if isinstance(arg, str)] + [name for arg in args for name in _literals(arg)]
+
+
+_SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
+
+
+def _parse_count(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*([\d_]+(?:\.\d+)?)\s*([kKmMgGbB]?)\s*", value)
+    if match is None:
+        raise problem("must be a whole number, with k, M or G if you like (400k)")
+    number = float(match[1].replace("_", "")) * _SUFFIX[match[2].lower()]
+    if number != int(number):
+        raise problem("must be a whole number")
+    return int(number)
+
+
+Count = Annotated[int, BeforeValidator(_parse_count)]
+"""A whole number that may be written 400k, 1.5M or 2G (powers of ten)."""
+
+
+def choice(registry: Registry[Any]) -> Any:
+    """Returns the field type for a mapping whose ``type`` names an entry of ``registry``.
+
+    The entry's module is imported when its name is first used, so this module needs no knowledge of any of them.
+    """
+
+    def resolve(value: object) -> object:
+        if value is None or isinstance(value, Config):
+            return value
+        if not isinstance(value, dict):
+            raise problem(f"must be a mapping with a type, such as {{type: {registry.names()[0]}}}")
+        if "type" not in value:
+            raise problem(f"needs a type. Known: {', '.join(registry.names())}.")
+        try:
+            cls = registry.get(value["type"])
+        except KeyError as error:
+            raise _at("type", str(error.args[0]), value["type"]) from None
+        return cls.model_validate(value)
+
+    return SerializeAsAny[Annotated[Config, BeforeValidator(resolve)]]
+
+
+def _at(field: str, reason: str, value: object) -> ValidationError:
+    return ValidationError.from_exception_data(
+        "type", [InitErrorDetails(type=problem(reason), loc=(field,), input=value)]
+    )

@@ -1,0 +1,43 @@
+"""The `data` section: which text, how it is cut into tokens, and which part of it is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from memlm.config.base import Config, Count
+
+
+class DataConfig(Config):
+    """Text and tokens. Paths are relative to the folder that the command runs in."""
+
+    corpus: str | list[str]
+    """A built-in corpus (`memlm list corpora`), a path or pattern of .jsonl[.gz|.xz|.zst] files, a folder of .txt and
+    .md files, or `hub:owner/name` for a data set of the Hugging Face hub; or a list of these."""
+    validation: str | list[str] | None = None
+    """Text held out for evaluation, given as `corpus` is; without it, `validation_share` of the documents."""
+    text_field: str = "text"
+    """The field of a JSON line (or the column of a hub data set) that holds the text."""
+    vocab_size: int = Field(default=6400, ge=272)
+    """Size of the byte-level BPE vocabulary (256 bytes and the special tokens included)."""
+    tokenizer: str | None = None
+    """A tokenizer.json to use instead of training one; its size must be `vocab_size`."""
+    seq_len: int = Field(default=512, ge=8)
+    """Tokens in one sequence."""
+    validation_share: float = Field(default=0.05, gt=0, lt=0.5)
+    """Share of the documents held out when `validation` is not given."""
+    judge_share: float = Field(default=0.05, gt=0, lt=0.5)
+    """Share of the documents that only the n-gram judge of generated text is fitted on."""
+    max_bytes: Count | None = Field(default=None, gt=0)
+    """Read no more than this many bytes of training text (powers of ten: 20M)."""
+    on_bad_input: Literal["error", "skip"] = "error"
+    """What to do with a broken line or file: stop with its place, or skip it and tell the count."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields what the fields cannot see alone."""
+        if not self.corpus:
+            yield "corpus", "names no text"
+        if self.validation is not None and "validation_share" in self.model_fields_set:
+            yield "validation_share", "has no effect, because validation names the held-out text"

@@ -1,0 +1,26 @@
+"""The `evaluate` section: how much text, and what is generated."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from memlm.config.base import Config, Count
+
+
+class EvaluateConfig(Config):
+    """Evaluation at the end of a run; while training, a tenth of the tokens is used and nothing is generated."""
+
+    tokens: Count = Field(default=200_000, gt=0)
+    """Held-out tokens; all there are if there are fewer."""
+    train_tokens: Count = Field(default=50_000, gt=0)
+    """Tokens of a fixed subset of the training text, evaluated in eval mode too."""
+    batch_size: int = Field(default=16, ge=1)
+    """Sequences in a batch of evaluation."""
+    samples: int = Field(default=32, ge=0)
+    """Continuations to generate for the quality metrics; 0 turns generation off."""
+    prompt_tokens: int = Field(default=16, ge=1)
+    """Tokens of held-out text that each continuation starts from."""
+    new_tokens: int = Field(default=64, ge=8)
+    """Tokens to generate for each prompt."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Sampling temperature; 1 samples from the model as it is."""

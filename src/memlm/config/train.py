@@ -1,0 +1,87 @@
+"""The `train` section: budget, optimizer, precision and what is written down while training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from memlm.config.base import Config, Count
+
+Every = int | float
+"""An interval: a whole number of steps, or a share of the run between 0 and 1 (0.1 = ten times). 0 = never."""
+
+
+class TrainConfig(Config):
+    """How a model is trained. A step is an optimizer step of ``batch_size * accumulation`` sequences."""
+
+    tokens: Count | None = Field(default=None, gt=0)
+    """Budget in tokens; give exactly one of tokens, epochs, steps."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Budget in passes over the training tokens."""
+    steps: Count | None = Field(default=None, gt=0)
+    """Budget in optimizer steps."""
+    batch_size: int = Field(default=32, ge=1)
+    """Sequences in a micro-step."""
+    accumulation: int = Field(default=1, ge=1)
+    """Micro-steps in an optimizer step."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak learning rate of AdamW."""
+    value_lr: float | None = Field(default=None, gt=0)
+    """Learning rate of the bank's values; `lr` if not given. Values never get weight decay."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates of the two moments."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """AdamW's decay of matrices; none on norms, biases, scales, keys, embeddings and values."""
+    warmup: float = Field(default=0.02, ge=0, lt=1)
+    """Share of the run in which the learning rate rises linearly to `lr`."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """The course of the learning rate after warm-up."""
+    min_lr_share: float = Field(default=0.1, ge=0, le=1)
+    """The cosine ends at this share of `lr`."""
+    clip: float = Field(default=1.0, ge=0)
+    """Largest norm of the whole gradient; 0 turns clipping off."""
+    train_values_epochs: int | None = Field(default=None, ge=1)
+    """The bank's values learn during the first N epochs and are frozen after; None: they always learn."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the forward pass; auto is bf16 on a GPU that has it and fp32 elsewhere. Parameters are fp32."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train."""
+    compile: bool = False
+    """Run the model through torch.compile (30-40 s at the start of a run, faster steps on a GPU)."""
+    deterministic: bool = False
+    """Ask torch for deterministic algorithms on a GPU (slower); a CPU run always repeats bit for bit."""
+    log_every: Every = Field(default=10, ge=0)
+    """Interval of the metrics log, in steps or as a share of the run."""
+    evaluate_every: Every = Field(default=0.1, ge=0)
+    """Interval of held-out evaluation, in steps or as a share of the run."""
+    save_every: Every = Field(default=0, ge=0)
+    """Interval of checkpoints besides the last one, in steps or as a share of the run."""
+    profile_every: Every = Field(default=0, ge=0)
+    """Interval of torch profiler traces, in steps or as a share of the run."""
+    memory_every: Every = Field(default=10, ge=0)
+    """Interval of memory readings, in steps or as a share of the run."""
+    trackers: list[Literal["tensorboard", "swanlab", "wandb"]] = Field(default_factory=list)
+    """Trackers fed beside metrics.jsonl; a tracker that fails or blocks never stops or slows a run."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields what the fields cannot see alone."""
+        given = [name for name in ("tokens", "epochs", "steps") if getattr(self, name) is not None]
+        if len(given) != 1:
+            yield given[1] if given else "tokens", "give exactly one of tokens, epochs, steps"
+        if self.schedule == "constant" and "min_lr_share" in self.model_fields_set:
+            yield "min_lr_share", "has no effect with a constant schedule"
+        if self.precision == "bf16" and self.device == "cpu":
+            yield "precision", "bf16 on a CPU is some 20 times slower than fp32; use fp32 or auto"
+        for name in ("log_every", "evaluate_every", "save_every", "profile_every", "memory_every"):
+            value = getattr(self, name)
+            if value > 1 and value != int(value):
+                yield name, "must be a whole number of steps, or a share of the run below 1"
+
+
+def interval(every: Every, total_steps: int) -> int:
+    """Returns an interval in steps, 0 for never; a share of the run gives at least one step."""
+    if every == 0:
+        return 0
+    return max(1, round(every * total_steps)) if every < 1 else int(every)

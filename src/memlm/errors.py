@@ -1,0 +1,40 @@
+"""The errors that speak to users: one clear line that says what, where and how to mend it."""
+
+from __future__ import annotations
+
+
+class MemlmError(Exception):
+    """Base of every error meant for a person; the command line prints it without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(MemlmError):
+    """The configuration is wrong; nothing was run."""
+
+    exit_code = 2
+
+
+class DataError(MemlmError):
+    """The text or its cache cannot be used as it is."""
+
+
+class CheckpointError(MemlmError):
+    """A checkpoint is missing, broken or does not fit the model."""
+
+
+class RunError(MemlmError):
+    """A run or its folder is not in the state that the command needs."""
+
+
+class MissingDependencyError(MemlmError):
+    """An optional package is not installed.
+
+    Args:
+        package: The package to import, e.g. ``datasets``.
+        extra: The extra of memlm that brings it, e.g. ``hub``.
+        purpose: What it is needed for, as in "... is needed for <purpose>".
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{package} is needed for {purpose}; install it with: pip install 'memlm[{extra}]'")
