@@ -13,7 +13,7 @@ import importlib.util
 import pkgutil
 from collections.abc import Iterable
 from importlib.metadata import entry_points
-from typing import Generic, Literal, TypeVar, get_args, get_origin
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
 
 T = TypeVar("T")
 
@@ -93,3 +93,10 @@ def _literal_type(cls: type[object]) -> str:
     if len(values) != 1 or not isinstance(values[0], str):
         raise TypeError(f"{cls.__qualname__} needs a field `type: Literal['name']` with exactly one name")
     return values[0]
+
+
+MEMORIES: Registry[Any] = Registry("memory", "memlm.memory")
+"""Every memory's configuration class, by type."""
+
+FUSIONS: Registry[Any] = Registry("fusion", "memlm.fusion")
+"""Every fusion's configuration class, by type."""

@@ -1,0 +1,86 @@
+"""The byte-level BPE: trained on the corpus, or loaded from a tokenizer.json.
+
+Nothing is normalised, so every text comes back byte for byte (Sennrich et al., arXiv:1508.07909; on bytes: GPT-2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+
+from memlm.errors import DataError
+
+END = "<|end|>"
+"""The mark at the end of every document; id 0 in a trained tokenizer."""
+PAD = "<|pad|>"
+"""Fills up batches of unequal length; id 1 in a trained tokenizer."""
+TRAINING_BYTES = 50_000_000
+"""More text changes the merges of a small vocabulary very little, and costs time and memory."""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Trains a byte-level BPE on the first `TRAINING_BYTES` of ``texts``; the same texts give the same tokenizer.
+
+    Raises:
+        DataError: there is too little text for ``vocab_size`` entries.
+    """
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = ByteLevelDecoder()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[END, PAD],
+        initial_alphabet=sorted(ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_first(texts, TRAINING_BYTES), trainer)
+    size = tokenizer.get_vocab_size()
+    if size < vocab_size:
+        raise DataError(
+            f"the training text fills only {size} entries of a vocabulary of {vocab_size}; "
+            f"give more text or set data.vocab_size: {size}"
+        )
+    return tokenizer
+
+
+def load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
+    """Loads a tokenizer.json.
+
+    Raises:
+        DataError: it is missing or broken, its size is not ``vocab_size``, or it has no end mark.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: the tokenizer cannot be read ({error.strerror}); mend data.tokenizer") from error
+    except Exception as error:  # the tokenizers package raises nothing narrower
+        raise DataError(f"{path}: is no tokenizer.json ({error}); mend data.tokenizer") from error
+    size = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if size != vocab_size:
+        raise DataError(f"{path}: the tokenizer has {size} entries, not {vocab_size}; set data.vocab_size: {size}")
+    if tokenizer.token_to_id(END) is None:
+        raise DataError(f"{path}: the tokenizer has no {END}, which ends every document; add it as a special token")
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def fingerprint_file(path: Path) -> str:
+    """Returns the hash of a tokenizer.json."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _first(texts: Iterable[str], n_bytes: int) -> Iterator[str]:
+    for text in texts:
+        n_bytes -= len(text.encode())
+        if n_bytes < 0:
+            return
+        yield text

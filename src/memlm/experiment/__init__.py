@@ -1,0 +1,1 @@
+"""Experiments: variants x seeds + hypotheses, their runs and their records."""

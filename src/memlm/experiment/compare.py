@@ -1,0 +1,285 @@
+"""Compares the variants of an experiment: results, ledger, verdicts, controls, and what stands in the way of trust.
+
+Only finished runs are compared. A run that is missing and a value that is missing are said, never passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from memlm.errors import RunError
+from memlm.evaluate.statistics import (
+    Claim,
+    Difference,
+    Interval,
+    Verdict,
+    interval,
+    paired_difference,
+    parse_claim,
+    verdict,
+)
+from memlm.experiment.difference import flatten
+from memlm.experiment.reading import Experiment, Hypothesis, Run, run_name
+
+LEDGER: dict[str, Callable[[Run], float | None]] = {
+    "parameters": lambda run: run.record.cost and run.record.cost.parameters,
+    "active_parameters": lambda run: run.record.cost and run.record.cost.active_parameters,
+    "memory_parameters": lambda run: run.record.cost and run.record.cost.memory_parameters,
+    "flops_per_token": lambda run: run.record.cost and run.record.cost.flops_per_token,
+    "bytes_per_token": lambda run: run.record.cost and run.record.cost.bytes_per_token,
+    "tokens": lambda run: run.record.tokens,
+    "time_s": lambda run: run.result("time_s"),
+}
+"""What a comparison must account for, and where a run records it."""
+
+CONTROLS = {"memory off": "memory_off_loss", "values shuffled": "memory_shuffled_loss"}
+"""The controls of a memory, and the loss that each records."""
+
+_SAME: dict[str, Callable[[Run], object]] = {
+    "text": lambda run: run.record.data and run.record.data.fingerprint,
+    "tokenizer": lambda run: run.record.data and run.record.data.tokenizer_fingerprint,
+    "device": lambda run: str(run.record.device),
+    "commit": lambda run: run.record.commit,
+    "torch version": lambda run: run.record.versions.get("torch"),
+}
+_SAME_SECTIONS = ("data", "train", "evaluate")
+
+
+@dataclass(frozen=True)
+class LedgerRow:
+    """What one variant cost: the mean of each quantity over its finished runs, and where they ran."""
+
+    variant: str
+    values: dict[str, float | None]
+    device: str
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The cost of every variant; ``held`` says of each quantity how equal it was held."""
+
+    rows: list[LedgerRow]
+    held: dict[str, str]
+
+    def equal(self) -> list[str]:
+        """Returns the quantities that were held exactly equal."""
+        return [name for name, how in self.held.items() if how == "equal"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the runs say about a hypothesis.
+
+    Args:
+        hypothesis: The claim as it was written.
+        claim: The claim as it is read, ``left < right``.
+        difference: left minus right over paired seeds; None if no seed has both.
+        found: Verdict on that difference; None without one.
+        notes: What is missing from it.
+    """
+
+    hypothesis: Hypothesis
+    claim: Claim
+    difference: Difference | None
+    found: Verdict | None
+    notes: list[str]
+
+    @property
+    def word(self) -> str:
+        """The verdict in one word: supported, refuted or inconclusive."""
+        return self.found.word if self.found else "inconclusive"
+
+    @property
+    def verdict(self) -> str:
+        """The word, and for an inconclusive one what it needs."""
+        return str(self.found) if self.found else "inconclusive (no seed has both sides)"
+
+
+@dataclass(frozen=True)
+class Control:
+    """How much worse a variant's held-out loss becomes when its memory is taken away or mixed up."""
+
+    variant: str
+    name: str
+    difference: Difference
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An experiment compared.
+
+    Args:
+        experiment: What was compared.
+        results: By variant and dotted path, the mean and interval over finished seeds of every number recorded.
+        ledger: What each variant cost.
+        judgements: One for each hypothesis, in the order they were written.
+        controls: Memory off and values shuffled, for every variant with a memory.
+        above_unigram: By variant, mean validation loss minus the entropy of the text's token frequencies, in nats.
+        missing: Runs and values that should be there and are not.
+        warnings: Why the runs may not be comparable.
+    """
+
+    experiment: Experiment
+    results: dict[str, dict[str, Interval]]
+    ledger: Ledger
+    judgements: list[Judgement]
+    controls: list[Control]
+    above_unigram: dict[str, float]
+    missing: list[str]
+    warnings: list[str]
+
+
+def compare(experiment: Experiment) -> Comparison:
+    """Compares the finished runs of an experiment."""
+    variants = experiment.plan.variants
+    results = {variant: _results(experiment.finished(variant)) for variant in variants}
+    return Comparison(
+        experiment=experiment,
+        results=results,
+        ledger=_ledger(experiment),
+        judgements=[_judge(experiment, hypothesis) for hypothesis in experiment.plan.hypotheses],
+        controls=list(_controls(experiment)),
+        above_unigram=_above_unigram(experiment),
+        missing=[*_missing_runs(experiment), *_missing_values(experiment, results)],
+        warnings=list(_warnings(experiment.finished())),
+    )
+
+
+def _results(runs: Sequence[Run]) -> dict[str, Interval]:
+    paths = dict.fromkeys(path for run in runs for path, _ in flatten(run.record.results))
+    values = {path: _values(runs, path) for path in paths}
+    return {path: interval(list(by_seed.values())) for path, by_seed in values.items() if by_seed}
+
+
+def _values(runs: Sequence[Run], path: str) -> dict[int, float]:
+    found = {run.record.seed: run.result(path) for run in runs}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def _ledger(experiment: Experiment) -> Ledger:
+    rows: list[LedgerRow] = []
+    for variant in experiment.plan.variants:
+        runs = experiment.finished(variant)
+        values = {name: _mean([read(run) for run in runs]) for name, read in LEDGER.items()}
+        rows.append(LedgerRow(variant, values, ", ".join(dict.fromkeys(str(run.record.device) for run in runs))))
+    held = {name: _held([row.values[name] for row in rows]) for name in LEDGER}
+    devices = {row.device for row in rows if row.device}
+    return Ledger(rows, {**held, "device": "equal" if len(devices) == 1 else "differs" if devices else "not recorded"})
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _held(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "not recorded"
+    low, high = min(known), max(known)
+    if low == high:
+        return "equal"
+    if low <= 0:
+        return "differs (none in some)"
+    percent = 100 * (high / low - 1)
+    if percent < 0.1:
+        return "differs by less than 0.1 %"
+    return f"differs by up to {percent:,.1f} %" if percent < 10 else f"differs by up to {percent:,.0f} %"
+
+
+def _judge(experiment: Experiment, hypothesis: Hypothesis) -> Judgement:
+    try:
+        claim = parse_claim(hypothesis.claim)
+    except ValueError as error:
+        raise RunError(f"{experiment.folder}: hypothesis {hypothesis.name!r}: {error}") from None
+    left, right = (_values(experiment.finished(side), hypothesis.metric) for side in (claim.left, claim.right))
+    notes = [note for side in (claim.left, claim.right) for note in _gaps(experiment, side, hypothesis.metric)]
+    if not left.keys() & right.keys():
+        return Judgement(hypothesis, claim, None, None, notes)
+    difference = paired_difference(left, right)
+    return Judgement(hypothesis, claim, difference, verdict(difference, hypothesis.margin), notes)
+
+
+def _gaps(experiment: Experiment, variant: str, metric: str) -> Iterator[str]:
+    if variant not in experiment.plan.variants:
+        yield f"the experiment has no variant {variant!r}"
+        return
+    runs = {run.record.seed: run for run in experiment.finished(variant)}
+    unfinished = [run_name(variant, seed) for seed in experiment.plan.seeds if seed not in runs]
+    if unfinished:
+        yield f"not finished: {', '.join(unfinished)}"
+    lacking = [run.name for run in runs.values() if run.result(metric) is None]
+    if lacking:
+        yield f"no {metric} in {', '.join(lacking)}"
+
+
+def _controls(experiment: Experiment) -> Iterator[Control]:
+    for variant in experiment.plan.variants:
+        runs = experiment.finished(variant)
+        intact = _values(runs, "validation_loss")
+        for name, path in CONTROLS.items():
+            without = _values(runs, path)
+            if without.keys() & intact.keys():
+                yield Control(variant, name, paired_difference(without, intact))
+
+
+def _above_unigram(experiment: Experiment) -> dict[str, float]:
+    gaps: dict[str, float] = {}
+    for variant in experiment.plan.variants:
+        runs = [run for run in experiment.finished(variant) if run.record.data]
+        losses = [(run.result("validation_loss"), run.record.data) for run in runs]
+        gap = _mean([loss - data.unigram_entropy for loss, data in losses if loss is not None and data])
+        if gap is not None:
+            gaps[variant] = gap
+    return gaps
+
+
+def _missing_runs(experiment: Experiment) -> Iterator[str]:
+    for (variant, seed), reason in experiment.absent.items():
+        yield f"{run_name(variant, seed)} {reason}"
+    for run in experiment.runs:
+        record = run.record
+        why = f": {record.error}" if record.error else ""
+        if record.status == "running":
+            yield f"{run.name} is still running"
+        elif not run.is_finished:
+            was = "failed" if record.status == "failed" else "was interrupted"
+            yield f"{run.name} {was} at step {record.steps:,}{why}"
+    for stray in experiment.strays:
+        yield f"{stray} is in the folder but not in the experiment, and is left out"
+
+
+def _missing_values(experiment: Experiment, results: dict[str, dict[str, Interval]]) -> Iterator[str]:
+    """Tells of the validation loss, which every run must have, and of what other seeds of the variant recorded."""
+    for variant in experiment.plan.variants:
+        for run in experiment.finished(variant):
+            expected = dict.fromkeys(["validation_loss", *results[variant]])
+            lacking = [path for path in expected if run.result(path) is None]
+            if lacking:
+                yield f"{run.name} finished without a finite {', '.join(lacking)}"
+
+
+def _warnings(runs: Sequence[Run]) -> Iterator[str]:
+    for name, read in _SAME.items():
+        yield from _unequal(name, {run.name: read(run) for run in runs})
+    sections = {run.name: {s: run.config.get(s) for s in _SAME_SECTIONS} for run in runs}
+    flat = {name: dict(flatten(tree)) for name, tree in sections.items()}
+    for path in dict.fromkeys(path for tree in flat.values() for path in tree):
+        yield from _unequal(path, {name: tree.get(path) for name, tree in flat.items()})
+    dirty = [run.name for run in runs if run.record.dirty]
+    if dirty:
+        yield f"Uncommitted changes: the commit does not say what code ran in {_listed(dirty)}."
+
+
+def _unequal(name: str, values: dict[str, object]) -> Iterator[str]:
+    groups: dict[str, list[str]] = {}
+    for run, value in values.items():
+        groups.setdefault("not recorded" if value is None else str(value), []).append(run)
+    if len(groups) > 1:
+        which = "; ".join(f"{value} in {_listed(names)}" for value, names in groups.items())
+        yield f"Not comparable: {name} differs between runs: {which}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,0 +1,121 @@
+"""The whole YAML of an experiment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from memlm.config.base import Config
+from memlm.config.data import DataConfig
+from memlm.config.evaluate import EvaluateConfig
+from memlm.config.load import config_error, read, validate
+from memlm.config.train import TrainConfig
+from memlm.evaluate.statistics import parse_claim
+from memlm.model.config import ModelConfig
+from memlm.registry import unknown
+
+METRICS = (
+    "validation_loss",
+    "validation_perplexity",
+    "bits_per_byte",
+    "train_loss",
+    "train_subset_loss",
+    "generation_quality",
+    "time_s",
+    "tokens_per_s",
+    "peak_memory_gib",
+)
+"""Results that a hypothesis may compare."""
+
+
+class Hypothesis(Config):
+    """A claim written down before the run."""
+
+    name: str
+    """What the claim is called in the report."""
+    claim: str
+    """`a < b`: variant a's metric lies below variant b's by more than the margin."""
+    metric: str = "validation_loss"
+    """The result that is compared."""
+    margin: float = Field(default=0.0, ge=0)
+    """Smallest difference that counts, in units of the metric."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields what the fields cannot see alone."""
+        try:
+            parse_claim(self.claim)
+        except ValueError as error:
+            yield "claim", str(error)
+        if self.metric not in METRICS:
+            yield "metric", unknown("metric", self.metric, METRICS)
+
+
+class ExperimentConfig(Config):
+    """Variants x seeds + hypotheses."""
+
+    name: str
+    """Names the folder of its runs; the file's name if not given."""
+    data: DataConfig
+    """Text and tokens."""
+    model: ModelConfig = ModelConfig()
+    """What all variants share."""
+    train: TrainConfig
+    """How each is trained."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """How each is evaluated."""
+    variants: dict[str, ModelConfig] = Field(min_length=1)
+    """Named model configurations; each is merged over `model`."""
+    seeds: list[int] = Field(default=[0], min_length=1)
+    """Each variant runs once with each; a seed gives all variants the same data order."""
+    hypotheses: list[Hypothesis] = []
+    """Claims to be judged."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields what the fields cannot see alone."""
+        for name in (self.name, *self.variants):
+            if not re.fullmatch(r"[\w][\w.+-]*", name):
+                field = "name" if name == self.name else f"variants.{name}"
+                yield field, "names a folder: use letters, digits, '_', '-', '+' and '.'"
+        if len(set(self.seeds)) < len(self.seeds):
+            yield "seeds", "names a seed twice"
+        for index, hypothesis in enumerate(self.hypotheses):
+            claim = parse_claim(hypothesis.claim)
+            for variant in (claim.left, claim.right):
+                if variant not in self.variants:
+                    yield f"hypotheses.{index}.claim", unknown("variant", variant, self.variants)
+
+    def run_config(self, variant: str, seed: int) -> dict[str, Any]:
+        """Returns everything that one run depends on, as plain data."""
+        sections = {name: getattr(self, name).model_dump(mode="json") for name in ("data", "train", "evaluate")}
+        model = self.variants[variant].model_dump(mode="json")
+        return {"experiment": self.name, "variant": variant, "seed": seed, "model": model, **sections}
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Reads an experiment.
+
+    Args:
+        path: Its YAML file.
+        overrides: Assignments ``dotted.path=value``.
+
+    Raises:
+        ConfigError: it lists every problem; nothing was run.
+    """
+    tree = read(path, overrides)
+    if tree.problems and not tree.data:
+        raise config_error(tree.name, tree.problems)
+    tree.data.setdefault("name", Path(path).stem)
+    tree.data.setdefault("model", {})
+    variants = tree.get(("variants",))
+    if isinstance(variants, dict):
+        for name, variant in variants.items():
+            if variant is None:
+                variants[name] = {}
+            tree.overlay(("model",), ("variants", str(name)))
+    return validate(tree, ExperimentConfig)
+
+

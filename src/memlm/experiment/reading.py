@@ -1,0 +1,280 @@
+"""Reads what an experiment left in its folder: typed, checked, and without torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from memlm.errors import RunError
+
+T = TypeVar("T")
+Status = Literal["running", "finished", "interrupted", "failed"]
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a run computed; ``kind`` is cpu, cuda or mps."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        """Reads ``name (kind)``."""
+        return f"{self.name} ({self.kind})"
+
+
+@dataclass(frozen=True)
+class Data:
+    """The text of a run: what identifies it and what is known about it (entropy in nats per token)."""
+
+    fingerprint: str
+    tokenizer_fingerprint: str
+    train_tokens: int
+    validation_tokens: int
+    bytes_per_token: float
+    unigram_entropy: float
+    judge_tokens: int = 0
+    counts: Tree = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs: parameters, and FLOPs and bytes read for each token."""
+
+    parameters: int
+    active_parameters: int
+    memory_parameters: int
+    flops_per_token: float
+    bytes_per_token: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """The content of ``record.json``; what a run has not reached yet is None or empty."""
+
+    experiment: str
+    variant: str
+    seed: int
+    status: Status
+    started: str
+    device: Device
+    versions: dict[str, str | None]
+    error: str | None = None
+    finished: str | None = None
+    host: str = ""
+    commit: str | None = None
+    dirty: bool = False
+    config_hash: str = ""
+    data: Data | None = None
+    cost: Cost | None = None
+    steps: int = 0
+    tokens: int = 0
+    results: Tree = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt, how the model continued it and how the held-out text does."""
+
+    prompt: str
+    model: str
+    real: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant trained with one seed; ``config`` is its resolved configuration."""
+
+    folder: Path
+    record: Record
+    config: Tree
+
+    @property
+    def name(self) -> str:
+        """The name of its folder, ``<variant>-s<seed>``."""
+        return run_name(self.record.variant, self.record.seed)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it reached its end; only such runs are compared."""
+        return self.record.status == "finished"
+
+    def result(self, path: str) -> float | None:
+        """Returns the finite number at a dotted path of the results (``quality.score``), None if there is none."""
+        node: Any = self.record.results
+        for key in path.split("."):
+            node = cast(Tree, node).get(key) if isinstance(node, dict) else None
+        is_number = isinstance(node, (int, float)) and not isinstance(node, bool)
+        return float(node) if is_number and math.isfinite(node) else None
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers whose memory use was measured, in order; none for a model without a memory."""
+        return sorted(self.record.results.get("usage") or {}, key=lambda layer: (len(layer), layer))
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Returns the lines of ``metrics.jsonl``, none if nothing was logged.
+
+        A last line that was cut off by a kill is left out.
+
+        Raises:
+            RunError: any other line is broken.
+        """
+        path = self.folder / "metrics.jsonl"
+        lines = _text(path).splitlines() if path.exists() else []
+        return list(_parsed(lines, path))
+
+    def series(self, key: str) -> list[tuple[float, float]]:
+        """Returns (tokens, value) over training for one key of the metrics; after a resume the later value counts."""
+        points = {line["step"]: (line["tokens"], line[key]) for line in self.metrics() if key in line}
+        return [points[step] for step in sorted(points)]
+
+    def samples(self) -> list[Sample]:
+        """Returns the generated samples, none if nothing was generated."""
+        path = self.folder / "samples.json"
+        return _checked(list[Sample], _json(path), path) if path.exists() else []
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A claim ``left < right`` about a metric, written before the run."""
+
+    name: str
+    claim: str
+    metric: str = "validation_loss"
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The content of ``experiment.json``: what was meant to run."""
+
+    name: str
+    variants: list[str]
+    seeds: list[int]
+    hypotheses: list[Hypothesis] = field(default_factory=list[Hypothesis])
+    config: Tree = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment and all that was recorded of it.
+
+    Args:
+        folder: ``runs/<experiment>``.
+        plan: What was meant to run.
+        runs: Every run whose record can be read, in the order of the plan.
+        absent: Why a planned run has no readable record, by (variant, seed).
+        strays: Names of run folders that the plan does not know.
+    """
+
+    folder: Path
+    plan: Plan
+    runs: list[Run]
+    absent: dict[tuple[str, int], str]
+    strays: list[str]
+
+    def finished(self, variant: str | None = None) -> list[Run]:
+        """Returns the finished runs, of one variant if it is given."""
+        return [run for run in self.runs if run.is_finished and variant in (None, run.record.variant)]
+
+
+def run_name(variant: str, seed: int) -> str:
+    """Returns the name of a run's folder."""
+    return f"{variant}-s{seed}"
+
+
+def read_run(folder: Path) -> Run:
+    """Reads one run's record and configuration.
+
+    Raises:
+        RunError: there is no record, or a file is broken.
+    """
+    path = folder / "record.json"
+    record = _checked(Record, _json(path), path)
+    return Run(folder, record, _yaml(folder / "config.yaml"))
+
+
+def read_experiment(folder: Path) -> Experiment:
+    """Reads an experiment's plan and all of its runs.
+
+    A run without a readable record does not stop the reading: it is listed as absent, with the reason.
+
+    Raises:
+        RunError: the folder holds no experiment, or its plan is broken.
+    """
+    path = folder / "experiment.json"
+    if not path.exists():
+        raise RunError(f"{folder}: no experiment here (there is no experiment.json)")
+    plan = _checked(Plan, _json(path), path)
+    runs: list[Run] = []
+    absent: dict[tuple[str, int], str] = {}
+    planned = [(variant, seed) for variant in plan.variants for seed in plan.seeds]
+    for variant, seed in planned:
+        run_folder = folder / run_name(variant, seed)
+        if not (run_folder / "record.json").exists():
+            absent[variant, seed] = "was not run"
+            continue
+        try:
+            runs.append(read_run(run_folder))
+        except RunError as error:
+            absent[variant, seed] = f"cannot be read: {error}"
+    names = {run_name(variant, seed) for variant, seed in planned}
+    strays = sorted(record.parent.name for record in folder.glob("*/record.json") if record.parent.name not in names)
+    return Experiment(folder, plan, runs, absent, strays)
+
+
+@lru_cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
+
+
+def _checked(kind: type[T], value: object, path: Path) -> T:
+    try:
+        return _adapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(key) for key in first["loc"]) or "the whole"
+        raise RunError(f"{path}: {where}: {first['msg'].lower()}") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RunError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from None
+
+
+def _json(path: Path) -> object:
+    try:
+        return json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise RunError(f"{path}:{error.lineno}: is not valid JSON: {error.msg}") from None
+
+
+def _yaml(path: Path) -> Tree:
+    try:
+        tree = yaml.safe_load(_text(path))
+    except yaml.YAMLError as error:
+        raise RunError(f"{path}: is not valid YAML: {error}") from None
+    return _checked(dict[str, Any], tree, path)
+
+
+def _parsed(lines: list[str], path: Path) -> Iterator[dict[str, float]]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise RunError(f"{path}:{number}: is not valid JSON: {error.msg}") from None

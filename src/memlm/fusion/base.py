@@ -1,0 +1,74 @@
+"""What every fusion is: a config, and a module that turns a hidden state and a read into the block's update."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from memlm.config.base import Config
+
+
+class BankLike(Protocol):
+    """What a fusion asks of a bank."""
+
+    def gather(self, slots: Tensor) -> Tensor:
+        """Returns the rows ``slots`` [...] as [..., d_value]."""
+        ...
+
+    def weighted_sum(self, slots: Tensor, weights: Tensor) -> Tensor:
+        """Returns the sum of the rows ``slots`` [..., R] by ``weights`` [..., R] as [..., d_value]."""
+        ...
+
+
+class ReadLike(Protocol):
+    """What a fusion is given: see `memlm.memory.base.MemoryRead`."""
+
+    @property
+    def slots(self) -> Tensor:
+        """Rows of the bank, [B, T, H, K]."""
+        ...
+
+    @property
+    def weights(self) -> Tensor:
+        """Their weights, [B, T, H, K]."""
+        ...
+
+    @property
+    def bank(self) -> BankLike:
+        """The table that the slots belong to."""
+        ...
+
+
+class FusionConfig(Config):
+    """Base of a fusion's configuration; a subclass adds ``type: Literal["its_name"]``."""
+
+    type: str
+
+    def problems_in(self, d_model: int) -> Iterator[tuple[str, str]]:
+        """Yields (field, reason) for what does not fit a model of width ``d_model``."""
+        return iter(())
+
+    def build(self, d_model: int, n_reads: int, d_value: int) -> Fusion:
+        """Returns the module for a memory that reads ``n_reads`` values of width ``d_value`` for each token."""
+        raise NotImplementedError(f"{type(self).__name__} builds nothing")
+
+
+class Fusion(nn.Module, ABC):
+    """Turns a hidden state and what was read for it into the update that the block adds to the residual stream."""
+
+    @abstractmethod
+    def forward(self, hidden: Tensor, read: ReadLike) -> Tensor:
+        """Returns the update [B, T, D] for ``hidden`` [B, T, D]."""
+
+
+def scaled_values(read: ReadLike) -> Tensor:
+    """Reads the chosen values, each times its weight and K, as [B, T, H * K, d_value].
+
+    The weights carry the gradient to the router; times K, equal weights leave the values as they are.
+    """
+    B, T, H, K = read.slots.shape
+    values = read.bank.gather(read.slots.reshape(B, T, H * K))
+    return values * (read.weights * K).reshape(B, T, H * K, 1).to(values.dtype)

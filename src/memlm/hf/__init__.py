@@ -1,0 +1,11 @@
+"""The model as a Hugging Face model; importing this package registers it with the Auto classes."""
+
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from memlm.hf.configuration import MemlmConfig
+from memlm.hf.modeling import MemlmForCausalLM
+
+AutoConfig.register("memlm", MemlmConfig)
+AutoModelForCausalLM.register(MemlmConfig, MemlmForCausalLM)
+
+__all__ = ["MemlmConfig", "MemlmForCausalLM"]

@@ -1,0 +1,100 @@
+"""What every memory is: a config, a bank of values, and a module that selects slots of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from memlm.config.base import Config
+from memlm.kernels.weighted_lookup import weighted_lookup
+
+
+class Bank(nn.Module):
+    """A table of values that memories read. Layers that share a bank are handed the same object.
+
+    Args:
+        n_slots: Rows, S.
+        d_value: Width of a row.
+    """
+
+    def __init__(self, n_slots: int, d_value: int) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.empty(n_slots, d_value))
+        self.reset_parameters()
+
+    @property
+    def n_slots(self) -> int:
+        """Number of rows."""
+        return self.values.shape[0]
+
+    def reset_parameters(self) -> None:
+        """Draws values from N(0, 1/d_value), so that a row's norm is about 1 (as in arXiv:1907.05242's code)."""
+        nn.init.normal_(self.values, std=self.values.shape[1] ** -0.5)
+
+    def gather(self, slots: Tensor) -> Tensor:
+        """Returns the rows ``slots`` [...] as [..., d_value]."""
+        return F.embedding(slots, self.values)
+
+    def weighted_sum(self, slots: Tensor, weights: Tensor) -> Tensor:
+        """Returns the sum of the rows ``slots`` [..., R] by ``weights`` [..., R] as [..., d_value]."""
+        return weighted_lookup(self.values, slots, weights)
+
+
+@dataclass(frozen=True)
+class MemoryRead:
+    """What a memory selected for each token; no value has been read yet.
+
+    Attributes:
+        slots: Rows of the bank, [B, T, H, K] int64, each head's best first.
+        weights: Their weights, [B, T, H, K]; they carry the gradient to the memory's router.
+        bank: The table that the slots belong to.
+    """
+
+    slots: Tensor
+    weights: Tensor
+    bank: Bank
+
+
+class MemoryConfig(Config):
+    """Base of a memory's configuration; a subclass adds ``type: Literal["its_name"]``."""
+
+    type: str
+
+    @property
+    def n_slots(self) -> int:
+        """Rows of the bank, S."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how many slots it has")
+
+    @property
+    def n_reads(self) -> int:
+        """Slots that one token reads in one layer, H * K."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how many slots it reads")
+
+    @property
+    def value_width(self) -> int:
+        """Width of a value."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how wide its values are")
+
+    def build(self, d_model: int) -> Memory:
+        """Returns the module that selects slots from hidden states of width ``d_model``."""
+        raise NotImplementedError(f"{type(self).__name__} builds nothing")
+
+    def build_bank(self) -> Bank:
+        """Returns the table of values."""
+        return Bank(self.n_slots, self.value_width)
+
+
+class Memory(nn.Module, ABC):
+    """Selects slots of a bank for every token; the selection of a token sees that token's hidden state alone."""
+
+    @abstractmethod
+    def forward(self, hidden: Tensor, bank: Bank) -> MemoryRead:
+        """Returns the slots and weights for ``hidden`` [B, T, D]."""
+
+    @abstractmethod
+    def reset_parameters(self) -> None:
+        """Initialises every parameter with `torch.nn.init`."""

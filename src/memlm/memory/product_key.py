@@ -1,0 +1,116 @@
+"""Product-key memory: M * M slots addressed by two sets of M half keys (Lample et al. 2019, arXiv:1907.05242)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from memlm.kernels.product_key_topk import product_key_topk
+from memlm.memory.base import Bank, Memory, MemoryConfig, MemoryRead
+from memlm.registry import MEMORIES
+
+
+@MEMORIES.register
+class ProductKeyConfig(MemoryConfig):
+    """Each head splits its query in two, scores both halves against M keys and reads the best K of M * M slots."""
+
+    type: Literal["product_key"]
+    n_keys: int = Field(default=256, ge=2)
+    """Keys per half, M; the bank has n_keys * n_keys slots."""
+    n_heads: int = Field(default=1, ge=1)
+    """Heads, each with its own queries, keys and softmax; all read one bank."""
+    top_k: int = Field(default=8, ge=1)
+    """Slots that a head reads."""
+    d_key: int = Field(default=128, ge=2)
+    """Width of a head's query; each half has d_key / 2."""
+    d_value: int = Field(default=128, ge=1)
+    """Width of a value."""
+    query_norm: bool = True
+    """RMS-normalise each half of the query."""
+    key_norm: bool = True
+    """RMS-normalise the half keys."""
+
+    @property
+    def n_slots(self) -> int:
+        """Rows of the bank, M * M."""
+        return self.n_keys**2
+
+    @property
+    def n_reads(self) -> int:
+        """Slots that one token reads in one layer, H * K."""
+        return self.n_heads * self.top_k
+
+    @property
+    def value_width(self) -> int:
+        """Width of a value."""
+        return self.d_value
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields what the fields cannot see alone."""
+        if self.top_k == 1:
+            yield "top_k", "softmax over one slot is always 1 and gives the keys no gradient; read at least 2"
+        if self.top_k > self.n_keys:
+            yield "top_k", f"is more than the {self.n_keys} keys of a half (n_keys)"
+        if self.d_key % 2:
+            yield "d_key", "must be even: the query is split in two halves"
+
+    def build(self, d_model: int) -> ProductKeyMemory:
+        """Returns the module that selects slots from hidden states of width ``d_model``."""
+        return ProductKeyMemory(self, d_model)
+
+
+class ProductKeyMemory(Memory):
+    """Selects K slots per head for every token.
+
+    Args:
+        config: The memory's configuration.
+        d_model: Width of the hidden states, D.
+    """
+
+    def __init__(self, config: ProductKeyConfig, d_model: int) -> None:
+        super().__init__()
+        self.config = config
+        heads, half = config.n_heads, config.d_key // 2
+        self.query = nn.Linear(d_model, heads * config.d_key, bias=False)
+        self.keys = nn.Parameter(torch.empty(heads, 2, config.n_keys, half))
+        self.scale = nn.Parameter(torch.empty(heads))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Query N(0, 1/D), keys uniform within 1/sqrt(C) as in the paper's code, scale one."""
+        nn.init.normal_(self.query.weight, std=self.query.in_features**-0.5)
+        bound = self.keys.shape[-1] ** -0.5
+        nn.init.uniform_(self.keys, -bound, bound)
+        nn.init.ones_(self.scale)
+
+    def forward(self, hidden: Tensor, bank: Bank) -> MemoryRead:
+        """Selects slots.
+
+        Shapes:
+            hidden [B, T, D] -> slots and weights [B, T, H, K], in descending order of score.
+        """
+        slots, scores = product_key_topk(self.half_scores(hidden), self.config.top_k)
+        return MemoryRead(slots, scores.softmax(dim=-1), bank)
+
+    def half_scores(self, hidden: Tensor) -> Tensor:
+        """Returns the score of every half key for ``hidden`` [B, T, D] as [B, T, H, 2, M], float32.
+
+        score = scale * <query, key> / sqrt(C). Scores stay in float32 under autocast: in bfloat16 many tie, and the
+        slots that win would depend on rounding.
+        """
+        B, T, _ = hidden.shape
+        heads, _, _, half = self.keys.shape
+        query = self.query(hidden).view(B, T, heads, 2, half)
+        with torch.autocast(hidden.device.type, enabled=False):
+            query, keys = query.float(), self.keys.float()
+            if self.config.query_norm:
+                query = F.rms_norm(query, (half,))
+            if self.config.key_norm:
+                keys = F.rms_norm(keys, (half,))
+            scores = torch.einsum("bthpc,hpmc->bthpm", query, keys)
+            return scores * (self.scale * half**-0.5).view(heads, 1, 1)

@@ -1,0 +1,1 @@
+"""Reports: one self-contained page and one Markdown file, written from run records alone."""

@@ -1,0 +1,168 @@
+"""What a report says, in order, before it becomes a page or a Markdown file."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from memlm.experiment.compare import Comparison, Judgement
+from memlm.experiment.reading import Experiment, Sample
+from memlm.report import figures, tables
+from memlm.report.tables import Table
+
+N_SAMPLES = 4
+FINDINGS = """\
+<!-- Written by a person, against the controls. Every report carries this text and none overwrites it. -->
+
+### What was found
+
+### What the controls say
+
+### What this does not show
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report: what to know before reading it, a table, a figure."""
+
+    title: str
+    text: str
+    table: Table | None = None
+    figure: str | None = None
+    has_legend: bool = False
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt, and by name of the writer how the text goes on."""
+
+    prompt: str
+    texts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that a report says."""
+
+    title: str
+    subtitle: str
+    judgements: list[Judgement]
+    warnings: list[str]
+    missing: list[str]
+    sections: list[Section]
+    samples: list[Prompt]
+    sample_seed: int | None
+    findings: str
+    provenance: Table
+    command: str
+    config: str
+    legend: dict[str, str]
+
+
+def content(comparison: Comparison) -> Content:
+    """Gathers the content of a report; the findings file is made if there is none."""
+    experiment = comparison.experiment
+    plan = experiment.plan
+    finished, planned = len(experiment.finished()), len(plan.variants) * len(plan.seeds)
+    devices = dict.fromkeys(run.record.device.name for run in experiment.finished())
+    subtitle = [f"{len(plan.variants)} variants × {len(plan.seeds)} seeds", f"{finished} of {planned} runs finished"]
+    seed, prompts = _samples(experiment)
+    return Content(
+        title=plan.name,
+        subtitle=" · ".join([*subtitle, *devices]),
+        judgements=comparison.judgements,
+        warnings=comparison.warnings,
+        missing=comparison.missing,
+        sections=[section for section in _sections(comparison) if section.figure or (section.table and section.table.rows)],
+        samples=prompts,
+        sample_seed=seed,
+        findings=_findings(experiment.folder / "findings.md"),
+        provenance=tables.provenance(comparison),
+        command=f"memlm run {plan.name}.yaml",
+        config=yaml.safe_dump(plan.config, allow_unicode=True, sort_keys=False) if plan.config else "",
+        legend={variant: figures.colour(plan.variants, variant) for variant in plan.variants},
+    )
+
+
+def _sections(comparison: Comparison) -> list[Section]:
+    experiment = comparison.experiment
+    entropy = "; ".join(tables.unigram_sentences(comparison))
+    return [
+        Section(
+            "Results",
+            "Means over finished seeds ± half of the 95 % interval; losses in nats per token. "
+            "Train loss is the mean of the last tenth of the steps, in train mode."
+            + (f" Against the unigram entropy of the text: {entropy}." if entropy else ""),
+            tables.results(comparison),
+        ),
+        Section(
+            "Ledger",
+            f"What each variant cost. {tables.held_sentence(comparison)} "
+            "What was not held equal may by itself explain a difference in loss.",
+            tables.ledger(comparison),
+        ),
+        Section(
+            "Controls",
+            "How much the validation loss rises, over paired seeds, when the memory's reads are zeros (off) and when "
+            "the bank's rows are permuted (shuffled). Near zero, the model does not use what the memory holds.",
+            tables.controls(comparison),
+        ),
+        Section(
+            "Curves",
+            "Finished runs only. A line is the mean over seeds; its band reaches from the lowest seed to the highest.",
+            figure=figures.curves(experiment),
+            has_legend=True,
+        ),
+        Section(
+            "Usage of the memory",
+            "On held-out text; means over seeds. Left, the share of slots read at the end, a dot for each seed; "
+            "right, the same over training, with each line's layer at its end.",
+            tables.usage(comparison),
+            figures.usage(experiment),
+        ),
+        Section(
+            "Generated text",
+            "The same measures of the model's text, of the held-out text that it should resemble, and of tokens drawn "
+            "by frequency. Closer to held-out text is better, in either direction.",
+            tables.generation(comparison),
+        ),
+        Section(
+            "Beside the lineage's record",
+            "The lineage ran one seed on other text with another budget, so only the order can be compared. Its quality "
+            "score sums up the measures above and is kept for this table alone.",
+            tables.lineage(comparison),
+        ),
+    ]
+
+
+def written(findings: str) -> str:
+    """Returns findings without comments; empty if nobody has filled in more than the headings."""
+    text = re.sub(r"<!--.*?-->", "", findings, flags=re.DOTALL).strip()
+    return text if re.sub(r"^#.*$", "", text, flags=re.MULTILINE).strip() else ""
+
+
+def _findings(path: Path) -> str:
+    if not path.exists():
+        path.write_text(FINDINGS, encoding="utf-8")
+    return written(path.read_text(encoding="utf-8"))
+
+
+def _samples(experiment: Experiment) -> tuple[int | None, list[Prompt]]:
+    """Takes the first prompts of the first seed that has samples, so that none is picked by hand."""
+    for seed in experiment.plan.seeds:
+        runs = [run for run in experiment.finished() if run.record.seed == seed]
+        found = {run.record.variant: {sample.prompt: sample for sample in run.samples()} for run in runs}
+        prompts = list(dict.fromkeys(prompt for by_prompt in found.values() for prompt in by_prompt))
+        if prompts:
+            return seed, [_side_by_side(prompt, found) for prompt in prompts[:N_SAMPLES]]
+    return None, []
+
+
+def _side_by_side(prompt: str, found: dict[str, dict[str, Sample]]) -> Prompt:
+    having = {variant: by_prompt[prompt] for variant, by_prompt in found.items() if prompt in by_prompt}
+    texts = {variant: sample.model for variant, sample in having.items()}
+    return Prompt(prompt, {**texts, "held-out text": next(iter(having.values())).real})

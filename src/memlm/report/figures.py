@@ -1,0 +1,170 @@
+"""The figures of a report, as SVG that goes straight into the page.
+
+Text stays text, so the browser sets it in its own fonts (Chinese names included), and ink is ``currentColor``, so the
+figures follow the page into dark mode. A variant has one colour everywhere.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+
+from memlm.experiment.reading import Experiment, Run
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart; further variants repeat it with other dashes."""
+DASHES = ("-", "--", ":", "-.")
+_INK = "#010203"
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "memlm",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.grid": True,
+    "grid.color": _INK,
+    "grid.alpha": 0.12,
+    "grid.linewidth": 0.6,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+}
+
+
+def colour(variants: Sequence[str], variant: str) -> str:
+    """Returns the colour of a variant: its place in the experiment decides."""
+    return COLOURS[variants.index(variant) % len(COLOURS)]
+
+
+def dash(variants: Sequence[str], variant: str) -> str:
+    """Returns the line style of a variant, which tells those apart that share a colour."""
+    return DASHES[variants.index(variant) // len(COLOURS) % len(DASHES)]
+
+
+def curves(experiment: Experiment) -> str | None:
+    """Draws validation and train loss over tokens, one line a variant; None if no finished run logged either.
+
+    A line is the mean over finished seeds, the band around it reaches from the lowest seed to the highest.
+    """
+    variants = experiment.plan.variants
+    keys = {"evaluate/validation_loss": "Validation loss", "train/loss": "Train loss"}
+    lines = {key: {v: _series(experiment.finished(v), key) for v in variants} for key in keys}
+    if not any(series for by_variant in lines.values() for series in by_variant.values()):
+        return None
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(10, 3.7), layout="constrained")
+        for axes, (key, title) in zip(figure.subplots(1, 2), keys.items(), strict=True):
+            axes.set(title=f"{title}, nats per token", xlabel="Tokens")
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            for variant, series in lines[key].items():
+                _band(axes, series, colour(variants, variant), dash(variants, variant))
+            if key.startswith("evaluate/"):
+                _entropy(axes, experiment)
+        return _svg(figure, "Validation and train loss over tokens, one line a variant")
+
+
+def usage(experiment: Experiment) -> str | None:
+    """Draws the share of slots read, by layer and over training, one row a variant; None if no memory was measured."""
+    variants = [v for v in experiment.plan.variants if any(run.layers for run in experiment.finished(v))]
+    if not variants:
+        return None
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(10, 2.6 * len(variants)), layout="constrained")
+        rows = figure.subplots(len(variants), 2, squeeze=False, sharey=True, width_ratios=(2, 3))
+        for variant, (by_layer, over_time) in zip(variants, rows, strict=True):
+            runs, paint = experiment.finished(variant), colour(experiment.plan.variants, variant)
+            layers = list(dict.fromkeys(layer for run in runs for layer in run.layers))
+            by_layer.set_title(variant, parse_math=False)
+            _bars(by_layer, runs, layers, paint)
+            _over_time(over_time, runs, layers, paint)
+        rows[0][0].set_ylim(0, 1)
+        rows[0][0].yaxis.set_major_formatter(PercentFormatter(1))
+        rows[-1][0].set_xlabel("Layer")
+        rows[-1][1].set_xlabel("Tokens")
+        return _svg(figure, "Share of slots read, by layer and over training")
+
+
+Series = tuple[np.ndarray, np.ndarray]
+"""A grid of tokens, and on it one row of values a seed."""
+
+
+def _series(runs: Sequence[Run], key: str) -> Series | None:
+    seeds = [np.array(points).T for points in (run.series(key) for run in runs) if points]
+    if not seeds:
+        return None
+    first, last = max(tokens[0] for tokens, _ in seeds), min(tokens[-1] for tokens, _ in seeds)
+    grid = np.unique(np.concatenate([tokens for tokens, _ in seeds]))
+    grid = grid[(grid >= first) & (grid <= last)]
+    return grid, np.array([np.interp(grid, tokens, values) for tokens, values in seeds])
+
+
+def _band(axes: Axes, series: Series | None, paint: str, style: str) -> None:
+    if series is None:
+        return
+    grid, values = series
+    marker = "o" if len(grid) < 30 else None
+    axes.plot(grid, values.mean(0), color=paint, linestyle=style, marker=marker, markersize=3.5)
+    if len(values) > 1:
+        axes.fill_between(grid, values.min(0), values.max(0), color=paint, alpha=0.18, linewidth=0)
+
+
+def _entropy(axes: Axes, experiment: Experiment) -> None:
+    """Marks the text's unigram entropy where the curves reach it; a line far off would flatten them."""
+    entropies = {run.record.data.unigram_entropy for run in experiment.finished() if run.record.data}
+    low, high = axes.get_ylim()
+    for entropy in entropies:
+        if low <= entropy <= high:
+            axes.axhline(entropy, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)), alpha=0.7)
+            place = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "ha": "right"}
+            axes.annotate("unigram entropy", (1, entropy), xytext=(0, 3), fontsize=9, alpha=0.8, **place)
+
+
+def _bars(axes: Axes, runs: Sequence[Run], layers: Sequence[str], paint: str) -> None:
+    values = [[run.result(f"usage.{layer}.share_read") for run in runs] for layer in layers]
+    known = [[value for value in row if value is not None] for row in values]
+    axes.bar(layers, [float(np.mean(row)) if row else 0 for row in known], color=paint, alpha=0.55, width=0.6)
+    for place, row in enumerate(known):
+        axes.plot([place] * len(row), row, "o", color=paint, markersize=3.5)
+    axes.grid(visible=False, axis="x")
+
+
+def _over_time(axes: Axes, runs: Sequence[Run], layers: Sequence[str], paint: str) -> None:
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    for place, layer in enumerate(layers):
+        series = _series(runs, f"memory/{layer}/share_read")
+        if series is None:
+            continue
+        grid, values = series
+        mean = values.mean(0)
+        axes.plot(grid, mean, color=paint, alpha=1 - 0.7 * place / max(1, len(layers) - 1))
+        axes.annotate(layer, (grid[-1], mean[-1]), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """Renders a figure, without what only a file of its own would need."""
+    buffer = io.StringIO()
+    with warnings.catch_warnings():
+        # The browser has glyphs that matplotlib's measuring font lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"| (width|height)="[\d.]+pt"', "", text)
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

@@ -1,0 +1,73 @@
+"""A report as Markdown with GitHub's tables; the figures are left to the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from memlm.report.content import Content
+from memlm.report.tables import Cell, Table, sentence
+
+
+def markdown(content: Content) -> str:
+    """Returns the report as the text of ``report.md``."""
+    return "\n\n".join(part for part in _parts(content) if part) + "\n"
+
+
+def _parts(content: Content) -> Iterator[str]:
+    yield f"# {_escape(content.title)}"
+    yield _escape(content.subtitle)
+    for judgement in content.judgements:
+        claim = f"{judgement.hypothesis.name}: {judgement.hypothesis.claim}"
+        yield f"**{_escape(claim)}. Verdict: {judgement.verdict}.** {_escape(sentence(judgement))}"
+    if not content.judgements:
+        yield "This experiment states no hypothesis, so there is no verdict."
+    yield _items("Warning", content.warnings)
+    yield _items("Missing", content.missing)
+    for section in content.sections:
+        yield f"## {section.title}"
+        yield _escape(section.text)
+        yield _table(section.table) if section.table and section.table.rows else ""
+        yield "The figure is in `report.html`." if section.figure else ""
+    yield from _samples(content)
+    yield "## Findings"
+    yield content.findings or "None written yet; they belong into `findings.md` beside this file."
+    yield "## How it was run"
+    yield _fenced(content.command)
+    yield _table(content.provenance)
+
+
+def _samples(content: Content) -> Iterator[str]:
+    if not content.samples:
+        return
+    yield "## Samples"
+    yield f"The first prompts of seed {content.sample_seed}, not picked."
+    for sample in content.samples:
+        yield "**Prompt**\n\n" + _fenced(sample.prompt)
+        yield from (f"{_escape(writer)}\n\n{_fenced(text)}" for writer, text in sample.texts.items())
+
+
+def _items(label: str, items: Sequence[str]) -> str:
+    return "\n".join(f"- **{label}.** {_escape(item)}" for item in items)
+
+
+def _table(table: Table) -> str:
+    ruler = [":--" if place < table.labels else "--:" for place in range(len(table.columns))]
+    rows = [*table.rows, table.foot] if table.foot else table.rows
+    lines = [[_escape(column) for column in table.columns], ruler, *([_cell(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(cell: Cell) -> str:
+    return _escape(f"{cell.text} {cell.note}".strip())
+
+
+def _escape(text: str) -> str:
+    """Makes text stand for itself, in a table too."""
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", text).replace("\n", " ")
+
+
+def _fenced(text: str) -> str:
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"

@@ -1,0 +1,76 @@
+"""A report as one HTML page that needs nothing else: no script, no network, figures and style inside."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from memlm.experiment.compare import compare
+from memlm.experiment.reading import read_experiment
+from memlm.report.content import Content, content
+from memlm.report.markdown import markdown
+from memlm.report.tables import sentence
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of the findings: a heading (one line), a list (its items) or a paragraph."""
+
+    kind: str
+    lines: list[str]
+
+
+def write_report(folder: Path) -> tuple[Path, Path]:
+    """Writes ``report.html`` and ``report.md`` into an experiment's folder and returns their paths.
+
+    ``findings.md`` is made from a template if it is not there, and otherwise only read.
+
+    Raises:
+        RunError: the folder holds no experiment, or a file in it is broken.
+    """
+    gathered = content(compare(read_experiment(folder)))
+    page, text = folder / "report.html", folder / "report.md"
+    _replace(page, html(gathered))
+    _replace(text, markdown(gathered))
+    return page, text
+
+
+def html(gathered: Content) -> str:
+    """Returns the report as the text of ``report.html``."""
+    environment = Environment(
+        loader=PackageLoader("memlm", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"svg": Markup, "sentence": sentence, "blocks": blocks}
+    return environment.get_template("page.html.jinja").render(content=gathered)
+
+
+def blocks(findings: str) -> Iterator[Block]:
+    """Splits Markdown into headings, lists and paragraphs; whatever else it holds stays as it was typed."""
+    for chunk in re.split(r"\n\s*\n", findings.strip()):
+        heading, _, rest = chunk.partition("\n") if chunk.startswith("#") else ("", "", chunk)
+        if heading:
+            yield Block("heading", [heading.lstrip("# ")])
+        if re.match("[-*] ", rest):
+            yield Block("list", [item[2:] for item in re.split(r"\n(?=[-*] )", rest)])
+        elif rest:
+            yield Block("paragraph", [rest])
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a whole file or none, whatever happens on the way."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,278 @@
+"""The tables and sentences of a report, as plain data that both the page and the Markdown file show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from memlm.evaluate.statistics import Interval
+from memlm.experiment.compare import CONTROLS, LEDGER, Comparison, Judgement
+from memlm.experiment.reading import Run
+
+Format = Callable[[float], str]
+NOTHING = "–"
+
+LINEAGE = {"dense": (2.43, 1.99, 7.5), "cross_attention": (2.84, 7.68, 2.0), "gated_mlp": (2.75, 2.33, 6.2)}
+"""What the experiment that memlm grew from recorded: train loss, evaluation loss, generation quality of 10."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value and, in smaller type beside it, how sure it is."""
+
+    text: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose first ``labels`` columns are text and whose others are numbers."""
+
+    columns: list[str]
+    rows: list[list[Cell]]
+    foot: list[Cell] = field(default_factory=list[Cell])
+    labels: int = 1
+
+
+def fixed(digits: int) -> Format:
+    """Returns the format of a number with that many decimals."""
+    return lambda value: f"{value:,.{digits}f}".replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """Formats a difference with its sign, three decimals."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def compact(value: float) -> str:
+    """Formats a count with the four digits that matter: 1,234 or 65.54 k or 1.2 M."""
+    if abs(value) < 10_000:
+        return f"{value:,.0f}"
+    sizes = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+    size, unit = next((size, unit) for size, unit in sizes if abs(value) >= size)
+    return f"{value / size:.4g} {unit}"
+
+
+def percent(value: float) -> str:
+    """Formats a share of 1."""
+    return f"{100 * value:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """Formats a time span in the unit that suits it."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def with_interval(found: Interval | None, form: Format) -> Cell:
+    """Shows a mean, and beside it half of its 95 % interval."""
+    if found is None:
+        return Cell(NOTHING)
+    if found.low is None or found.high is None:
+        return Cell(form(found.mean), "one seed")
+    return Cell(form(found.mean), f"± {form((found.high - found.low) / 2)}")
+
+
+RESULTS: list[tuple[str, str, Format]] = [
+    ("Train loss", "train_loss", fixed(3)),
+    ("Train text, eval mode", "train_subset_loss", fixed(3)),
+    ("Validation loss", "validation_loss", fixed(3)),
+    ("Perplexity", "validation_perplexity", fixed(1)),
+    ("Bits per byte", "bits_per_byte", fixed(3)),
+    ("Repetition", "quality.metrics.model.repetition", fixed(3)),
+    ("Distinct-2", "quality.metrics.model.distinct_2", fixed(3)),
+    ("Judge, nats", "quality.metrics.model.judge_nats", fixed(2)),
+    ("Time", "time_s", duration),
+    ("Peak memory, GiB", "peak_memory_gib", fixed(2)),
+    ("Tokens/s", "tokens_per_s", fixed(0)),
+]
+
+
+def results(comparison: Comparison) -> Table:
+    """Mean and interval of every headline number, one row a variant."""
+    plan = comparison.experiment.plan
+    shown = {path for _, path, _ in RESULTS}
+    claimed = dict.fromkeys(h.metric for h in plan.hypotheses if h.metric not in shown)
+    wanted = [*RESULTS, *((name(path), path, fixed(3)) for path in claimed)]
+    columns = [entry for entry in wanted if any(entry[1] in row for row in comparison.results.values())]
+    rows = [
+        [
+            Cell(variant),
+            Cell(f"{len(comparison.experiment.finished(variant))} of {len(plan.seeds)}"),
+            *(with_interval(found.get(path), form) for _, path, form in columns),
+        ]
+        for variant, found in comparison.results.items()
+    ]
+    return Table(["Variant", "Runs", *(label for label, _, _ in columns)], rows)
+
+
+def ledger(comparison: Comparison) -> Table:
+    """What each variant cost, and in the last row which quantities were held equal."""
+    forms: dict[str, Format] = dict.fromkeys(LEDGER, compact) | {"time_s": duration}
+    labels = {"flops_per_token": "FLOPs per token", "bytes_per_token": "Bytes read per token", "time_s": "Wall clock"}
+    rows = [
+        [
+            Cell(row.variant),
+            *(Cell(NOTHING if value is None else forms[key](value)) for key, value in row.values.items()),
+            Cell(row.device or NOTHING),
+        ]
+        for row in comparison.ledger.rows
+    ]
+    foot = [Cell("Held"), *(Cell(how) for how in comparison.ledger.held.values())]
+    return Table(["Variant", *(labels.get(key, name(key)) for key in LEDGER), "Device"], rows, foot)
+
+
+def controls(comparison: Comparison) -> Table:
+    """How much the held-out loss rises without the memory's content, over paired seeds."""
+    by_variant: dict[str, dict[str, Cell]] = {}
+    for control in comparison.controls:
+        found = control.difference
+        pairs = "one seed" if found.low is None or found.high is None else f"± {fixed(3)((found.high - found.low) / 2)}"
+        by_variant.setdefault(control.variant, {})[control.name] = Cell(signed(found.mean), pairs)
+    rows = [
+        [Cell(variant), *(cells.get(control, Cell(NOTHING)) for control in CONTROLS)]
+        for variant, cells in by_variant.items()
+    ]
+    return Table(["Variant", *(f"{name(control)} − intact" for control in CONTROLS)], rows)
+
+
+USAGE: list[tuple[str, str, Format]] = [
+    ("Slots read", "share_read", percent),
+    ("Effective slots", "effective_slots", fixed(0)),
+    ("Dead slots", "dead_slots", fixed(0)),
+    ("Slots", "n_slots", fixed(0)),
+    ("KL from uniform, nats", "kl_uniform", fixed(2)),
+    ("Read norm", "read_norm", fixed(2)),
+]
+
+
+def usage(comparison: Comparison) -> Table:
+    """How each layer of each variant used its memory on held-out text."""
+    rows: list[list[Cell]] = []
+    for variant, found in comparison.results.items():
+        layers = dict.fromkeys(layer for run in comparison.experiment.finished(variant) for layer in run.layers)
+        for layer in layers:
+            cells = [_mean(found.get(f"usage.{layer}.{key}"), form) for _, key, form in USAGE]
+            rows.append([Cell(variant), Cell(layer), *cells])
+    return Table(["Variant", "Layer", *(label for label, _, _ in USAGE)], rows, labels=2)
+
+
+def generation(comparison: Comparison) -> Table:
+    """The metrics of generated text, beside the held-out text itself and words drawn by frequency."""
+    prefix = "quality.metrics."
+    paths = [path for found in comparison.results.values() for path in found if path.startswith(prefix)]
+    metrics = list(dict.fromkeys(path.rpartition(".")[2] for path in paths))
+    rows = [
+        [Cell(variant), *(with_interval(found.get(f"{prefix}model.{metric}"), fixed(3)) for metric in metrics)]
+        for variant, found in comparison.results.items()
+        if any(path.startswith(prefix) for path in found)
+    ]
+    for source, label in (("real", "held-out text"), ("unigram", "tokens drawn by frequency")):
+        cells = [_pooled(comparison, f"{prefix}{source}.{metric}") for metric in metrics]
+        if any(cell.text != NOTHING for cell in cells):
+            rows.append([Cell(label), *cells])
+    return Table(["Text of", *(name(metric) for metric in metrics)], rows)
+
+
+def lineage(comparison: Comparison) -> Table:
+    """The three columns of the lineage's record beside what was found here; no rows if no variant is one of its."""
+    paths = ("train_loss", "validation_loss", "quality.score")
+    rows = [
+        [Cell(variant), *_beside([comparison.results[variant].get(path) for path in paths], LINEAGE[variant])]
+        for variant in comparison.results
+        if variant in LINEAGE and comparison.results[variant]
+    ]
+    labels = ("Train loss", "Validation loss", "Quality, of 10")
+    return Table(["Variant", *(f"{label}, {where}" for label in labels for where in ("here", "lineage"))], rows)
+
+
+def provenance(comparison: Comparison) -> Table:
+    """What ran, on which text, where and with which versions; a value that differs between runs is listed in full."""
+    runs = comparison.experiment.finished() or comparison.experiment.runs
+    plan = comparison.experiment.plan
+    facts: list[tuple[str, str]] = [
+        ("Variants and seeds", f"{', '.join(plan.variants)} × {', '.join(map(str, plan.seeds))}"),
+        ("Device", _distinct(runs, lambda run: str(run.record.device))),
+        ("Commit", _distinct(runs, _commit)),
+        ("Text", _distinct(runs, lambda run: run.record.data and run.record.data.fingerprint)),
+        ("Tokenizer", _distinct(runs, lambda run: run.record.data and run.record.data.tokenizer_fingerprint)),
+        ("Training text", _distinct(runs, lambda run: run.record.data and f"{run.record.data.train_tokens:,} tokens")),
+        ("Held-out text", _distinct(runs, lambda r: r.record.data and f"{r.record.data.validation_tokens:,} tokens")),
+        ("Bytes per token", _distinct(runs, lambda run: run.record.data and f"{run.record.data.bytes_per_token:.3f}")),
+        ("Unigram entropy", _distinct(runs, lambda r: r.record.data and f"{r.record.data.unigram_entropy:.3f} nats")),
+        ("Steps", _distinct(runs, lambda run: f"{run.record.steps:,}")),
+        ("Versions", _distinct(runs, lambda run: ", ".join(f"{k} {v}" for k, v in run.record.versions.items() if v))),
+        ("Began", min((run.record.started for run in runs), default=NOTHING)),
+        ("Ended", max((run.record.finished or "" for run in runs), default="") or NOTHING),
+    ]
+    return Table(["", ""], [[Cell(key), Cell(value)] for key, value in facts], labels=2)
+
+
+def sentence(judgement: Judgement) -> str:
+    """Says what a verdict rests on: the difference, its interval, the seeds and the margin."""
+    metric, margin, found = name(judgement.hypothesis.metric, False), judgement.hypothesis.margin, judgement.difference
+    asked = f"The claim asks for less than {fixed_or_zero(-margin)}."
+    subject = f"{judgement.claim.left} − {judgement.claim.right} in {metric}"
+    notes = "".join(f" Missing: {note}." for note in judgement.notes)
+    if found is None:
+        return f"{subject} cannot be told: no seed has both sides. {asked}{notes}"
+    if found.low is None or found.high is None:
+        return f"{subject} is {signed(found.mean)} with one paired seed, which has no interval. {asked}{notes}"
+    interval = f"95 % interval {signed(found.low)} to {signed(found.high)}"
+    return f"{subject} is {signed(found.mean)}, {interval}, {found.n} paired seeds, {_p(found.p)}. {asked}{notes}"
+
+
+def unigram_sentences(comparison: Comparison) -> list[str]:
+    """Says on which side of the text's unigram entropy each variant's validation loss lies."""
+    side = {True: "above it: worse than guessing by token frequency", False: "below it"}
+    return [f"{variant} is {abs(gap):.3f} nats {side[gap > 0]}" for variant, gap in comparison.above_unigram.items()]
+
+
+def held_sentence(comparison: Comparison) -> str:
+    """Says which quantities of the ledger were held equal, and which were not."""
+    equal = comparison.ledger.equal()
+    unequal = [key for key in comparison.ledger.held if key not in equal]
+    parts = [("Held equal", equal), ("Not held equal", unequal)]
+    return " ".join(f"{label}: {', '.join(name(key, False) for key in keys)}." for label, keys in parts if keys)
+
+
+def name(key: str, capital: bool = True) -> str:
+    """Turns a key of a record into words."""
+    words = {"time_s": "wall clock", "flops_per_token": "FLOPs per token", "bytes_per_token": "bytes read per token"}
+    text = words.get(key, key.removeprefix("quality.metrics.").replace("_", " ").replace(".", " "))
+    return text[:1].upper() + text[1:] if capital else text
+
+
+def fixed_or_zero(value: float) -> str:
+    """Formats a margin as it was written, with a true minus sign."""
+    return f"{value + 0.0:g}".replace("-", "−")
+
+
+def _p(p: float | None) -> str:
+    if p is None:
+        return "p unknown"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _mean(found: Interval | None, form: Format) -> Cell:
+    return Cell(NOTHING if found is None else form(found.mean))
+
+
+def _pooled(comparison: Comparison, path: str) -> Cell:
+    means = [found[path].mean for found in comparison.results.values() if path in found]
+    return Cell(fixed(3)(sum(means) / len(means)) if means else NOTHING)
+
+
+def _beside(here: Sequence[Interval | None], there: Sequence[float]) -> Iterator[Cell]:
+    for found, value, digits in zip(here, there, (2, 2, 1), strict=True):
+        yield _mean(found, fixed(digits))
+        yield Cell(fixed(digits)(value))
+
+
+def _distinct(runs: Sequence[Run], read: Callable[[Run], str | None]) -> str:
+    return " / ".join(dict.fromkeys(read(run) or "not recorded" for run in runs)) or NOTHING
+
+
+def _commit(run: Run) -> str | None:
+    return f"{run.record.commit} with uncommitted changes" if run.record.dirty else run.record.commit
