@@ -27,6 +27,19 @@ class RunError(MemlmError):
     """A run or its folder is not in the state that the command needs."""
 
 
+class Interrupted(MemlmError):
+    """The user or the system asked the process to end; raised wherever the process is.
+
+    Args:
+        signal_name: The signal, e.g. ``SIGTERM``.
+        number: Its number; the exit code is 128 + number, as in a shell.
+    """
+
+    def __init__(self, signal_name: str = "SIGINT", number: int = 2) -> None:
+        super().__init__(f"stopped by {signal_name}")
+        self.exit_code = 128 + number
+
+
 class MissingDependencyError(MemlmError):
     """An optional package is not installed.
 

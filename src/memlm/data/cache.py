@@ -54,13 +54,14 @@ def default_cache() -> Path:
 
 
 def load(folder: Path) -> TokenData | None:
-    """Returns the tokens in ``folder``; None if they are not there, or damaged, which is logged."""
+    """Returns the tokens in ``folder``, or None if there are none; what is damaged is removed, which is logged."""
     if not folder.exists():
         return None
     try:
         return _read(folder)
-    except _DAMAGE as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("the tokens in %s are damaged (%s) and are made again", folder, error)
+        _remove(folder)
         return None
 
 
@@ -70,11 +71,15 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
     If another process was faster, its folder stays. An error leaves nothing behind.
     """
-    building = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    building = _beside(folder)
     building.mkdir(parents=True)
     try:
         yield building
-        _publish(building, folder)
+        try:
+            building.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -103,9 +108,6 @@ def bin_path(folder: Path, split: Split) -> Path:
     return folder / f"{split}.bin"
 
 
-_DAMAGE = (OSError, ValueError, KeyError, TypeError)
-
-
 def _read(folder: Path) -> TokenData:
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     counts = {str(name): int(count) for name, count in summary["counts"].items()}
@@ -128,20 +130,14 @@ def _tokens(folder: Path, split: Split, counts: dict[str, int], vocab_size: int)
     return Tokens(ids, counts[f"{split}/documents"], counts[f"{split}/bytes"])
 
 
-def _publish(building: Path, folder: Path) -> None:
-    while True:
-        try:
-            building.rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
-        else:
-            return
-        with suppress(*_DAMAGE):
-            _read(folder)
-            return
-        # What is there is damaged: it goes aside under a name of its own, since another process may do the same.
-        aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-        with suppress(FileNotFoundError):
-            folder.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
+def _remove(folder: Path) -> None:
+    # It goes aside first, so that nobody meets half of it; somebody else may be doing the same.
+    aside = _beside(folder)
+    with suppress(OSError):
+        folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _beside(folder: Path) -> Path:
+    """Returns a hidden name next to ``folder`` that nobody else has."""
+    return folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")

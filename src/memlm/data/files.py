@@ -140,7 +140,7 @@ def _from_line(line: bytes, where: str, reading: Reading) -> Document | None:
     if text is None:
         return None
     try:
-        fields = json.loads(text)
+        fields = json.loads(text.rstrip())
     except json.JSONDecodeError as error:
         reading.bad("not JSON", where, f"is not JSON ({error.msg}, column {error.colno})")
         return None

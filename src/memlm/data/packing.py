@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from memlm.data.tokenizer import END
+from memlm.data.tokenizer import END, pieces
 
 BATCH_BYTES = 1_000_000
 """Text encoded in one call; enough to keep all cores busy."""
@@ -44,9 +44,10 @@ class TokenWriter:
     def __init__(self, path: Path, tokenizer: Tokenizer, vocab_size: int) -> None:
         self.n_documents = self.n_bytes = self.n_tokens = 0
         self._tokenizer = tokenizer
-        self._end = tokenizer.token_to_id(END)
+        self._end = [tokenizer.token_to_id(END)]
         self._dtype = dtype(vocab_size)
-        self._texts: list[str] = []
+        self._pieces: list[str] = []
+        self._marks: list[list[Any]] = []
         self._waiting = 0
         # A document may speak of the end mark; only the real end of a document is one.
         tokenizer.encode_special_tokens = True
@@ -64,20 +65,24 @@ class TokenWriter:
 
     def add(self, text: str) -> None:
         """Appends a document."""
-        n_bytes = len(text.encode())
         self.n_documents += 1
-        self.n_bytes += n_bytes
-        self._texts.append(text)
-        self._waiting += n_bytes
-        if self._waiting >= BATCH_BYTES:
-            self._flush()
+        for piece in pieces(text):
+            if self._waiting >= BATCH_BYTES:
+                self._flush()
+            n_bytes = len(piece.encode())
+            self.n_bytes += n_bytes
+            self._waiting += n_bytes
+            self._pieces.append(piece)
+            self._marks.append([])
+        self._marks[-1] = self._end
 
     def _flush(self) -> None:
-        for encoding in self._tokenizer.encode_batch_fast(self._texts, add_special_tokens=False):
-            ids = np.array([*encoding.ids, self._end], dtype=self._dtype)
+        encodings = self._tokenizer.encode_batch_fast(self._pieces, add_special_tokens=False)
+        for encoding, mark in zip(encodings, self._marks, strict=True):
+            ids = np.array(encoding.ids + mark, dtype=self._dtype)
             self.n_tokens += len(ids)
             self._file.write(ids.tobytes())
-        self._texts, self._waiting = [], 0
+        self._pieces, self._marks, self._waiting = [], [], 0
 
 
 def dtype(vocab_size: int) -> np.dtype[Any]:

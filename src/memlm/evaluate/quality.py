@@ -10,7 +10,7 @@ import numpy as np
 from memlm.evaluate.ngram import NgramModel
 
 JUDGE_TOKENS = 500_000
-"""The judge is fitted on at most this many tokens: a fraction of a second and about 80 MiB."""
+"""The judge is fitted on at most this many tokens: a fraction of a second and about 70 MiB."""
 
 SPREAD_FLOOR = 0.05
 """A spread below this counts as this, in shares and in nats: where real text never varies (no repeated 4-gram in any

@@ -257,7 +257,7 @@ def _missing_values(experiment: Experiment, results: dict[str, dict[str, Interva
             expected = dict.fromkeys(["validation_loss", *results[variant]])
             lacking = [path for path in expected if run.result(path) is None]
             if lacking:
-                yield f"{run.name} finished without a finite {', '.join(lacking)}"
+                yield f"{run.name} finished without a finite {_listed(lacking)}"
 
 
 def _warnings(runs: Sequence[Run]) -> Iterator[str]:

@@ -24,7 +24,7 @@ METRICS = (
     "bits_per_byte",
     "train_loss",
     "train_subset_loss",
-    "generation_quality",
+    "quality.score",
     "time_s",
     "tokens_per_s",
     "peak_memory_gib",
@@ -117,5 +117,3 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
                 variants[name] = {}
             tree.overlay(("model",), ("variants", str(name)))
     return validate(tree, ExperimentConfig)
-
-

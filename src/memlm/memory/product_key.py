@@ -106,7 +106,8 @@ class ProductKeyMemory(Memory):
         B, T, _ = hidden.shape
         heads, _, _, half = self.keys.shape
         query = self.query(hidden).view(B, T, heads, 2, half)
-        with torch.autocast(hidden.device.type, enabled=False):
+        device = "cpu" if hidden.is_meta else hidden.device.type  # the meta device knows no autocast
+        with torch.autocast(device, enabled=False):
             query, keys = query.float(), self.keys.float()
             if self.config.query_norm:
                 query = F.rms_norm(query, (half,))

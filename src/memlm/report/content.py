@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,11 @@ class Section:
     table: Table | None = None
     figure: str | None = None
     has_legend: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not self.figure and not (self.table and self.table.rows)
 
 
 @dataclass(frozen=True)
@@ -77,14 +83,14 @@ def content(comparison: Comparison) -> Content:
         judgements=comparison.judgements,
         warnings=comparison.warnings,
         missing=comparison.missing,
-        sections=[section for section in _sections(comparison) if section.figure or (section.table and section.table.rows)],
+        sections=[section for section in _sections(comparison) if not section.is_empty],
         samples=prompts,
         sample_seed=seed,
         findings=_findings(experiment.folder / "findings.md"),
         provenance=tables.provenance(comparison),
-        command=f"memlm run {plan.name}.yaml",
+        command=f"memlm run {shlex.quote(plan.name + '.yaml')}",
         config=yaml.safe_dump(plan.config, allow_unicode=True, sort_keys=False) if plan.config else "",
-        legend={variant: figures.colour(plan.variants, variant) for variant in plan.variants},
+        legend={variant: figures.swatch(plan.variants, variant) for variant in plan.variants},
     )
 
 
@@ -132,8 +138,8 @@ def _sections(comparison: Comparison) -> list[Section]:
         ),
         Section(
             "Beside the lineage's record",
-            "The lineage ran one seed on other text with another budget, so only the order can be compared. Its quality "
-            "score sums up the measures above and is kept for this table alone.",
+            "The lineage ran one seed, on its own text and with its own budget: compare the order, not the numbers. "
+            "The quality score sums up the measures above and is kept for this table alone.",
             tables.lineage(comparison),
         ),
     ]
@@ -152,14 +158,16 @@ def _findings(path: Path) -> str:
 
 
 def _samples(experiment: Experiment) -> tuple[int | None, list[Prompt]]:
-    """Takes the first prompts of the first seed that has samples, so that none is picked by hand."""
-    for seed in experiment.plan.seeds:
-        runs = [run for run in experiment.finished() if run.record.seed == seed]
-        found = {run.record.variant: {sample.prompt: sample for sample in run.samples()} for run in runs}
-        prompts = list(dict.fromkeys(prompt for by_prompt in found.values() for prompt in by_prompt))
-        if prompts:
-            return seed, [_side_by_side(prompt, found) for prompt in prompts[:N_SAMPLES]]
-    return None, []
+    """Takes the first prompts of the first seed that most variants have samples of, so that none is picked by hand."""
+    by_seed: dict[int, dict[str, dict[str, Sample]]] = {seed: {} for seed in experiment.plan.seeds}
+    for run in experiment.finished():
+        samples = {sample.prompt: sample for sample in run.samples()}
+        if samples:
+            by_seed[run.record.seed][run.record.variant] = samples
+    seed = max(by_seed, key=lambda seed: len(by_seed[seed]), default=None)
+    found = {} if seed is None else by_seed[seed]
+    prompts = list(dict.fromkeys(prompt for by_prompt in found.values() for prompt in by_prompt))
+    return seed, [_side_by_side(prompt, found) for prompt in prompts[:N_SAMPLES]]
 
 
 def _side_by_side(prompt: str, found: dict[str, dict[str, Sample]]) -> Prompt:

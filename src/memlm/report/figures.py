@@ -10,6 +10,7 @@ import io
 import re
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -22,9 +23,9 @@ from memlm.experiment.reading import Experiment, Run
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's palette, which colour-blind readers can tell apart; further variants repeat it with other dashes."""
-DASHES = ("-", "--", ":", "-.")
+DASHES = ("-", "--", ":")
 _INK = "#010203"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "memlm",
     "font.size": 10,
@@ -37,6 +38,7 @@ _STYLE = {
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": _INK,
     "grid.alpha": 0.12,
     "grid.linewidth": 0.6,
@@ -55,6 +57,14 @@ def colour(variants: Sequence[str], variant: str) -> str:
 def dash(variants: Sequence[str], variant: str) -> str:
     """Returns the line style of a variant, which tells those apart that share a colour."""
     return DASHES[variants.index(variant) // len(COLOURS) % len(DASHES)]
+
+
+def swatch(variants: Sequence[str], variant: str) -> str:
+    """Returns the CSS background that shows a variant's colour, striped where its line is dashed."""
+    paint = colour(variants, variant)
+    if dash(variants, variant) == DASHES[0]:
+        return paint
+    return f"repeating-linear-gradient(90deg, {paint} 0 3px, transparent 3px 5px)"
 
 
 def curves(experiment: Experiment) -> str | None:

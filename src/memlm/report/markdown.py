@@ -27,7 +27,7 @@ def _parts(content: Content) -> Iterator[str]:
     for section in content.sections:
         yield f"## {section.title}"
         yield _escape(section.text)
-        yield _table(section.table) if section.table and section.table.rows else ""
+        yield _table(section.table) if section.table else ""
         yield "The figure is in `report.html`." if section.figure else ""
     yield from _samples(content)
     yield "## Findings"

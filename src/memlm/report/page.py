@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from markupsafe import Markup
 
 from memlm.experiment.compare import compare
 from memlm.experiment.reading import read_experiment
+from memlm.experiment.record import write_text
 from memlm.report.content import Content, content
 from memlm.report.markdown import markdown
 from memlm.report.tables import sentence
@@ -36,8 +36,8 @@ def write_report(folder: Path) -> tuple[Path, Path]:
     """
     gathered = content(compare(read_experiment(folder)))
     page, text = folder / "report.html", folder / "report.md"
-    _replace(page, html(gathered))
-    _replace(text, markdown(gathered))
+    write_text(page, html(gathered))
+    write_text(text, markdown(gathered))
     return page, text
 
 
@@ -64,13 +64,3 @@ def blocks(findings: str) -> Iterator[Block]:
             yield Block("list", [item[2:] for item in re.split(r"\n(?=[-*] )", rest)])
         elif rest:
             yield Block("paragraph", [rest])
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a whole file or none, whatever happens on the way."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

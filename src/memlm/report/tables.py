@@ -81,7 +81,7 @@ RESULTS: list[tuple[str, str, Format]] = [
     ("Perplexity", "validation_perplexity", fixed(1)),
     ("Bits per byte", "bits_per_byte", fixed(3)),
     ("Repetition", "quality.metrics.model.repetition", fixed(3)),
-    ("Distinct-2", "quality.metrics.model.distinct_2", fixed(3)),
+    ("Distinct 2", "quality.metrics.model.distinct_2", fixed(3)),
     ("Judge, nats", "quality.metrics.model.judge_nats", fixed(2)),
     ("Time", "time_s", duration),
     ("Peak memory, GiB", "peak_memory_gib", fixed(2)),
@@ -214,7 +214,7 @@ def sentence(judgement: Judgement) -> str:
     metric, margin, found = name(judgement.hypothesis.metric, False), judgement.hypothesis.margin, judgement.difference
     asked = f"The claim asks for less than {fixed_or_zero(-margin)}."
     subject = f"{judgement.claim.left} − {judgement.claim.right} in {metric}"
-    notes = "".join(f" Missing: {note}." for note in judgement.notes)
+    notes = "".join(f" {note[:1].upper()}{note[1:]}." for note in judgement.notes)
     if found is None:
         return f"{subject} cannot be told: no seed has both sides. {asked}{notes}"
     if found.low is None or found.high is None:

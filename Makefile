@@ -1,0 +1,55 @@
+# The two commands that matter: `make demo` and `make test`. Each sets up what it needs in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread for each test worker; two workers share two cores.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: demo test check format torture test-range clean
+
+demo: $(VENV)/.installed  ## Train three variants x three seeds on Python's own docs and write runs/demo/report.html
+	$(BIN)/memlm run configs/demo.yaml
+
+test: $(VENV)/.installed-dev  ## Run the tests
+	$(ONE_THREAD) $(BIN)/pytest -m "not torture and not gpu"
+
+torture: $(VENV)/.installed-dev  ## Run the long checks
+	$(ONE_THREAD) $(BIN)/pytest -m torture
+
+check: $(VENV)/.installed-dev  ## Lint, types, import contracts: what CI runs before the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+format: $(VENV)/.installed-dev  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-range: $(VENV)/.oldest $(VENV)/.newest  ## Run the contract tests on the oldest and the newest transformers of the range
+	$(ONE_THREAD) $(VENV)/oldest/bin/pytest -n 2 tests/contract
+	$(ONE_THREAD) $(VENV)/newest/bin/pytest -n 2 tests/contract
+
+$(VENV)/.oldest: pyproject.toml
+	$(PYTHON) -m venv $(VENV)/oldest
+	$(VENV)/oldest/bin/pip install -q -e '.[dev]' 'transformers==5.17.0'
+	touch $@
+
+$(VENV)/.newest: pyproject.toml
+	$(PYTHON) -m venv $(VENV)/newest
+	$(VENV)/newest/bin/pip install -q -U -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: memlm needs Python 3.11 or newer; choose one with: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install -q -e '.[dev]'
+	touch $@
+
+clean:  ## Remove the environment and caches, never runs
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache build dist src/*.egg-info

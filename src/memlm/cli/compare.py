@@ -1,0 +1,51 @@
+"""`memlm compare`: results, ledger and verdicts of an experiment in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from memlm.report import tables
+
+ExperimentArgument = Annotated[Path, typer.Argument(help="The experiment's folder, e.g. runs/demo.", metavar="FOLDER")]
+
+
+def command(folder: ExperimentArgument) -> None:
+    """Print the comparison of an experiment from its records; no model and no GPU is needed."""
+    print_comparison(Console(highlight=False, soft_wrap=True), folder)
+
+
+def print_comparison(console: Console, folder: Path) -> None:
+    """Prints results, ledger, verdicts and where the report is."""
+    from memlm.experiment.compare import compare  # noqa: PLC0415
+    from memlm.experiment.reading import read_experiment  # noqa: PLC0415
+    from memlm.report import tables  # noqa: PLC0415
+
+    comparison = compare(read_experiment(folder))
+    for title, table in {"Results": tables.results(comparison), "Ledger": tables.ledger(comparison)}.items():
+        console.print(_upright(title, table))
+    for line in [tables.held_sentence(comparison), *tables.unigram_sentences(comparison)]:
+        console.print(line, markup=False)
+    for line in [*comparison.missing, *comparison.warnings]:
+        console.print(f"note: {line}", style="yellow", markup=False)
+    console.print()
+    for judgement in comparison.judgements:
+        claim = f"{judgement.hypothesis.name} ({judgement.hypothesis.claim}): {judgement.verdict}"
+        console.print(claim, style="bold", markup=False)
+        console.print(f"  {tables.sentence(judgement)}", markup=False)
+    console.print(f"\nreport: {folder / 'report.html'}", markup=False)
+
+
+def _upright(title: str, table: tables.Table) -> Table:
+    """Turns a table on its side, one column a variant: a terminal is higher than it is wide."""
+    rows = [*table.rows, table.foot] if table.foot else table.rows
+    shown = Table("", *(row[0].text for row in rows), title=title, title_justify="left")
+    for index, column in enumerate(table.columns[1:], start=1):
+        cells = [row[index] if index < len(row) else None for row in rows]
+        shown.add_row(column, *("" if cell is None else f"{cell.text} {cell.note}".strip() for cell in cells))
+    return shown

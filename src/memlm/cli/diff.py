@@ -1,0 +1,36 @@
+"""`memlm diff`: what differs between two runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def command(
+    run_a: Annotated[Path, typer.Argument(help="A run's folder, e.g. runs/demo/dense-s0.", metavar="RUN")],
+    run_b: Annotated[Path, typer.Argument(help="Another one.", metavar="RUN")],
+) -> None:
+    """Print only what differs in config, code, versions, device, data and results."""
+    from memlm.experiment.difference import difference  # noqa: PLC0415
+
+    console = Console(highlight=False, soft_wrap=True)
+    rows = difference(run_a, run_b)
+    if not rows:
+        console.print("nothing differs")
+        return
+    table = Table("", "", run_a.name, run_b.name)
+    section = ""
+    for row in rows:
+        table.add_row(row.section if row.section != section else "", row.path, _shown(row.a), _shown(row.b))
+        section = row.section
+    console.print(table)
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,77 @@
+"""`memlm`: gathers the commands and turns errors into one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from memlm import __version__
+from memlm.cli import check, compare, diff, doctor, list_types, logs, ps, report, run, stop
+from memlm.errors import Interrupted, MemlmError
+
+app = typer.Typer(
+    name="memlm",
+    help="Train, compare, inspect and ship memory-augmented language models, with evidence.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for name, module in {
+    "run": run,
+    "check": check,
+    "compare": compare,
+    "diff": diff,
+    "report": report,
+    "list": list_types,
+    "doctor": doctor,
+    "ps": ps,
+    "logs": logs,
+    "stop": stop,
+}.items():
+    app.command(name)(module.command)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"memlm {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Train, compare, inspect and ship memory-augmented language models, with evidence."""
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
+    raise Interrupted(signal.Signals(number).name, number)
+
+
+def main() -> None:
+    """Runs the command line; the exit code is 0, or that of the error."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False)],
+    )
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except MemlmError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

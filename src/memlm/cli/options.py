@@ -1,0 +1,15 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigArgument = Annotated[Path, typer.Argument(help="The experiment's YAML file.", metavar="CONFIG")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--override", "-o", help="Change a setting: -o train.lr=1e-3; may be given many times."),
+]
+RunsOption = Annotated[Path, typer.Option("--runs", help="The folder of all experiments.")]

@@ -1,0 +1,48 @@
+"""Held-out loss, and in the same pass which slots were read."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from memlm.evaluate.usage import UsageCounter
+from memlm.model.decoder import Decoder
+from memlm.model.loss import summed_loss
+
+
+def spread_sequences(ids: np.ndarray, seq_len: int, max_tokens: int) -> np.ndarray:
+    """Cuts up to ``max_tokens`` tokens of ``ids`` into sequences spread evenly over it.
+
+    The choice depends on the sizes alone, so every model and seed is measured on the same text.
+
+    Returns:
+        Inputs and, shifted by one, targets: [N, seq_len + 1] int64.
+    """
+    available = (len(ids) - 1) // seq_len
+    wanted = min(available, max(1, max_tokens // seq_len))
+    starts = np.arange(wanted) * available // wanted * seq_len
+    return np.stack([ids[s : s + seq_len + 1] for s in starts]).astype(np.int64)
+
+
+@torch.inference_mode()
+def mean_loss(decoder: Decoder, sequences: np.ndarray, batch_size: int, usage: UsageCounter | None = None) -> float:
+    """Returns the loss in nats per token over all targets of ``sequences`` [N, T + 1], in eval mode.
+
+    Args:
+        decoder: The model; its mode is restored.
+        sequences: As `spread_sequences` returns them.
+        batch_size: Sequences in a batch; the last may be smaller, and every token counts the same.
+        usage: Counts the slots that are read, if given.
+    """
+    device = decoder.embedding.weight.device
+    was_training = decoder.training
+    decoder.eval()
+    total = 0.0
+    for start in range(0, len(sequences), batch_size):
+        batch = torch.from_numpy(sequences[start : start + batch_size]).to(device)
+        output = decoder(batch[:, :-1])
+        total += summed_loss(decoder.logits(output.hidden), batch[:, 1:]).item()
+        if usage is not None:
+            usage.add(output.reads)
+    decoder.train(was_training)
+    return total / (sequences.shape[0] * (sequences.shape[1] - 1))

@@ -1,0 +1,119 @@
+"""The whole evaluation of a trained model."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from memlm.config.evaluate import EvaluateConfig
+from memlm.data.cache import TokenData
+from memlm.evaluate.controls import memory_off, memory_shuffled
+from memlm.evaluate.generation import evaluate_generation
+from memlm.evaluate.loss import mean_loss, spread_sequences
+from memlm.evaluate.ngram import NgramModel
+from memlm.evaluate.quality import Quality, fit_judge
+from memlm.evaluate.usage import UsageCounter
+from memlm.hf import MemlmForCausalLM
+
+QUICK_SHARE = 10
+"""While training, one part in this many of the held-out tokens is evaluated."""
+
+
+@dataclass(frozen=True, eq=False)
+class Suite:
+    """What all runs of an experiment are evaluated on.
+
+    Attributes:
+        config: How to evaluate.
+        validation: Held-out sequences, [N, T + 1].
+        quick: The held-out sequences that are evaluated while training.
+        train_subset: Sequences of the training text.
+        validation_ids: All held-out tokens; prompts come from them.
+        bytes_per_token: UTF-8 bytes of held-out text for each token.
+        judge: The n-gram model that generated text is scored by; None if nothing is generated.
+        tokenizer: Turns tokens into text.
+    """
+
+    config: EvaluateConfig
+    validation: np.ndarray
+    quick: np.ndarray
+    train_subset: np.ndarray
+    validation_ids: np.ndarray
+    bytes_per_token: float
+    judge: NgramModel | None
+    tokenizer: Tokenizer
+
+    @classmethod
+    def of(cls, config: EvaluateConfig, data: TokenData, seq_len: int) -> Suite:
+        """Returns the suite for ``data``, cut into sequences of ``seq_len`` tokens."""
+        tokenizer = Tokenizer.from_file(str(data.tokenizer))
+        held_out = data.validation
+        return cls(
+            config=config,
+            validation=spread_sequences(held_out.ids, seq_len, config.tokens),
+            quick=spread_sequences(held_out.ids, seq_len, config.tokens // QUICK_SHARE),
+            train_subset=spread_sequences(data.train.ids, seq_len, config.train_tokens),
+            validation_ids=held_out.ids,
+            bytes_per_token=held_out.n_bytes / len(held_out.ids),
+            judge=fit_judge(data.judge.ids, tokenizer.get_vocab_size()) if config.samples else None,
+            tokenizer=tokenizer,
+        )
+
+    def evaluate_quick(self, model: MemlmForCausalLM) -> dict[str, float]:
+        """Returns held-out loss and usage under the names of the metrics log."""
+        usage = UsageCounter()
+        loss = mean_loss(model.decoder, self.quick, self.config.batch_size, usage)
+        metrics: dict[str, float] = {"evaluate/validation_loss": loss}
+        for layer, used in usage.result().items():
+            metrics |= {f"memory/{layer}/{name}": value for name, value in used.as_dict().items()}
+        return metrics
+
+    def evaluate(self, model: MemlmForCausalLM, seed: int) -> tuple[dict[str, Any], list[dict[str, str]]]:
+        """Returns the results of a trained model, and samples of what it writes.
+
+        Args:
+            model: The model, on the device to use.
+            seed: Seed of what is sampled.
+        """
+        start = time.perf_counter()
+        usage = UsageCounter()
+        loss = mean_loss(model.decoder, self.validation, self.config.batch_size, usage)
+        results: dict[str, Any] = {
+            "validation_loss": loss,
+            "validation_perplexity": math.exp(min(loss, 700.0)),
+            "bits_per_byte": loss / math.log(2) / self.bytes_per_token,
+            "train_subset_loss": mean_loss(model.decoder, self.train_subset, self.config.batch_size),
+        }
+        used = usage.result()
+        if used:
+            results["usage"] = {str(layer): layer_usage.as_dict() for layer, layer_usage in used.items()}
+            with memory_off(model.decoder):
+                results["memory_off_loss"] = mean_loss(model.decoder, self.validation, self.config.batch_size)
+            with memory_shuffled(model.decoder):
+                results["memory_shuffled_loss"] = mean_loss(model.decoder, self.validation, self.config.batch_size)
+        samples: list[dict[str, str]] = []
+        if self.judge is not None:
+            quality, drawn = evaluate_generation(model, self.validation_ids, self.judge, self.config, seed)
+            results["quality"] = _as_record(quality)
+            rows = zip(drawn.prompts, drawn.continuations, drawn.real, strict=True)
+            samples = [
+                {"prompt": self._text(prompt), "model": self._text(written), "real": self._text(real)}
+                for prompt, written, real in rows
+            ]
+        results["evaluate_time_s"] = time.perf_counter() - start
+        return results, samples
+
+    def _text(self, ids: np.ndarray) -> str:
+        return self.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+
+
+def _as_record(quality: Quality) -> dict[str, Any]:
+    """Turns metric -> group -> value into group -> metric -> value, as records have it."""
+    groups = ("model", "real", "unigram")
+    metrics = {group: {name: values[group] for name, values in quality.metrics.items()} for group in groups}
+    return {"score": quality.score, "metrics": metrics}

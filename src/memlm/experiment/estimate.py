@@ -1,0 +1,94 @@
+"""What an experiment will cost, before it is run: counted where counting is enough, measured on the device where not."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from memlm.config.train import TrainConfig, interval
+from memlm.data.cache import TokenData
+from memlm.data.sampler import Sampler
+from memlm.evaluate.loss import mean_loss
+from memlm.evaluate.suite import Suite
+from memlm.experiment.config import ExperimentConfig
+from memlm.experiment.models import new_model
+from memlm.model.cost import Cost, cost
+from memlm.train.loop import Hooks, train
+from memlm.train.monitor import MetricLog
+from memlm.train.schedule import Plan
+
+TRIAL_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one run of a variant will cost.
+
+    Attributes:
+        cost: Counted on the meta device.
+        plan: Steps and tokens.
+        time_s: Seconds on training steps: a few steps measured, times their number; None if nothing was measured.
+        evaluate_s: Seconds on evaluation while training and at the end, without generation.
+        peak_memory_gib: Peak memory of the measured steps, GiB.
+    """
+
+    cost: Cost
+    plan: Plan
+    time_s: float | None = None
+    evaluate_s: float | None = None
+    peak_memory_gib: float | None = None
+
+
+def estimate(config: ExperimentConfig, variant: str, data: TokenData, suite: Suite, measure: bool) -> Estimate:
+    """Returns the price of one run.
+
+    Args:
+        config: The experiment.
+        variant: Which of its variants.
+        data: Its prepared data.
+        suite: Its evaluation.
+        measure: Take a few training steps on the device; without it, time and memory are left open.
+    """
+    sampler = Sampler(data.train.ids, config.data.seq_len, config.train.batch_size, seed=0)
+    plan = Plan.of(config.train, config.data.seq_len, sampler.n_sequences)
+    price = cost(config.variants[variant], config.data.vocab_size, config.data.seq_len)
+    if not measure:
+        return Estimate(price, plan)
+    torch.manual_seed(0)
+    model = new_model(config, variant)
+    trial = _trial(config.train)
+    hooks = Hooks(evaluate=dict, save=lambda _step: None, progress=lambda _step, _loss, _speed: None)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        with MetricLog(folder / "metrics.jsonl", []) as log:
+            trained = train(model, sampler, trial, log, hooks, folder)
+    start_up = max(0.0, trained.time_s - TRIAL_STEPS * plan.tokens_per_step / trained.tokens_per_s)
+    quick_s = _timed(lambda: mean_loss(model.decoder, suite.quick, config.evaluate.batch_size))
+    passes = 3 if config.variants[variant].memory is not None else 1
+    full_s = quick_s * (passes * len(suite.validation) + len(suite.train_subset)) / len(suite.quick)
+    every = interval(config.train.evaluate_every, plan.steps)
+    evaluations = -(-plan.steps // every) if every else 0
+    return Estimate(
+        cost=price,
+        plan=plan,
+        time_s=start_up + plan.steps * plan.tokens_per_step / trained.tokens_per_s,
+        evaluate_s=quick_s * evaluations + full_s,
+        peak_memory_gib=trained.peak_memory_gib,
+    )
+
+
+def _trial(config: TrainConfig) -> TrainConfig:
+    """Returns the same training, a few steps long, with nothing but steps in it."""
+    quiet = dict.fromkeys(("log_every", "evaluate_every", "save_every", "profile_every", "memory_every"), 0)
+    return config.model_copy(update={**quiet, "steps": TRIAL_STEPS, "tokens": None, "epochs": None, "trackers": []})
+
+
+def _timed(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start

@@ -1,0 +1,88 @@
+"""Writing down what a run was: code, versions, device, settings, data, results. Free of torch at import."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import socket
+import subprocess
+import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PACKAGES = ("memlm", "torch", "transformers", "accelerate", "tokenizers", "numpy")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: under another name first, then renamed."""
+    descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(staged, 0o644)  # mkstemp's own mode would hide the file from everybody else
+        os.replace(staged, path)
+    except BaseException:
+        Path(staged).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes ``value`` as JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_yaml(path: Path, value: object) -> None:
+    """Writes ``value`` as YAML in the order it has, whole or not at all."""
+    write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+
+
+def now() -> str:
+    """Returns the time as ISO 8601, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Returns a fingerprint of settings that does not depend on their order."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str | None]:
+    """Returns the versions that a result depends on."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def code_state() -> tuple[str | None, str]:
+    """Returns memlm's commit and its uncommitted difference; (None, "") for an installed package."""
+    root = Path(__file__).resolve().parents[3]
+    if not (root / ".git").exists():
+        return None, ""
+    commit = _git(root, "rev-parse", "HEAD")
+    return commit.strip() or None, _git(root, "diff", "HEAD")
+
+
+def environment() -> dict[str, Any]:
+    """Returns the part of a record that says where and with what a run was made."""
+    commit, difference = code_state()
+    return {"host": socket.gethostname(), "commit": commit, "dirty": bool(difference), "versions": versions()}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

@@ -1,0 +1,188 @@
+"""The training loop: batch, loss, backward, clip, finite check, step, log, evaluate, save."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from memlm.config.train import TrainConfig, interval
+from memlm.data.sampler import Sampler
+from memlm.errors import RunError
+from memlm.hf import MemlmForCausalLM
+from memlm.model.loss import TokenLoss
+from memlm.train.monitor import MetricLog, PeakMemory, Stopwatch, profiled
+from memlm.train.optimizer import build_optimizer, freeze_values
+from memlm.train.schedule import Plan, lr_factor
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the loop calls; it knows nothing of evaluation, folders or screens.
+
+    Attributes:
+        evaluate: Returns metrics of the model as it is now; called between steps.
+        save: Writes the model after a step.
+        progress: Is told the step, its loss and tokens per second, every step.
+    """
+
+    evaluate: Callable[[], Mapping[str, float]]
+    save: Callable[[int], None]
+    progress: Callable[[int, float, float], None]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished training run measured.
+
+    Attributes:
+        train_loss: Mean loss of the last tenth of the steps, in train mode, nats per token.
+        time_s: Seconds spent on steps.
+        tokens_per_s: Tokens of a step over its median time.
+        peak_memory_gib: Peak memory while training, see `PeakMemory`.
+        steps: Optimizer steps taken.
+        tokens: Tokens learned from.
+    """
+
+    train_loss: float
+    time_s: float
+    tokens_per_s: float
+    peak_memory_gib: float
+    steps: int
+    tokens: int
+
+
+def build_accelerator(config: TrainConfig) -> Accelerator:
+    """Returns the accelerator for the configured device and precision.
+
+    Raises:
+        RunError: the device is not there.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise RunError("train.device is cuda, and torch sees no GPU; use train.device=auto, or run: memlm doctor")
+    if config.device == "mps" and not torch.backends.mps.is_available():
+        raise RunError("train.device is mps, and torch sees no Apple GPU; use train.device=auto")
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True)
+    return Accelerator(
+        mixed_precision="bf16" if bf16 else "no",
+        cpu=config.device == "cpu",
+        dynamo_backend="inductor" if config.compile else "no",
+    )
+
+
+def train(
+    model: MemlmForCausalLM, sampler: Sampler, config: TrainConfig, log: MetricLog, hooks: Hooks, folder: Path
+) -> TrainResult:
+    """Trains ``model`` in place.
+
+    Args:
+        model: The model; it is moved to the configured device.
+        sampler: Gives the batches.
+        config: How to train.
+        log: Takes the metrics.
+        hooks: What to call on the way.
+        folder: Where profiler traces go.
+
+    Raises:
+        RunError: a loss or gradient is not finite; the model is left as it was before that step.
+    """
+    accelerator = build_accelerator(config)
+    plan = Plan.of(config, sampler.seq_len, sampler.n_sequences, accelerator.num_processes)
+    model.to(accelerator.device)  # pyright: ignore[reportArgumentType]
+    optimizer = build_optimizer(model, config)
+    scheduler = LambdaLR(optimizer, lambda step: lr_factor(step, plan.steps, config))
+    module, optimizer = accelerator.prepare(TokenLoss(model.decoder), optimizer)
+    every = {
+        name: interval(getattr(config, f"{name}_every"), plan.steps)
+        for name in ("log", "evaluate", "save", "profile", "memory")
+    }
+    watch, memory = Stopwatch(accelerator.device), PeakMemory(accelerator.device)
+    losses: list[float] = []
+
+    model.train()
+    for step in range(1, plan.steps + 1):
+        due = {name: bool(n) and (step % n == 0 or step == plan.steps) for name, n in every.items()}
+        if plan.freeze_values_at == step - 1:
+            freeze_values(model)
+        with watch.lap(), profiled(folder / "profile", step, due["profile"]):
+            loss = _backward(accelerator, module, sampler, step - 1, plan, config)
+            norm = _finite_norm(accelerator, module, config, loss, step)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        lr = scheduler.get_last_lr()[0]
+        scheduler.step()
+        losses.append(loss)
+        hooks.progress(step, loss, plan.tokens_per_step / watch.times[-1])
+
+        metrics: dict[str, Any] = {}
+        if due["log"]:
+            recent = losses[-every["log"] :]
+            metrics = {
+                "train/loss": sum(recent) / len(recent),
+                "train/lr": lr,
+                "train/grad_norm": norm,
+                "train/tokens_per_s": plan.tokens_per_step * len(recent) / sum(watch.times[-len(recent) :]),
+            }
+        if due["memory"]:
+            metrics["train/peak_memory_gib"] = memory.gib()
+        if due["evaluate"]:
+            with accelerator.autocast():
+                metrics |= hooks.evaluate()
+        if metrics:
+            log.write(step, {"tokens": step * plan.tokens_per_step, "time_s": watch.total, **metrics})
+        if due["save"]:
+            hooks.save(step)
+
+    tail = losses[-max(1, len(losses) // 10) :]
+    return TrainResult(
+        train_loss=sum(tail) / len(tail),
+        time_s=watch.total,
+        tokens_per_s=plan.tokens_per_step / watch.typical(),
+        peak_memory_gib=memory.gib(),
+        steps=plan.steps,
+        tokens=plan.steps * plan.tokens_per_step,
+    )
+
+
+def _backward(
+    accelerator: Accelerator, module: nn.Module, sampler: Sampler, step: int, plan: Plan, config: TrainConfig
+) -> float:
+    """Adds up the gradient of one step's mean loss over tokens; returns that loss, in nats per token."""
+    ranks = accelerator.num_processes
+    total = torch.zeros((), device=accelerator.device)
+    for micro_step in range(config.accumulation):
+        index = (step * config.accumulation + micro_step) * ranks + accelerator.process_index
+        sequences = torch.from_numpy(sampler.batch(index)).to(accelerator.device, non_blocking=True)
+        last = micro_step == config.accumulation - 1
+        with nullcontext() if last else accelerator.no_sync(module):
+            summed, balance = module(sequences)
+            # Gradients are averaged over ranks, and the sum is over all of them.
+            loss = summed * ranks / plan.tokens_per_step + balance / config.accumulation
+            accelerator.backward(loss)
+        total += summed.detach()
+    reduced: Tensor = accelerator.reduce(total, reduction="sum")  # pyright: ignore[reportAssignmentType]
+    return reduced.item() / plan.tokens_per_step
+
+
+def _finite_norm(accelerator: Accelerator, module: nn.Module, config: TrainConfig, loss: float, step: int) -> float:
+    """Clips the gradient and returns its norm before clipping; nothing has been updated if it is not finite."""
+    limit = config.clip or math.inf
+    total = accelerator.clip_grad_norm_(module.parameters(), limit)
+    norm = float(total) if total is not None else 0.0
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise RunError(
+            f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}: not finite, so the step was not taken; "
+            "lower train.lr, lengthen train.warmup or set train.clip"
+        )
+    return norm

@@ -1,0 +1,121 @@
+import shutil
+from statistics import mean
+
+import pytest
+from fabricate import ENTROPY, SEEDS, edit_record, fabricate, loss_of
+
+from memlm.errors import RunError
+from memlm.experiment.compare import compare
+from memlm.experiment.reading import read_experiment
+
+
+def compared(folder):
+    return compare(read_experiment(folder))
+
+
+def hypothesis(claim, margin=0.0, metric="validation_loss"):
+    return {"name": "h", "claim": claim, "metric": metric, "margin": margin}
+
+
+def test_means_and_gaps_are_those_of_the_records(folder):
+    comparison = compared(folder)
+    found = comparison.results["gated_mlp"]["validation_loss"]
+    expected = mean(loss_of("gated_mlp", seed) for seed in SEEDS)
+    assert (found.mean, found.n) == (pytest.approx(expected), 3)
+    assert found.low < found.mean < found.high
+    assert comparison.above_unigram["gated_mlp"] == pytest.approx(expected - ENTROPY)
+    assert not comparison.missing
+    assert not comparison.warnings
+
+
+@pytest.mark.parametrize(
+    ("claim", "margin", "word"),
+    [
+        ("gated_mlp < cross_attention", 0.05, "supported"),
+        ("cross_attention > gated_mlp", 0.05, "supported"),
+        ("cross_attention < gated_mlp", 0.0, "refuted"),
+        ("门控记忆 < dense", 0.08, "inconclusive"),
+    ],
+)
+def test_verdicts(tmp_path, claim, margin, word):
+    (judgement,) = compared(fabricate(tmp_path, [hypothesis(claim, margin)])).judgements
+    assert judgement.word == word
+    assert judgement.difference.n == 3
+    assert ("needs about" in judgement.verdict) == (word == "inconclusive")
+
+
+def test_a_verdict_says_what_it_lacks(tmp_path):
+    folder = fabricate(tmp_path, [hypothesis("gated_mlp < dense", metric="recall"), hypothesis("dense < nobody")])
+    edit_record(folder / "dense-s1", status="interrupted")
+    recall, nobody = compared(folder).judgements
+    assert recall.verdict == "inconclusive (no seed has both sides)"
+    assert "no recall in gated_mlp-s0, gated_mlp-s1, gated_mlp-s2" in recall.notes
+    assert "not finished: dense-s1" in recall.notes
+    assert "the experiment has no variant 'nobody'" in nobody.notes
+
+
+def test_a_claim_that_cannot_be_read_is_refused(tmp_path):
+    folder = fabricate(tmp_path, [hypothesis("dense is best")])
+    with pytest.raises(RunError, match="hypothesis 'h'"):
+        compared(folder)
+
+
+def test_one_seed_is_never_enough(tmp_path):
+    (judgement,) = compared(fabricate(tmp_path, [hypothesis("gated_mlp < cross_attention")], seeds=(7,))).judgements
+    assert judgement.word == "inconclusive"
+    assert judgement.difference.low is None
+
+
+def test_the_ledger_says_what_was_held_equal(folder):
+    ledger = compared(folder).ledger
+    assert ledger.equal() == ["active_parameters", "tokens", "device"]
+    assert ledger.held["parameters"] == "differs by up to 22 %"
+    assert ledger.held["flops_per_token"] == "differs by less than 0.1 %"
+    assert ledger.held["memory_parameters"] == "differs (none in some)"
+
+
+def test_controls_are_paired_and_only_for_a_memory(folder):
+    controls = {(c.variant, c.name): c.difference for c in compared(folder).controls}
+    assert {variant for variant, _ in controls} == {"cross_attention", "gated_mlp", "门控记忆"}
+    assert controls["gated_mlp", "memory off"].mean == pytest.approx(0.3)
+    assert controls["gated_mlp", "values shuffled"].mean == pytest.approx(0.11)
+
+
+def test_missing_runs_and_values_are_said(folder):
+    shutil.rmtree(folder / "dense-s0")
+    edit_record(folder / "dense-s1", status="failed", error="out of memory", steps=1200)
+    edit_record(folder / "gated_mlp-s0", status="running")
+    edit_record(folder / "gated_mlp-s1", results={"validation_loss": None})
+    shutil.copytree(folder / "dense-s2", folder / "dense-s9")
+    comparison = compared(folder)
+    assert comparison.missing == [
+        "dense-s0 was not run",
+        "dense-s1 failed at step 1,200: out of memory",
+        "gated_mlp-s0 is still running",
+        "dense-s9 is in the folder but not in the experiment, and is left out",
+        "gated_mlp-s1 finished without a finite validation_loss",
+    ]
+    assert comparison.results["dense"]["validation_loss"].n == 1
+
+
+def test_runs_that_differ_in_more_than_the_model_are_warned_of(folder):
+    edit_record(folder / "dense-s1", data={"fingerprint": "other"}, device={"name": "A100"}, dirty=True)
+    config = folder / "dense-s2" / "config.yaml"
+    config.write_text(config.read_text(encoding="utf-8").replace("lr: 0.001", "lr: 0.1"), encoding="utf-8")
+    warnings = compared(folder).warnings
+    assert [warning.split(" differs")[0] for warning in warnings[:3]] == [
+        "Not comparable: text",
+        "Not comparable: device",
+        "Not comparable: train.lr",
+    ]
+    assert "other in dense-s1." in warnings[0]
+    assert warnings[3] == "Uncommitted changes: the commit does not say what code ran in dense-s1."
+
+
+def test_an_experiment_without_a_finished_run_compares_nothing(folder):
+    for run in folder.glob("*-s*"):
+        shutil.rmtree(run)
+    comparison = compared(folder)
+    assert len(comparison.missing) == 12
+    assert comparison.ledger.held["tokens"] == "not recorded"
+    assert comparison.judgements[0].word == "inconclusive"

@@ -1,0 +1,55 @@
+import pytest
+from fabricate import edit_record, fabricate
+
+from memlm.experiment.compare import compare
+from memlm.experiment.reading import read_experiment
+from memlm.report import tables
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (9_999, "9,999"), (65_536, "65.54 k"), (1_183_744, "1.184 M"), (2.5e9, "2.5 G"), (3e13, "30 T")],
+)
+def test_compact(value, text):
+    assert tables.compact(value) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(12.34, "12.3 s"), (150, "2.5 min"), (55_440, "15.4 h")])
+def test_duration(seconds, text):
+    assert tables.duration(seconds) == text
+
+
+def test_differences_show_their_sign():
+    assert [tables.signed(value) for value in (0.1, -0.1)] == ["+0.100", "−0.100"]
+
+
+def test_every_row_is_as_wide_as_its_header(folder):
+    comparison = compare(read_experiment(folder))
+    for make in (tables.results, tables.ledger, tables.controls, tables.usage, tables.generation, tables.lineage):
+        table = make(comparison)
+        assert table.rows
+        assert {len(row) for row in [*table.rows, table.foot or table.rows[0]]} == {len(table.columns)}
+
+
+def test_a_claimed_metric_gets_a_column(tmp_path):
+    claim = {"name": "facts", "claim": "gated_mlp < dense", "metric": "recall_loss", "margin": 0.0}
+    folder = fabricate(tmp_path, [claim])
+    edit_record(folder / "dense-s0", results={"recall_loss": 1.234})
+    table = tables.results(compare(read_experiment(folder)))
+    assert table.columns[-1] == "Recall loss"
+    assert table.rows[0][-1] == tables.Cell("1.234", "one seed")
+
+
+def test_the_quality_score_stands_beside_the_lineage_only(folder):
+    comparison = compare(read_experiment(folder))
+    assert not [column for column in tables.results(comparison).columns if "uality" in column]
+    rows = tables.lineage(comparison).rows
+    assert [row[0].text for row in rows] == ["dense", "cross_attention", "gated_mlp"]
+    assert [cell.text for cell in rows[1][2::2]] == ["2.84", "7.68", "2.0"]
+
+
+def test_the_unigram_entropy_has_two_sides(folder):
+    edit_record(folder / "dense-s0", results={"validation_loss": 9.0})
+    first, second, *_ = tables.unigram_sentences(compare(read_experiment(folder)))
+    assert first.endswith("above it: worse than guessing by token frequency")
+    assert second.endswith("below it")
