@@ -18,17 +18,17 @@ def command(
     measure: Annotated[bool, typer.Option(help="Take a few steps on the device to estimate time and memory.")] = True,
 ) -> None:
     """Check a config and its data, and print each variant's parameters, FLOPs, bytes, time and peak memory."""
-    from memlm.experiment.config import load_experiment  # noqa: PLC0415
+    from memlm.experiment.config import load_experiment
 
     experiment = load_experiment(config, override or [])
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{config}: sound; {len(experiment.variants)} variants x {len(experiment.seeds)} seeds")
 
-    from memlm.data.prepare import prepare  # noqa: PLC0415 (seconds of imports, after the first answer)
-    from memlm.evaluate.suite import Suite  # noqa: PLC0415
-    from memlm.experiment.estimate import estimate  # noqa: PLC0415
-    from memlm.experiment.run import device_record  # noqa: PLC0415
-    from memlm.report.tables import compact, duration  # noqa: PLC0415
+    from memlm.data.prepare import prepare
+    from memlm.evaluate.suite import Suite
+    from memlm.experiment.estimate import estimate
+    from memlm.experiment.run import device_record
+    from memlm.report.tables import compact, duration
 
     data = prepare(experiment.data, progress=sys.stderr.isatty())
     suite = Suite.of(experiment.evaluate, data, experiment.data.seq_len)

@@ -22,14 +22,17 @@ def command(folder: ExperimentArgument) -> None:
 
 def print_comparison(console: Console, folder: Path) -> None:
     """Prints results, ledger, verdicts and where the report is."""
-    from memlm.experiment.compare import compare  # noqa: PLC0415
-    from memlm.experiment.reading import read_experiment  # noqa: PLC0415
-    from memlm.report import tables  # noqa: PLC0415
+    from memlm.experiment.compare import compare
+    from memlm.experiment.reading import read_experiment
+    from memlm.report import tables
 
     comparison = compare(read_experiment(folder))
     for title, table in {"Results": tables.results(comparison), "Ledger": tables.ledger(comparison)}.items():
         console.print(_upright(title, table))
-    for line in [tables.held_sentence(comparison), *tables.unigram_sentences(comparison)]:
+    entropies = {run.record.data.unigram_entropy for run in comparison.experiment.finished() if run.record.data}
+    for entropy in sorted(entropies):
+        console.print(f"Unigram entropy of the held-out text: {entropy:.3f} nats.")
+    for line in [*tables.unigram_sentences(comparison), tables.held_sentence(comparison)]:
         console.print(line, markup=False)
     for line in [*comparison.missing, *comparison.warnings]:
         console.print(f"note: {line}", style="yellow", markup=False)

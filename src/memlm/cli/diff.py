@@ -15,7 +15,7 @@ def command(
     run_b: Annotated[Path, typer.Argument(help="Another one.", metavar="RUN")],
 ) -> None:
     """Print only what differs in config, code, versions, device, data and results."""
-    from memlm.experiment.difference import difference  # noqa: PLC0415
+    from memlm.experiment.difference import difference
 
     console = Console(highlight=False, soft_wrap=True)
     rows = difference(run_a, run_b)

@@ -22,7 +22,7 @@ def command(kind: Annotated[str, typer.Argument(help="memories, fusions or corpo
     elif kind == "fusions":
         _list_types(console, FUSIONS)
     elif kind == "corpora":
-        from memlm.data.corpus import BUILT_IN  # noqa: PLC0415
+        from memlm.data.corpus import BUILT_IN
 
         for name, corpus in BUILT_IN.items():
             console.print(f"[bold]{name}[/bold]  {corpus.description}")

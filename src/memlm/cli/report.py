@@ -9,7 +9,7 @@ from memlm.cli.compare import ExperimentArgument
 
 def command(folder: ExperimentArgument) -> None:
     """Write report.md and report.html from the records of an experiment."""
-    from memlm.report.page import write_report  # noqa: PLC0415
+    from memlm.report.page import write_report
 
     for path in write_report(folder):
         typer.echo(str(path))

@@ -26,7 +26,7 @@ def command(
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background; follow with: memlm logs")] = False,
 ) -> None:
     """Train and evaluate every variant with every seed; finished runs are kept, and a report is written."""
-    from memlm.experiment.config import load_experiment  # noqa: PLC0415
+    from memlm.experiment.config import load_experiment
 
     experiment = load_experiment(config, override or [])
     console = Console(highlight=False, soft_wrap=True)
@@ -35,8 +35,8 @@ def command(
         return
     _print_header(console, experiment, runs)
 
-    from memlm.experiment.run import Watcher, run_experiment  # noqa: PLC0415 (seconds of imports, after the header)
-    from memlm.report.page import write_report  # noqa: PLC0415
+    from memlm.experiment.run import Watcher, run_experiment
+    from memlm.report.page import write_report
 
     view = _View(Console(stderr=True, highlight=False), total=len(experiment.variants) * len(experiment.seeds))
     with view.progress:
@@ -44,13 +44,13 @@ def command(
         folder = run_experiment(experiment, runs, watcher, progress=sys.stderr.isatty())
     write_report(folder)
 
-    from memlm.cli.compare import print_comparison  # noqa: PLC0415
+    from memlm.cli.compare import print_comparison
 
     print_comparison(console, folder)
 
 
 def _detach(console: Console, name: str, config: Path, overrides: list[str], runs: Path) -> None:
-    from memlm.experiment.jobs import start_detached  # noqa: PLC0415
+    from memlm.experiment.jobs import start_detached
 
     if sys.platform == "win32":
         raise RunError("--detach is not available on Windows; run in the foreground")

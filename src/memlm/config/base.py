@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self, cast, get_args
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    SerializeAsAny,
     ValidationError,
     model_validator,
 )
@@ -98,8 +97,8 @@ Count = Annotated[int, BeforeValidator(_parse_count)]
 """A whole number that may be written 400k, 1.5M or 2G (powers of ten)."""
 
 
-def choice(registry: Registry[Any]) -> Any:
-    """Returns the field type for a mapping whose ``type`` names an entry of ``registry``.
+def choice(registry: Registry[Any]) -> BeforeValidator:
+    """Returns the validator of a mapping whose ``type`` names an entry of ``registry``.
 
     The entry's module is imported when its name is first used, so this module needs no knowledge of any of them.
     """
@@ -111,13 +110,14 @@ def choice(registry: Registry[Any]) -> Any:
             raise problem(f"must be a mapping with a type, such as {{type: {registry.names()[0]}}}")
         if "type" not in value:
             raise problem(f"needs a type. Known: {', '.join(registry.names())}.")
+        name = cast("dict[str, object]", value)["type"]
         try:
-            cls = registry.get(value["type"])
+            cls = registry.get(name)
         except KeyError as error:
-            raise _at("type", str(error.args[0]), value["type"]) from None
+            raise _at("type", str(error.args[0]), name) from None
         return cls.model_validate(value)
 
-    return SerializeAsAny[Annotated[Config, BeforeValidator(resolve)]]
+    return BeforeValidator(resolve)
 
 
 def _at(field: str, reason: str, value: object) -> ValidationError:

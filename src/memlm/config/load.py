@@ -3,12 +3,15 @@
 All problems are gathered before any is told: syntax, duplicate keys and overrides here, fields through `Config`.
 """
 
+# PyYAML leaves its nodes untyped:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import ValidationError
@@ -40,9 +43,9 @@ class Tree:
     """A configuration before validation: plain data, and where each value of it was written."""
 
     name: str
-    data: dict[str, Any] = field(default_factory=dict)
-    marks: dict[Path_, str] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict[str, Any])
+    marks: dict[Path_, str] = field(default_factory=dict[Path_, str])
+    problems: list[Problem] = field(default_factory=list[Problem])
 
     def where(self, path: Path_) -> str:
         """Returns the place of ``path``, or of the nearest mapping around it."""
@@ -52,7 +55,7 @@ class Tree:
         """Returns the data at ``path``, None where there is none."""
         node: Any = self.data
         for key in path:
-            node = node.get(key) if isinstance(node, dict) else None
+            node = cast("dict[str, Any]", node).get(key) if isinstance(node, dict) else None
         return node
 
     def overlay(self, under: Path_, over: Path_) -> None:
@@ -60,7 +63,7 @@ class Tree:
         lower, upper = self.get(under), self.get(over)
         if not isinstance(lower, dict) or not isinstance(upper, dict):
             return
-        merged = _merge(lower, upper)
+        merged = _merge(cast("dict[str, Any]", lower), cast("dict[str, Any]", upper))
         parent = self.get(over[:-1])
         parent[over[-1]] = merged
         for path, mark in list(self.marks.items()):
@@ -118,7 +121,7 @@ def _from_pydantic(tree: Tree, item: dict[str, Any]) -> Problem:
 def _read_file(path: Path) -> Tree:
     tree = Tree(str(path))
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        root: object = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except FileNotFoundError:
         tree.problems.append(Problem("", "", "", "there is no such file"))
     except OSError as error:
@@ -164,16 +167,13 @@ def _construct(tree: Tree, node: yaml.Node, path: Path_) -> Any:
     return data
 
 
-def _scalar(tree: Tree, node: yaml.Node, path: Path_) -> Any:
-    loader = yaml.SafeLoader("")
+def _scalar(tree: Tree, node: yaml.Node, path: Path_) -> object:
     try:
-        return loader.construct_object(node)
+        return yaml.SafeLoader("").construct_object(node)
     except (yaml.YAMLError, ValueError) as error:
         reason = f"is not valid YAML: {getattr(error, 'problem', None) or error}"
         tree.problems.append(Problem(tree.where(path), ".".join(path), repr(node.value), reason))
         return None
-    finally:
-        loader.dispose()
 
 
 def _with_base(tree: Tree, base: object, path: Path) -> Tree:
@@ -197,8 +197,10 @@ def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
         return upper
     merged = dict(lower)
     for key, value in upper.items():
-        both = isinstance(value, dict) and isinstance(lower.get(key), dict)
-        merged[key] = _merge(lower[key], value) if both else value
+        below: object = lower.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            value = _merge(cast("dict[str, Any]", below), cast("dict[str, Any]", value))
+        merged[key] = value
     return merged
 
 

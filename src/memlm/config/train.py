@@ -9,6 +9,8 @@ from pydantic import Field
 
 from memlm.config.base import Config, Count
 
+Tracker = Literal["tensorboard", "swanlab", "wandb"]
+
 Every = int | float
 """An interval: a whole number of steps, or a share of the run between 0 and 1 (0.1 = ten times). 0 = never."""
 
@@ -62,7 +64,7 @@ class TrainConfig(Config):
     """Interval of torch profiler traces, in steps or as a share of the run."""
     memory_every: Every = Field(default=10, ge=0)
     """Interval of memory readings, in steps or as a share of the run."""
-    trackers: list[Literal["tensorboard", "swanlab", "wandb"]] = Field(default_factory=list)
+    trackers: list[Tracker] = Field(default_factory=list[Tracker])
     """Trackers fed beside metrics.jsonl; a tracker that fails or blocks never stops or slows a run."""
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -40,7 +40,7 @@ _SAME: dict[str, Callable[[Run], object]] = {
     "text": lambda run: run.record.data and run.record.data.fingerprint,
     "tokenizer": lambda run: run.record.data and run.record.data.tokenizer_fingerprint,
     "device": lambda run: str(run.record.device),
-    "commit": lambda run: run.record.commit,
+    "commit": lambda run: run.record.commit and run.record.commit[:12],
     "torch version": lambda run: run.record.versions.get("torch"),
 }
 _SAME_SECTIONS = ("data", "train", "evaluate")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field
 
@@ -71,7 +71,7 @@ class ExperimentConfig(Config):
     """Named model configurations; each is merged over `model`."""
     seeds: list[int] = Field(default=[0], min_length=1)
     """Each variant runs once with each; a seed gives all variants the same data order."""
-    hypotheses: list[Hypothesis] = []
+    hypotheses: list[Hypothesis] = Field(default_factory=list[Hypothesis])
     """Claims to be judged."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -112,8 +112,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     tree.data.setdefault("model", {})
     variants = tree.get(("variants",))
     if isinstance(variants, dict):
-        for name, variant in variants.items():
-            if variant is None:
-                variants[name] = {}
-            tree.overlay(("model",), ("variants", str(name)))
+        for name in cast("dict[str, Any]", variants):
+            variants[name] = variants[name] or {}
+            tree.overlay(("model",), ("variants", name))
     return validate(tree, ExperimentConfig)

@@ -1,4 +1,7 @@
-"""What an experiment will cost, before it is run: counted where counting is enough, measured on the device where not."""
+"""What an experiment will cost, before it is run: counted where that is enough, measured on the device where not."""
+
+# torch leaves parts of its interface untyped:
+# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 """Runs an experiment: every variant with every seed, each into its own folder; what is finished is not run again."""
 
+# torch leaves parts of its interface untyped:
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import json
@@ -10,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from memlm.config.train import TrainConfig
 from memlm.data.cache import TokenData
@@ -32,11 +35,11 @@ from memlm.experiment.record import (
     write_yaml,
 )
 from memlm.model.cost import cost
-from memlm.train.checkpoint import save_model
+from memlm.train.checkpoint import load_model, save_model
 from memlm.train.loop import Hooks, build_accelerator, train
 from memlm.train.monitor import MetricLog, Tracker
 from memlm.train.schedule import Plan
-from memlm.train.trackers import BackgroundTracker
+from memlm.train.trackers import BackgroundTracker, require
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +85,10 @@ def run_experiment(config: ExperimentConfig, root: Path, watcher: Watcher | None
     Raises:
         MemlmError: of the data, of a run (recorded there as failed), or of a folder that holds another experiment.
     """
+    disable_progress_bar()  # transformers would draw bars of its own for every checkpoint
     folder = root / config.name
+    for tracker in config.train.trackers:
+        require(tracker)
     _refuse_other_settings(config, folder)
     data = prepare(config.data, progress=progress)
     suite = Suite.of(config.evaluate, data, config.data.seq_len)
@@ -191,7 +197,7 @@ class _Run:
 
         # What is evaluated is what others will load, so a part lost in saving shows here.
         device = next(model.parameters()).device
-        loaded = AutoModelForCausalLM.from_pretrained(folder / "checkpoint").to(device)
+        loaded = load_model(folder / "checkpoint", device)
         with accelerator.autocast():
             results, samples = prepared.suite.evaluate(loaded, self.seed)
         write_json(folder / "samples.json", samples)

@@ -45,8 +45,6 @@ class ReadLike(Protocol):
 class FusionConfig(Config):
     """Base of a fusion's configuration; a subclass adds ``type: Literal["its_name"]``."""
 
-    type: str
-
     def problems_in(self, d_model: int) -> Iterator[tuple[str, str]]:
         """Yields (field, reason) for what does not fit a model of width ``d_model``."""
         return iter(())

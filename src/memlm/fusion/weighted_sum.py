@@ -1,6 +1,7 @@
 """Weighted-sum fusion of Memory+ (Berges et al. 2024, arXiv:2412.09764).
 
-One weighted sum of values, gated by the input: ``out(silu(gate(u)) * sum_k w_k v_k)``. The sum runs over all heads' reads.
+One weighted sum of values, gated by the input: ``out(silu(gate(u)) * sum_k w_k v_k)``. The sum runs over the reads of
+all heads.
 """
 
 from __future__ import annotations

@@ -44,8 +44,9 @@ class MemlmForCausalLM(PreTrainedModel, GenerationMixin):
         """Returns the token embedding."""
         return self.decoder.embedding
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replaces the token embedding."""
+        assert isinstance(value, nn.Embedding), "tokens need an nn.Embedding"
         self.decoder.embedding = value
 
     def get_output_embeddings(self) -> nn.Module | None:

@@ -62,8 +62,6 @@ class MemoryRead:
 class MemoryConfig(Config):
     """Base of a memory's configuration; a subclass adds ``type: Literal["its_name"]``."""
 
-    type: str
-
     @property
     def n_slots(self) -> int:
         """Rows of the bank, S."""

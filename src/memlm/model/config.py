@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from memlm.config.base import Config, choice
 from memlm.registry import FUSIONS, MEMORIES
-
-MemoryField = choice(MEMORIES)
-FusionField = choice(FUSIONS)
 
 
 class ExpertsConfig(Config):
@@ -53,9 +50,9 @@ class ModelConfig(Config):
     """Standard deviation of the initial matrices; those that write to the residual stream get 1/sqrt(2 n_layers)."""
     tie_embeddings: bool = True
     """Use the token embedding as the output matrix too."""
-    memory: MemoryField | None = None
+    memory: Annotated[Any, choice(MEMORIES)] = None
     """The memory, by type (`memlm list memories`)."""
-    fusion: FusionField | None = None
+    fusion: Annotated[Any, choice(FUSIONS)] = None
     """How reads join the residual stream, by type (`memlm list fusions`)."""
     placement: Literal["replace", "parallel"] = "replace"
     """In the place of the feed-forward layer, or beside it."""

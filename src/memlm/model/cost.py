@@ -20,9 +20,9 @@ class Cost:
 
     Attributes:
         parameters: All parameters.
-        active_parameters: Those that one token goes through: rows read and experts chosen, not whole banks and mixtures.
+        active_parameters: Those that one token goes through: the rows it reads and the experts it is sent to.
         memory_parameters: Those of the banks.
-        flops_per_token: Forward floating-point operations at the given sequence length; training takes three times that.
+        flops_per_token: Operations of a forward pass at the given sequence length; training takes three times that.
         bytes_per_token: Bytes of parameters that decoding one token reads.
     """
 

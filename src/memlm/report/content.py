@@ -100,8 +100,8 @@ def _sections(comparison: Comparison) -> list[Section]:
     return [
         Section(
             "Results",
-            "Means over finished seeds ± half of the 95 % interval; losses in nats per token. "
-            "Train loss is the mean of the last tenth of the steps, in train mode."
+            "Means over finished seeds ± half of the 95 % interval (a value without ± is that of one seed); losses in "
+            "nats per token. Train loss is the mean of the last tenth of the steps, in train mode."
             + (f" Against the unigram entropy of the text: {entropy}." if entropy else ""),
             tables.results(comparison),
         ),
@@ -125,8 +125,8 @@ def _sections(comparison: Comparison) -> list[Section]:
         ),
         Section(
             "Usage of the memory",
-            "On held-out text; means over seeds. Left, the share of slots read at the end, a dot for each seed; "
-            "right, the same over training, with each line's layer at its end.",
+            "On held-out text; means over seeds. Left, the share of slots read at the end, a dot for each seed. Right, "
+            "the share over training, each line's layer at its end; it is taken on less text, and lower for that.",
             tables.usage(comparison),
             figures.usage(experiment),
         ),

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from memlm.experiment.reading import Experiment, Run
 
@@ -97,14 +97,17 @@ def usage(experiment: Experiment) -> str | None:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(10, 2.6 * len(variants)), layout="constrained")
         rows = figure.subplots(len(variants), 2, squeeze=False, sharey=True, width_ratios=(2, 3))
+        ends: list[Ends] = []
         for variant, (by_layer, over_time) in zip(variants, rows, strict=True):
             runs, paint = experiment.finished(variant), colour(experiment.plan.variants, variant)
             layers = list(dict.fromkeys(layer for run in runs for layer in run.layers))
             by_layer.set_title(variant, parse_math=False)
             _bars(by_layer, runs, layers, paint)
-            _over_time(over_time, runs, layers, paint)
-        rows[0][0].set_ylim(0, 1)
-        rows[0][0].yaxis.set_major_formatter(PercentFormatter(1))
+            ends.append(_over_time(over_time, runs, layers, paint))
+        rows[0][0].set_ylim(0, min(1, rows[0][0].get_ylim()[1]))
+        rows[0][0].yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
+        for (_, over_time), where in zip(rows, ends, strict=True):
+            _label(over_time, where)  # once the scale that all rows share is known
         rows[-1][0].set_xlabel("Layer")
         rows[-1][1].set_xlabel("Tokens")
         return _svg(figure, "Share of slots read, by layer and over training")
@@ -112,6 +115,8 @@ def usage(experiment: Experiment) -> str | None:
 
 Series = tuple[np.ndarray, np.ndarray]
 """A grid of tokens, and on it one row of values a seed."""
+Ends = dict[str, tuple[float, float]]
+"""Where the line of each layer ends."""
 
 
 def _series(runs: Sequence[Run], key: str) -> Series | None:
@@ -154,9 +159,10 @@ def _bars(axes: Axes, runs: Sequence[Run], layers: Sequence[str], paint: str) ->
     axes.grid(visible=False, axis="x")
 
 
-def _over_time(axes: Axes, runs: Sequence[Run], layers: Sequence[str], paint: str) -> None:
+def _over_time(axes: Axes, runs: Sequence[Run], layers: Sequence[str], paint: str) -> Ends:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(6))
+    ends: Ends = {}
     for place, layer in enumerate(layers):
         series = _series(runs, f"memory/{layer}/share_read")
         if series is None:
@@ -164,7 +170,23 @@ def _over_time(axes: Axes, runs: Sequence[Run], layers: Sequence[str], paint: st
         grid, values = series
         mean = values.mean(0)
         axes.plot(grid, mean, color=paint, alpha=1 - 0.7 * place / max(1, len(layers) - 1))
-        axes.annotate(layer, (grid[-1], mean[-1]), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
+        ends[layer] = (grid[-1], mean[-1])
+    return ends
+
+
+def _label(axes: Axes, ends: Ends) -> None:
+    """Writes each line's layer at its end; lines that end close together share one label."""
+    apart = 0.06 * axes.get_ylim()[1]
+    groups: list[list[str]] = []
+    for layer in sorted(ends, key=lambda layer: ends[layer][1]):
+        if groups and ends[layer][1] - ends[groups[-1][0]][1] < apart:
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+    style = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
+    for group in groups:
+        place = np.mean([ends[layer] for layer in group], axis=0)
+        axes.annotate(", ".join(sorted(group, key=lambda layer: (len(layer), layer))), tuple(place), **style)
 
 
 def _svg(figure: Figure, label: str) -> str:

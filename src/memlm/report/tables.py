@@ -66,11 +66,11 @@ def duration(seconds: float) -> str:
 
 
 def with_interval(found: Interval | None, form: Format) -> Cell:
-    """Shows a mean, and beside it half of its 95 % interval."""
+    """Shows a mean, and beside it half of its 95 % interval if there is one."""
     if found is None:
         return Cell(NOTHING)
     if found.low is None or found.high is None:
-        return Cell(form(found.mean), "one seed")
+        return Cell(form(found.mean))
     return Cell(form(found.mean), f"± {form((found.high - found.low) / 2)}")
 
 
@@ -127,9 +127,8 @@ def controls(comparison: Comparison) -> Table:
     """How much the held-out loss rises without the memory's content, over paired seeds."""
     by_variant: dict[str, dict[str, Cell]] = {}
     for control in comparison.controls:
-        found = control.difference
-        pairs = "one seed" if found.low is None or found.high is None else f"± {fixed(3)((found.high - found.low) / 2)}"
-        by_variant.setdefault(control.variant, {})[control.name] = Cell(signed(found.mean), pairs)
+        cell = with_interval(control.difference, fixed(3))
+        by_variant.setdefault(control.variant, {})[control.name] = Cell(signed(control.difference.mean), cell.note)
     rows = [
         [Cell(variant), *(cells.get(control, Cell(NOTHING)) for control in CONTROLS)]
         for variant, cells in by_variant.items()
@@ -212,7 +211,7 @@ def provenance(comparison: Comparison) -> Table:
 def sentence(judgement: Judgement) -> str:
     """Says what a verdict rests on: the difference, its interval, the seeds and the margin."""
     metric, margin, found = name(judgement.hypothesis.metric, False), judgement.hypothesis.margin, judgement.difference
-    asked = f"The claim asks for less than {fixed_or_zero(-margin)}."
+    asked = f"The claim asks for less than {plain(-margin)}."
     subject = f"{judgement.claim.left} − {judgement.claim.right} in {metric}"
     notes = "".join(f" {note[:1].upper()}{note[1:]}." for note in judgement.notes)
     if found is None:
@@ -244,8 +243,8 @@ def name(key: str, capital: bool = True) -> str:
     return text[:1].upper() + text[1:] if capital else text
 
 
-def fixed_or_zero(value: float) -> str:
-    """Formats a margin as it was written, with a true minus sign."""
+def plain(value: float) -> str:
+    """Formats a number as it was written, with a true minus sign and no minus zero."""
     return f"{value + 0.0:g}".replace("-", "−")
 
 

@@ -1,4 +1,4 @@
-"""Writing a model to a folder, whole or not at all."""
+"""Writing a model to a folder, whole or not at all, and loading it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from memlm.errors import CheckpointError
+from memlm.hf import MemlmForCausalLM
+
+LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
 def save_model(model: PreTrainedModel, tokenizer: Path, folder: Path) -> None:
@@ -38,3 +44,18 @@ def save_model(model: PreTrainedModel, tokenizer: Path, folder: Path) -> None:
         shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def load_model(folder: Path, device: torch.device) -> MemlmForCausalLM:
+    """Returns the model in ``folder`` on ``device``.
+
+    Raises:
+        CheckpointError: it is not there, or its weights do not fit its configuration exactly.
+    """
+    if not (folder / "config.json").exists():
+        raise CheckpointError(f"{folder} holds no model")
+    model, info = MemlmForCausalLM.from_pretrained(folder, output_loading_info=True)  # pyright: ignore[reportGeneralTypeIssues]
+    faults = [f"{kind.replace('_', ' ')} {sorted(info[kind])}" for kind in LOADING_FAULTS if info[kind]]
+    if faults:
+        raise CheckpointError(f"{folder} does not fit its own configuration: {'; '.join(faults)}")
+    return model.to(device)

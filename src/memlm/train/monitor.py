@@ -8,12 +8,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import psutil
 import torch
-from typing_extensions import Self
 
 
 class Tracker(Protocol):
@@ -53,7 +51,7 @@ class MetricLog:
         """Returns itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """Closes the file and the trackers."""
         self._file.close()
         for tracker in self._trackers:

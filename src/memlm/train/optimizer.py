@@ -19,10 +19,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     """
     values = {id(p) for m in model.modules() if isinstance(m, Bank) for p in m.parameters()}
     spared = {
-        id(p)
-        for m in model.modules()
-        if isinstance(m, (Memory, nn.Embedding))
-        for p in m.parameters(recurse=False)
+        id(p) for m in model.modules() if isinstance(m, (Memory, nn.Embedding)) for p in m.parameters(recurse=False)
     }
     groups: dict[str, list[nn.Parameter]] = {"values": [], "decay": [], "no_decay": []}
     for parameter in model.parameters():

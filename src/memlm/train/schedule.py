@@ -34,8 +34,10 @@ class Plan:
         else:
             assert config.epochs is not None, "the config has exactly one budget"
             steps = math.ceil(config.epochs * n_sequences / sequences_per_step)
-        freeze = config.train_values_epochs
-        return cls(steps, tokens_per_step, None if freeze is None else math.ceil(freeze * n_sequences / sequences_per_step))
+        freeze = None
+        if config.train_values_epochs is not None:
+            freeze = math.ceil(config.train_values_epochs * n_sequences / sequences_per_step)
+        return cls(steps, tokens_per_step, freeze)
 
 
 def lr_factor(step: int, steps: int, config: TrainConfig) -> float:

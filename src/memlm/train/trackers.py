@@ -6,7 +6,9 @@ queue: what it cannot take is dropped and counted, and its first error switches 
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import os
 import queue
 import threading
 from collections.abc import Mapping
@@ -17,8 +19,16 @@ from memlm.errors import MissingDependencyError
 
 logger = logging.getLogger(__name__)
 
+OFFLINE = {"SWANLAB_MODE": "local", "WANDB_MODE": "offline"}
+"""What keeps trackers off the network unless the user's environment says otherwise."""
 QUEUE_SIZE = 1000
 CLOSE_SECONDS = 5.0
+
+
+def require(name: str) -> None:
+    """Raises MissingDependencyError if the package of tracker ``name`` is not installed."""
+    if importlib.util.find_spec(name) is None:
+        raise MissingDependencyError(name, name, f"train.trackers: [{name}]")
 
 
 class BackgroundTracker:
@@ -35,10 +45,11 @@ class BackgroundTracker:
     """
 
     def __init__(self, name: str, run: str, folder: Path, config: Mapping[str, Any]) -> None:
-        from accelerate import tracking  # noqa: PLC0415 (slow to import, and rarely needed)
+        from accelerate import tracking
 
-        if not getattr(tracking, f"is_{name}_available")():
-            raise MissingDependencyError(name, name, f"train.trackers: [{name}]")
+        require(name)
+        for variable, mode in OFFLINE.items():
+            os.environ.setdefault(variable, mode)
         self._cls = tracking.LOGGER_TYPE_TO_CLASS[name]
         self._name, self._run, self._folder, self._config = name, run, folder, dict(config)
         self._queue: queue.Queue[tuple[dict[str, Any], int] | None] = queue.Queue(QUEUE_SIZE)

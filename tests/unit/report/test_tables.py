@@ -37,7 +37,7 @@ def test_a_claimed_metric_gets_a_column(tmp_path):
     edit_record(folder / "dense-s0", results={"recall_loss": 1.234})
     table = tables.results(compare(read_experiment(folder)))
     assert table.columns[-1] == "Recall loss"
-    assert table.rows[0][-1] == tables.Cell("1.234", "one seed")
+    assert table.rows[0][-1] == tables.Cell("1.234")
 
 
 def test_the_quality_score_stands_beside_the_lineage_only(folder):
