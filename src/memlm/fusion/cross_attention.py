@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from memlm.fusion.base import Fusion, FusionConfig, ReadLike, scaled_values
 from memlm.registry import FUSIONS
@@ -57,12 +56,13 @@ class CrossAttention(Fusion):
         """Returns the update [B, T, D]."""
         B, T, D = hidden.shape
         values = scaled_values(read)  # [B, T, R, d_value]
-        R = values.shape[2]
-        query = self.query(hidden).view(B * T, 1, self.n_heads, -1).transpose(1, 2)  # [B * T, heads, 1, C]
-        key = self.key(values).view(B * T, R, self.n_heads, -1).transpose(1, 2)  # [B * T, heads, R, C]
-        value = self.value(values).view(B * T, R, self.n_heads, -1).transpose(1, 2)
+        R, heads = values.shape[2], self.n_heads
+        query = self.query(hidden).view(B, T, 1, heads, -1)
+        key = self.key(values).view(B, T, R, heads, -1)
+        value = self.value(values).view(B, T, R, heads, -1)
         # A weight that underflows to zero would give a logit of -inf and a gradient of NaN.
-        logits = read.weights.clamp_min(torch.finfo(read.weights.dtype).tiny).log()
-        bias = logits.reshape(B * T, 1, 1, R).to(query.dtype)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)  # [B * T, heads, 1, C]
+        bias = read.weights.clamp_min(torch.finfo(read.weights.dtype).tiny).log().reshape(B, T, R, 1)
+        # R is small: products and sums beat B * T matrix products of one row each, and compile into one kernel.
+        logits = (query * key).sum(-1) * (D // heads) ** -0.5 + bias  # [B, T, R, heads]
+        mixed = (logits.softmax(dim=2).to(value.dtype)[..., None] * value).sum(2)  # [B, T, heads, C]
         return self.output(mixed.reshape(B, T, D))

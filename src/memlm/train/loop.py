@@ -71,7 +71,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     if config.device == "mps" and not torch.backends.mps.is_available():
         raise RunError("train.device is mps, and torch sees no Apple GPU; use train.device=auto")
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported(including_emulation=False))
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
     return Accelerator(
