@@ -10,18 +10,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from memlm.config.train import TrainConfig, interval
+from memlm.config.train import interval
 from memlm.data.cache import TokenData
 from memlm.data.sampler import Sampler
 from memlm.evaluate.loss import mean_loss
 from memlm.evaluate.suite import Suite
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.models import new_model
+from memlm.hf import MemlmForCausalLM
 from memlm.model.cost import Cost, cost
-from memlm.train.loop import Hooks, train
+from memlm.train.loop import Hooks, TrainResult, train
 from memlm.train.monitor import MetricLog
 from memlm.train.schedule import Plan
 
@@ -62,14 +64,10 @@ def estimate(config: ExperimentConfig, variant: str, data: TokenData, suite: Sui
     price = cost(config.variants[variant], config.data.vocab_size, config.data.seq_len)
     if not measure:
         return Estimate(price, plan)
-    torch.manual_seed(0)
-    model = new_model(config, variant)
-    trial = _trial(config.train)
-    hooks = Hooks(evaluate=dict, save=lambda _step: None, progress=lambda _step, _loss, _speed: None)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        with MetricLog(folder / "metrics.jsonl", []) as log:
-            trained = train(model, sampler, trial, log, hooks, folder)
+    if config.train.compile:
+        _try(config, variant, sampler)  # fills the compiler's cache, which the run to come will find full as well
+        torch.compiler.reset()
+    model, trained = _try(config, variant, sampler)
     start_up = max(0.0, trained.time_s - TRIAL_STEPS * plan.tokens_per_step / trained.tokens_per_s)
     quick_s = _timed(lambda: mean_loss(model.decoder, suite.quick, config.evaluate.batch_size))
     passes = 3 if config.variants[variant].memory is not None else 1
@@ -85,10 +83,17 @@ def estimate(config: ExperimentConfig, variant: str, data: TokenData, suite: Sui
     )
 
 
-def _trial(config: TrainConfig) -> TrainConfig:
-    """Returns the same training, a few steps long, with nothing but steps in it."""
+def _try(config: ExperimentConfig, variant: str, sampler: Sampler) -> tuple[MemlmForCausalLM, TrainResult]:
+    """Trains a new model for a few steps, with nothing but steps in it."""
     quiet = dict.fromkeys(("log_every", "evaluate_every", "save_every", "profile_every", "memory_every"), 0)
-    return config.model_copy(update={**quiet, "steps": TRIAL_STEPS, "tokens": None, "epochs": None, "trackers": []})
+    short: dict[str, Any] = {"steps": TRIAL_STEPS, "tokens": None, "epochs": None, "trackers": []}
+    torch.manual_seed(0)
+    model = new_model(config, variant)
+    hooks = Hooks(evaluate=dict, save=lambda _step: None, progress=lambda _step, _loss, _speed: None)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        with MetricLog(folder / "metrics.jsonl", []) as log:
+            return model, train(model, sampler, config.train.model_copy(update=quiet | short), log, hooks, folder)
 
 
 def _timed(action: Callable[[], object]) -> float:

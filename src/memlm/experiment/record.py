@@ -16,7 +16,9 @@ from typing import Any
 
 import yaml
 
-PACKAGES = ("memlm", "torch", "transformers", "accelerate", "tokenizers", "numpy")
+from memlm import __version__
+
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -56,7 +58,7 @@ def config_hash(config: dict[str, Any]) -> str:
 
 def versions() -> dict[str, str | None]:
     """Returns the versions that a result depends on."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    found: dict[str, str | None] = {"memlm": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -19,7 +19,7 @@ from memlm.data.sampler import Sampler
 from memlm.errors import RunError
 from memlm.hf import MemlmForCausalLM
 from memlm.model.loss import TokenLoss
-from memlm.train.monitor import MetricLog, PeakMemory, Stopwatch, profiled
+from memlm.train.monitor import MetricLog, PeakMemory, Stopwatch, write_profile
 from memlm.train.optimizer import build_optimizer, freeze_values
 from memlm.train.schedule import Plan, lr_factor
 
@@ -71,7 +71,9 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     if config.device == "mps" and not torch.backends.mps.is_available():
         raise RunError("train.device is mps, and torch sees no Apple GPU; use train.device=auto")
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported(including_emulation=False))
+    # Older cards only emulate bf16, slowly.
+    has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
     if config.deterministic:
         torch.use_deterministic_algorithms(True)
     return Accelerator(
@@ -115,8 +117,9 @@ def train(
         due = {name: bool(n) and (step % n == 0 or step == plan.steps) for name, n in every.items()}
         if plan.freeze_values_at == step - 1:
             freeze_values(model)
-        with watch.lap(), profiled(folder / "profile", step, due["profile"]):
-            loss = _backward(accelerator, module, sampler, step - 1, plan, config)
+        profile = torch.profiler.profile() if due["profile"] else None
+        with watch.lap():
+            loss = _backward(accelerator, module, sampler, step - 1, plan, config, profile)
             norm = _finite_norm(accelerator, module, config, loss, step)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -124,6 +127,8 @@ def train(
         scheduler.step()
         losses.append(loss)
         hooks.progress(step, loss, plan.tokens_per_step / watch.times[-1])
+        if profile is not None:
+            write_profile(profile, folder / "profile", step)
 
         metrics: dict[str, Any] = {}
         if due["log"]:
@@ -156,16 +161,26 @@ def train(
 
 
 def _backward(
-    accelerator: Accelerator, module: nn.Module, sampler: Sampler, step: int, plan: Plan, config: TrainConfig
+    accelerator: Accelerator,
+    module: nn.Module,
+    sampler: Sampler,
+    step: int,
+    plan: Plan,
+    config: TrainConfig,
+    profile: torch.profiler.profile | None,
 ) -> float:
-    """Adds up the gradient of one step's mean loss over tokens; returns that loss, in nats per token."""
+    """Adds up the gradient of one step's mean loss over tokens; returns that loss, in nats per token.
+
+    A profile covers the first micro-step: the others are the same, and a trace of all would take seconds to write.
+    """
     ranks = accelerator.num_processes
     total = torch.zeros((), device=accelerator.device)
     for micro_step in range(config.accumulation):
         index = (step * config.accumulation + micro_step) * ranks + accelerator.process_index
         sequences = torch.from_numpy(sampler.batch(index)).to(accelerator.device, non_blocking=True)
         last = micro_step == config.accumulation - 1
-        with nullcontext() if last else accelerator.no_sync(module):
+        watched = profile if profile is not None and micro_step == 0 else nullcontext()
+        with watched, nullcontext() if last else accelerator.no_sync(module):
             summed, balance = module(sequences)
             # Gradients are averaged over ranks, and the sum is over all of them.
             loss = summed * ranks / plan.tokens_per_step + balance / config.accumulation

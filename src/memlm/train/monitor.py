@@ -97,17 +97,11 @@ def _resident_peak() -> int:
     return int(line.split()[1]) * 1024
 
 
-@contextmanager
-def profiled(folder: Path, step: int, due: bool) -> Iterator[None]:
-    """Profiles what happens inside, if it is due: a table for each step, and the latest trace for a trace viewer."""
-    if not due:
-        yield
-        return
-    with torch.profiler.profile() as profile:
-        yield
+def write_profile(profile: torch.profiler.profile, folder: Path, step: int) -> None:
+    """Writes the table of a profiled step, and its trace (in place of the last one) for a trace viewer."""
     folder.mkdir(exist_ok=True)
-    on_gpu = torch.cuda.is_available()
-    table = profile.key_averages().table(sort_by="cuda_time_total" if on_gpu else "cpu_time_total", row_limit=25)
+    order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    table = profile.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=80)
     (folder / f"step-{step:06d}.txt").write_text(table, encoding="utf-8")
     profile.export_chrome_trace(str(folder / "trace.json"))
 
