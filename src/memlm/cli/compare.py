@@ -29,11 +29,8 @@ def print_comparison(console: Console, folder: Path) -> None:
     comparison = compare(read_experiment(folder))
     for title, table in {"Results": tables.results(comparison), "Ledger": tables.ledger(comparison)}.items():
         console.print(_upright(title, table))
-    entropies = {run.record.data.unigram_entropy for run in comparison.experiment.finished() if run.record.data}
-    for entropy in sorted(entropies):
-        console.print(f"Unigram entropy of the held-out text: {entropy:.3f} nats.")
-    for line in [*tables.unigram_sentences(comparison), tables.held_sentence(comparison)]:
-        console.print(line, markup=False)
+    for line in ["; ".join(tables.unigram_sentences(comparison)), tables.held_sentence(comparison)]:
+        console.print(line[:1].upper() + line[1:], markup=False)
     for line in [*comparison.missing, *comparison.warnings]:
         console.print(f"note: {line}", style="yellow", markup=False)
     console.print()

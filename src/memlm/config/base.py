@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Self, cast, get_args
+from fractions import Fraction
+from types import UnionType
+from typing import Annotated, Any, Self, Union, cast, get_args, get_origin
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -25,11 +32,23 @@ class Config(BaseModel):
     that cannot take effect is a problem.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields (field, reason) for what no field can see alone; called once the fields are sound."""
         return iter(())
+
+    def changes(self, name: str) -> bool:
+        """Returns whether a field was given a value other than its default, so that it matters if it has no effect."""
+        return getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_booleans(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
+            raise problem("must be a number, not true or false")
+        return value
 
     @model_validator(mode="wrap")
     @classmethod
@@ -41,9 +60,7 @@ class Config(BaseModel):
                 cls.__name__, [_explained(cls, dict(item)) for item in error.errors()]
             ) from None
         found = [
-            InitErrorDetails(
-                type=problem(reason), loc=tuple(field.split(".")), input=getattr(config, field.split(".")[0], None)
-            )
+            InitErrorDetails(type=problem(reason), loc=tuple(field.split(".")), input=_value_at(config, field))
             for field, reason in config.problems()
         ]
         if found:
@@ -56,6 +73,34 @@ def problem(reason: str) -> PydanticCustomError:
     return PydanticCustomError("problem", "{reason}", {"reason": reason})
 
 
+def either(reason: str) -> WrapValidator:
+    """Returns the validator that answers for a union as a whole: what fits none of its types gets this one reason."""
+
+    def resolve(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise problem(reason) from None
+
+    return WrapValidator(resolve)
+
+
+def _value_at(config: Config, field: str) -> object:
+    node: Any = config
+    for key in field.split("."):
+        node = node[int(key)] if isinstance(node, list) else getattr(cast(object, node), key, None)
+    return node
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Returns the types that a union joins, or the one type that is no union."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return {kind for arm in get_args(annotation) for kind in _kinds(arm)}
+    return {annotation} if isinstance(annotation, type) else set()
+
+
 def _explained(cls: type[Config], item: dict[str, Any]) -> InitErrorDetails:
     loc, reason = item["loc"], str(item["msg"])
     if item["type"] == "extra_forbidden" and len(loc) == 1:
@@ -64,7 +109,7 @@ def _explained(cls: type[Config], item: dict[str, Any]) -> InitErrorDetails:
         reason = f"{cls.__name__} has no such field.{hint}"
     elif item["type"] == "missing":
         reason = "is required"
-    elif item["type"] == "literal_error" and len(loc) == 1:
+    elif item["type"] == "literal_error" and all(isinstance(key, int) for key in loc[1:]):
         annotation = cls.model_fields[str(loc[0])].annotation
         reason = unknown("value", item["input"], _literals(annotation))
     elif item["type"] == "model_type":
@@ -84,16 +129,16 @@ _SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 def _parse_count(value: object) -> object:
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*([\d_]+(?:\.\d+)?)\s*([kKmMgGbB]?)\s*", value)
+    match = re.fullmatch(r"\s*(\d[\d_]{0,20}(?:\.\d{1,20})?)\s*([kKmMgGbB]?)\s*", value)
     if match is None:
         raise problem("must be a whole number, with k, M or G if you like (400k)")
-    number = float(match[1].replace("_", "")) * _SUFFIX[match[2].lower()]
-    if number != int(number):
+    number = Fraction(match[1].replace("_", "")) * _SUFFIX[match[2].lower()]
+    if number.denominator != 1:
         raise problem("must be a whole number")
     return int(number)
 
 
-Count = Annotated[int, BeforeValidator(_parse_count)]
+Count = Annotated[int, BeforeValidator(_parse_count), Field(le=10**15)]
 """A whole number that may be written 400k, 1.5M or 2G (powers of ten)."""
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from memlm.config.base import Config, Count
+from memlm.config.base import Config, Count, either
+
+Text = Annotated[str | list[str], either("must be text or a list of texts")]
 
 
 class DataConfig(Config):
     """Text and tokens. Paths are relative to the folder that the command runs in."""
 
-    corpus: str | list[str]
+    corpus: Text
     """A built-in corpus (`memlm list corpora`), a path or pattern of .jsonl[.gz|.xz|.zst] files, a folder of .txt and
     .md files, or `hub:owner/name` for a data set of the Hugging Face hub; or a list of these."""
-    validation: str | list[str] | None = None
+    validation: Text | None = None
     """Text held out for evaluation, given as `corpus` is; without it, `validation_share` of the documents."""
     text_field: str = "text"
     """The field of a JSON line (or the column of a hub data set) that holds the text."""
@@ -39,5 +41,5 @@ class DataConfig(Config):
         """Yields what the fields cannot see alone."""
         if not self.corpus:
             yield "corpus", "names no text"
-        if self.validation is not None and "validation_share" in self.model_fields_set:
+        if self.validation is not None and self.changes("validation_share"):
             yield "validation_share", "has no effect, because validation names the held-out text"

@@ -1,6 +1,7 @@
 """Reads a YAML configuration with the place of every value, its one `base:` and dotted overrides.
 
-All problems are gathered before any is told: syntax, duplicate keys and overrides here, fields through `Config`.
+All problems are gathered before any is told: syntax, duplicate keys and overrides here, fields through `Config`. Where
+a file cannot be read at all, its fields are not judged.
 """
 
 # PyYAML leaves its nodes untyped:
@@ -11,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import yaml
 from pydantic import ValidationError
+from yaml.reader import ReaderError
 
 from memlm.config.base import Config
 from memlm.errors import ConfigError
@@ -22,20 +24,38 @@ from memlm.errors import ConfigError
 C = TypeVar("C", bound=Config)
 Path_ = tuple[str, ...]
 
+MAX_DEPTH = 32
+MAX_VALUES = 100_000
+UNREAD = object()
+"""Stands for a value that is a problem already, so that it is not told a second time."""
+
+
+class Mark(NamedTuple):
+    """A place in a file; an override is a place as a whole, on line 0."""
+
+    source: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        """Reads ``file:line``."""
+        return f"{self.source}:{self.line}" if self.line else self.source
+
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: ``where`` (file:line or override), dotted ``path``, ``value`` and ``reason``."""
+    """One thing that is wrong: ``where`` it was written (None: the file as a whole), ``path``, ``value``, ``reason``."""
 
-    where: str
-    path: str
+    where: Mark | None
+    path: Path_
     value: str
     reason: str
 
     def __str__(self) -> str:
-        """Reads ``file:line  path = value  reason``."""
-        subject = f"{self.path} = {self.value}" if self.value else self.path
-        return "  ".join(part for part in (self.where, subject, self.reason) if part)
+        """Reads ``file:line  path = value  reason``, on one line whatever the parts hold."""
+        where, path = _one_line(str(self.where or ""), 300), _one_line(".".join(self.path), 200)
+        subject = f"{path} = {_one_line(self.value, 100)}" if self.value else path
+        return "  ".join(part for part in (where, subject, _one_line(self.reason, 1000)) if part)
 
 
 @dataclass
@@ -44,12 +64,17 @@ class Tree:
 
     name: str
     data: dict[str, Any] = field(default_factory=dict[str, Any])
-    marks: dict[Path_, str] = field(default_factory=dict[Path_, str])
+    marks: dict[Path_, Mark] = field(default_factory=dict[Path_, Mark])
     problems: list[Problem] = field(default_factory=list[Problem])
+    is_whole: bool = True
+    """False where the file or its base could not be read."""
+    inherits: dict[Path_, Path_] = field(default_factory=dict[Path_, Path_])
+    """Mappings that were laid over another one."""
 
-    def where(self, path: Path_) -> str:
+    def where(self, path: Path_) -> Mark:
         """Returns the place of ``path``, or of the nearest mapping around it."""
-        return next((self.marks[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.marks), self.name)
+        around = (self.marks[path[:n]] for n in range(len(path), -1, -1) if path[:n] in self.marks)
+        return next(around, Mark(self.name))
 
     def get(self, path: Path_) -> Any:
         """Returns the data at ``path``, None where there is none."""
@@ -63,12 +88,13 @@ class Tree:
         lower, upper = self.get(under), self.get(over)
         if not isinstance(lower, dict) or not isinstance(upper, dict):
             return
-        merged = _merge(cast("dict[str, Any]", lower), cast("dict[str, Any]", upper))
         parent = self.get(over[:-1])
-        parent[over[-1]] = merged
+        parent[over[-1]] = _merge(cast("dict[str, Any]", lower), cast("dict[str, Any]", upper))
+        self.inherits[over] = under
         for path, mark in list(self.marks.items()):
-            if path[: len(under)] == under and len(path) > len(under):
-                self.marks.setdefault(over + path[len(under) :], mark)
+            rest = path[len(under) :]
+            if path[: len(under)] == under and rest and _survives(lower, upper, rest):
+                self.marks.setdefault(over + rest, mark)
 
 
 def read(path: str | Path, overrides: Sequence[str] = ()) -> Tree:
@@ -93,107 +119,175 @@ def validate(tree: Tree, schema: type[C]) -> C:
     Raises:
         ConfigError: it lists every problem of the tree and of the fields.
     """
-    problems = list(tree.problems)
+    if not tree.is_whole:
+        raise config_error(tree.name, tree.problems)
     try:
         config = schema.model_validate(tree.data)
     except ValidationError as error:
-        problems += [_from_pydantic(tree, dict(item)) for item in error.errors()]
-    else:
-        if not problems:
-            return config
-    raise config_error(tree.name, problems)
+        found = [_from_pydantic(tree, dict(item)) for item in error.errors() if item["input"] is not UNREAD]
+        told = {(problem.path, problem.value, problem.reason) for problem in found}
+        found = [problem for problem in found if not _is_inherited(tree, problem, told)]
+        raise config_error(tree.name, [*tree.problems, *found]) from None
+    if tree.problems:
+        raise config_error(tree.name, tree.problems)
+    return config
 
 
 def config_error(name: str, problems: Sequence[Problem]) -> ConfigError:
-    """Returns the error that lists ``problems`` once each, in the order of the file."""
-    unique = list({(p.where, p.value, p.reason): p for p in reversed(problems)}.values())[::-1]
-    count = "1 problem" if len(unique) == 1 else f"{len(unique)} problems"
-    return ConfigError("\n".join([f"{name}: {count}, nothing was run", *(f"  {p}" for p in unique)]))
+    """Returns the error that lists ``problems`` in the order of the file; an alias's are told once, at its anchor."""
+    unique: dict[object, Problem] = {}
+    for problem in problems:
+        at_line = problem.where is not None and problem.where.line > 0
+        unique.setdefault((problem.where, problem.path[-1:] if at_line else problem.path, problem.reason), problem)
+    lines = [f"  {problem}" for problem in sorted(unique.values(), key=_order)]
+    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+    return ConfigError("\n".join([f"{name}: {count}, nothing was run", *lines]))
+
+
+def _order(problem: Problem) -> tuple[bool, Mark]:
+    mark = problem.where or Mark("", 1)
+    return mark.line == 0, mark
+
+
+def _is_inherited(tree: Tree, problem: Problem, told: set[tuple[Path_, str, str]]) -> bool:
+    """Tells whether the mapping underneath has the same problem, and nothing over it says otherwise."""
+    for over, under in tree.inherits.items():
+        rest = problem.path[len(over) :]
+        if problem.path[: len(over)] == over and (under + rest, problem.value, problem.reason) in told:
+            return tree.marks.get(over + rest) in (None, tree.marks.get(under + rest))
+    return False
+
+
+def _one_line(text: str, limit: int) -> str:
+    text = text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _from_pydantic(tree: Tree, item: dict[str, Any]) -> Problem:
-    path = tuple(str(key) for key in item["loc"])
+    path = tuple(str(key) for key in item["loc"] if key != "[key]")
     reason = str(item["msg"])
     value = "" if reason == "is required" or isinstance(item["input"], (dict, list, Config)) else repr(item["input"])
-    return Problem(tree.where(path), ".".join(path), value, reason)
+    return Problem(tree.where(path), path, value, reason)
 
 
 def _read_file(path: Path) -> Tree:
     tree = Tree(str(path))
     try:
-        root: object = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        data = _parse(tree, path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        tree.problems.append(Problem("", "", "", "there is no such file"))
-    except OSError as error:
-        tree.problems.append(Problem("", "", "", f"cannot be read: {error.strerror}"))
+        tree.problems.append(Problem(None, (), "", "there is no such file"))
     except UnicodeDecodeError as error:
-        tree.problems.append(Problem("", "", "", f"is not UTF-8 (byte {error.start})"))
-    except yaml.YAMLError as error:
-        tree.problems.append(_syntax_problem(path, error))
+        tree.problems.append(Problem(None, (), "", f"is not UTF-8 (byte {error.start})"))
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        tree.problems.append(Problem(None, (), "", f"cannot be read: {getattr(error, 'strerror', None) or error}"))
     else:
-        if isinstance(root, yaml.MappingNode):
-            tree.data = _construct(tree, root, ())
-        else:
-            tree.problems.append(
-                Problem(f"{path}:1", "", "", "must be a mapping of sections (data, model, train, ...)")
-            )
+        if isinstance(data, dict):
+            tree.data = cast("dict[str, Any]", data)
+            return tree
+        if data is not UNREAD:
+            reason = "must be a mapping of sections (data, model, train, ...)"
+            tree.problems.append(Problem(Mark(tree.name, 1), (), "", reason))
+    tree.is_whole = False
     return tree
 
 
-def _syntax_problem(path: Path, error: yaml.YAMLError) -> Problem:
-    mark = getattr(error, "problem_mark", None)
-    where = f"{path}:{mark.line + 1}" if mark else str(path)
-    return Problem(where, "", "", f"is not valid YAML: {getattr(error, 'problem', None) or error}")
+def _parse(tree: Tree, text: str) -> Any:
+    """Turns YAML into plain data; what is wrong with it becomes a problem of the tree."""
+    mark = None
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        return None if root is None else _construct(tree, root, ())
+    except ReaderError as error:
+        mark = Mark(tree.name, text.count("\n", 0, error.position) + 1)
+        reason = f"the character {chr(error.character)!r} is not allowed"
+    except yaml.MarkedYAMLError as error:
+        if error.problem_mark is not None:
+            mark = Mark(tree.name, error.problem_mark.line + 1, error.problem_mark.column + 1)
+        reason = ", ".join(part for part in (error.context, error.problem) if part)
+    except RecursionError:
+        reason = f"nests more than {MAX_DEPTH} levels deep"
+    tree.problems.append(Problem(mark, (), "", f"is not valid YAML: {reason}"))
+    return UNREAD
+
+
+_TAGS: dict[type[yaml.Node], tuple[str, ...]] = {
+    yaml.ScalarNode: ("null", "bool", "int", "float", "str"),
+    yaml.SequenceNode: ("seq",),
+    yaml.MappingNode: ("map",),
+}
 
 
 def _construct(tree: Tree, node: yaml.Node, path: Path_) -> Any:
     """Turns a node into plain data, noting lines and duplicate keys on the way."""
-    tree.marks[path] = f"{tree.name}:{node.start_mark.line + 1}"
+    mark = tree.marks[path] = Mark(tree.name, node.start_mark.line + 1, node.start_mark.column + 1)
+    if len(path) > MAX_DEPTH:
+        raise yaml.MarkedYAMLError(problem=f"nests more than {MAX_DEPTH} levels deep", problem_mark=node.start_mark)
+    if len(tree.marks) > MAX_VALUES:
+        raise yaml.MarkedYAMLError(problem=f"holds more than {MAX_VALUES:,} values", problem_mark=node.start_mark)
+    tag = str(node.tag).removeprefix("tag:yaml.org,2002:")
+    if tag not in _TAGS[type(node)]:
+        reason = f"has the YAML type {tag!r}, which has no use here; quote it if it is text"
+        tree.problems.append(Problem(mark, path, _written(node), reason))
+        return UNREAD
     if isinstance(node, yaml.SequenceNode):
         return [_construct(tree, child, (*path, str(i))) for i, child in enumerate(node.value)]
-    if not isinstance(node, yaml.MappingNode):
-        return _scalar(tree, node, path)
+    if isinstance(node, yaml.MappingNode):
+        return _construct_mapping(tree, node, path)
+    try:
+        return yaml.SafeLoader("").construct_object(node)
+    except (ValueError, KeyError):
+        reason = f"cannot be read as the YAML type {tag!r}; quote it if it is text"
+        tree.problems.append(Problem(mark, path, _written(node), reason))
+        return UNREAD
+
+
+def _construct_mapping(tree: Tree, node: yaml.MappingNode, path: Path_) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for key_node, child in node.value:
-        key = str(key_node.value)
-        line = key_node.start_mark.line + 1
-        if key in data:
-            first = tree.where((*path, key))
-            problem = Problem(f"{tree.name}:{line}", ".".join((*path, key)), "", f"is given twice; first at {first}")
-            tree.problems.append(problem)
+        mark = Mark(tree.name, key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+        if not isinstance(key_node, yaml.ScalarNode):
+            tree.problems.append(Problem(mark, path, "", "has a key that is not text"))
             continue
-        data[key] = _construct(tree, child, (*path, key))
-        tree.marks[(*path, key)] = f"{tree.name}:{line}"
+        key = str(key_node.value)
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            reason = "merge keys are not read; use base:, put shared fields under model: or repeat them"
+            tree.problems.append(Problem(mark, (*path, key), "", reason))
+        elif key in data:
+            first = tree.where((*path, key))
+            tree.problems.append(Problem(mark, (*path, key), "", f"is given twice; first at {first}"))
+        else:
+            data[key] = _construct(tree, child, (*path, key))
+            tree.marks[(*path, key)] = mark
     return data
 
 
-def _scalar(tree: Tree, node: yaml.Node, path: Path_) -> object:
-    try:
-        return yaml.SafeLoader("").construct_object(node)
-    except (yaml.YAMLError, ValueError) as error:
-        reason = f"is not valid YAML: {getattr(error, 'problem', None) or error}"
-        tree.problems.append(Problem(tree.where(path), ".".join(path), repr(node.value), reason))
-        return None
+def _written(node: yaml.Node) -> str:
+    return repr(node.value) if isinstance(node, yaml.ScalarNode) else ""
 
 
 def _with_base(tree: Tree, base: object, path: Path) -> Tree:
     where = tree.where(("base",))
     if not isinstance(base, str):
-        tree.problems.append(Problem(where, "base", repr(base), "must be the path of one YAML file beside this one"))
+        if base is not UNREAD:
+            reason = "must be the path of one YAML file beside this one"
+            tree.problems.append(Problem(where, ("base",), repr(base), reason))
+        tree.is_whole = False
         return tree
     lower = _read_file(path.parent / base)
-    if "base" in lower.data:
-        lower.data.pop("base")
-        tree.problems.append(Problem(where, "base", repr(base), "has a base itself; one level is all there is"))
-    merged = Tree(tree.name, _merge(lower.data, tree.data), {**lower.marks, **tree.marks})
-    missing = [Problem(where, "base", repr(base), p.reason) if not p.where else p for p in lower.problems]
+    if lower.data.pop("base", None) is not None:
+        reason = "has a base itself; one level is all there is"
+        tree.problems.append(Problem(where, ("base",), repr(base), reason))
+    marks = {path: mark for path, mark in lower.marks.items() if _survives(lower.data, tree.data, path)}
+    merged = Tree(tree.name, _merge(lower.data, tree.data), {**marks, **tree.marks})
+    missing = [p if p.where else Problem(where, ("base",), repr(base), p.reason) for p in lower.problems]
     merged.problems = tree.problems + missing
+    merged.is_whole = lower.is_whole
     return merged
 
 
 def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
     """Merges mappings key by key; where ``type`` differs the upper one replaces the lower whole."""
-    if "type" in upper and upper["type"] != lower.get("type", upper["type"]):
+    if _is_replaced(lower, upper):
         return upper
     merged = dict(lower)
     for key, value in upper.items():
@@ -204,25 +298,39 @@ def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _is_replaced(lower: dict[str, Any], upper: dict[str, Any]) -> bool:
+    return "type" in upper and upper["type"] != lower.get("type", upper["type"])
+
+
+def _survives(lower: Any, upper: Any, path: Path_) -> bool:
+    """Tells whether what ``lower`` has at ``path`` is still there when ``upper`` is merged over it."""
+    for key in path:
+        if not isinstance(lower, dict) or not isinstance(upper, dict) or _is_replaced(lower, upper):
+            return False
+        if key not in upper:
+            return True
+        lower, upper = lower.get(key), upper[key]
+    return True
+
+
 def _override(tree: Tree, override: str) -> None:
-    where = f"-o {override}"
+    where = Mark(f"-o {override}")
     dotted, equals, text = override.partition("=")
     path = tuple(dotted.strip().split("."))
     if not equals or not all(path):
-        tree.problems.append(Problem(where, "", "", "must read dotted.path=value, such as train.lr=1e-3"))
+        tree.problems.append(Problem(where, (), "", "must read dotted.path=value, such as train.lr=1e-3"))
         return
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        tree.problems.append(Problem(where, dotted, repr(text), "is not a YAML value"))
-        return
+    parsed = Tree(str(where))
+    value = _parse(parsed, text)
+    for found in parsed.problems:
+        tree.problems.append(Problem(where, (*path, *found.path), found.value or repr(text), found.reason))
     node = tree.data
     for n, key in enumerate(path[:-1]):
         if node.get(key) is None:
             node[key] = {}
         if not isinstance(node[key], dict):
             reason = f"{'.'.join(path[: n + 1])} is a value, not a section"
-            tree.problems.append(Problem(where, dotted, repr(value), reason))
+            tree.problems.append(Problem(where, path, repr(value), reason))
             return
         node = node[key]
     node[path[-1]] = value

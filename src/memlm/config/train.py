@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from memlm.config.base import Config, Count
+from memlm.config.base import Config, Count, either
 
 Tracker = Literal["tensorboard", "swanlab", "wandb"]
 
-Every = int | float
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+Every = Annotated[int | float, either("must be a whole number of steps, or a share of the run below 1")]
 """An interval: a whole number of steps, or a share of the run between 0 and 1 (0.1 = ten times). 0 = never."""
 
 
@@ -32,7 +34,7 @@ class TrainConfig(Config):
     """Peak learning rate of AdamW."""
     value_lr: float | None = Field(default=None, gt=0)
     """Learning rate of the bank's values; `lr` if not given. Values never get weight decay."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     """AdamW's decay rates of the two moments."""
     weight_decay: float = Field(default=0.1, ge=0)
     """AdamW's decay of matrices; none on norms, biases, scales, keys, embeddings and values."""
@@ -72,7 +74,7 @@ class TrainConfig(Config):
         given = [name for name in ("tokens", "epochs", "steps") if getattr(self, name) is not None]
         if len(given) != 1:
             yield given[1] if given else "tokens", "give exactly one of tokens, epochs, steps"
-        if self.schedule == "constant" and "min_lr_share" in self.model_fields_set:
+        if self.schedule == "constant" and self.changes("min_lr_share"):
             yield "min_lr_share", "has no effect with a constant schedule"
         if self.precision == "bf16" and self.device == "cpu":
             yield "precision", "bf16 on a CPU is some 20 times slower than fp32; use fp32 or auto"

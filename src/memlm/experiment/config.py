@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from memlm.config.base import Config
+from memlm.config.base import Config, problem
 from memlm.config.data import DataConfig
 from memlm.config.evaluate import EvaluateConfig
-from memlm.config.load import config_error, read, validate
+from memlm.config.load import read, validate
 from memlm.config.train import TrainConfig
 from memlm.evaluate.statistics import parse_claim
 from memlm.model.config import ModelConfig
@@ -30,6 +30,16 @@ METRICS = (
     "peak_memory_gib",
 )
 """Results that a hypothesis may compare."""
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.+-]{0,59}", name):
+        raise problem("names a folder: use at most 60 letters, digits, '_', '-', '+' and '.', and no '.' first")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 
 
 class Hypothesis(Config):
@@ -57,7 +67,7 @@ class Hypothesis(Config):
 class ExperimentConfig(Config):
     """Variants x seeds + hypotheses."""
 
-    name: str
+    name: Name
     """Names the folder of its runs; the file's name if not given."""
     data: DataConfig
     """Text and tokens."""
@@ -67,19 +77,15 @@ class ExperimentConfig(Config):
     """How each is trained."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """How each is evaluated."""
-    variants: dict[str, ModelConfig] = Field(min_length=1)
+    variants: dict[Name, ModelConfig] = Field(min_length=1)
     """Named model configurations; each is merged over `model`."""
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: list[Seed] = Field(default=[0], min_length=1)
     """Each variant runs once with each; a seed gives all variants the same data order."""
     hypotheses: list[Hypothesis] = Field(default_factory=list[Hypothesis])
     """Claims to be judged."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields what the fields cannot see alone."""
-        for name in (self.name, *self.variants):
-            if not re.fullmatch(r"[\w][\w.+-]*", name):
-                field = "name" if name == self.name else f"variants.{name}"
-                yield field, "names a folder: use letters, digits, '_', '-', '+' and '.'"
         if len(set(self.seeds)) < len(self.seeds):
             yield "seeds", "names a seed twice"
         for index, hypothesis in enumerate(self.hypotheses):
@@ -106,13 +112,11 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         ConfigError: it lists every problem; nothing was run.
     """
     tree = read(path, overrides)
-    if tree.problems and not tree.data:
-        raise config_error(tree.name, tree.problems)
     tree.data.setdefault("name", Path(path).stem)
     tree.data.setdefault("model", {})
     variants = tree.get(("variants",))
     if isinstance(variants, dict):
         for name in cast("dict[str, Any]", variants):
-            variants[name] = variants[name] or {}
+            variants[name] = {} if variants[name] is None else variants[name]
             tree.overlay(("model",), ("variants", name))
     return validate(tree, ExperimentConfig)

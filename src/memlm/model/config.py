@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictInt
 
-from memlm.config.base import Config, choice
+from memlm.config.base import Config, choice, either
 from memlm.registry import FUSIONS, MEMORIES
+
+Layers = Annotated[Literal["all"] | list[StrictInt], either("must be all, or a list of blocks counted from 0")]
 
 
 class ExpertsConfig(Config):
@@ -56,7 +58,7 @@ class ModelConfig(Config):
     """How reads join the residual stream, by type (`memlm list fusions`)."""
     placement: Literal["replace", "parallel"] = "replace"
     """In the place of the feed-forward layer, or beside it."""
-    layers: Literal["all"] | list[int] = "all"
+    layers: Layers = "all"
     """The blocks that have the memory, counted from 0."""
     shared_bank: bool = True
     """One bank for all of these layers, or one for each."""
@@ -81,7 +83,7 @@ class ModelConfig(Config):
             yield "n_kv_heads", f"must divide n_heads, which is {self.n_heads}"
         if self.memory is None:
             for name in ("fusion", "placement", "layers", "shared_bank"):
-                if name in self.model_fields_set and getattr(self, name) is not None:
+                if self.changes(name):
                     yield name, "has no effect without a memory"
         else:
             yield from self._wiring_problems()
@@ -100,7 +102,7 @@ class ModelConfig(Config):
                 yield "layers", "names a layer twice"
             if not self.layers:
                 yield "layers", "names no layer; leave the memory out instead"
-        replaced = self.placement == "replace" and len(self.memory_layers) == self.n_layers
+        replaced = self.placement == "replace" and (self.layers == "all" or len(self.layers) == self.n_layers)
         for name in ("d_ff", "experts"):
-            if replaced and name in self.model_fields_set and getattr(self, name) is not None:
+            if replaced and self.changes(name):
                 yield name, "has no effect, because the memory replaces every feed-forward layer"

@@ -102,7 +102,7 @@ def _sections(comparison: Comparison) -> list[Section]:
             "Results",
             "Means over finished seeds ± half of the 95 % interval (a value without ± is that of one seed); losses in "
             "nats per token. Train loss is the mean of the last tenth of the steps, in train mode."
-            + (f" Against the unigram entropy of the text: {entropy}." if entropy else ""),
+            + (f" {entropy[:1].upper()}{entropy[1:]}." if entropy else ""),
             tables.results(comparison),
         ),
         Section(

@@ -223,9 +223,12 @@ def sentence(judgement: Judgement) -> str:
 
 
 def unigram_sentences(comparison: Comparison) -> list[str]:
-    """Says on which side of the text's unigram entropy each variant's validation loss lies."""
+    """Says what the text's unigram entropy is, and on which side of it each variant's validation loss lies."""
     side = {True: "above it: worse than guessing by token frequency", False: "below it"}
-    return [f"{variant} is {abs(gap):.3f} nats {side[gap > 0]}" for variant, gap in comparison.above_unigram.items()]
+    runs = comparison.experiment.finished()
+    entropy = _distinct(runs, lambda run: run.record.data and f"{run.record.data.unigram_entropy:.3f} nats")
+    gaps = [f"{variant} is {abs(gap):.3f} nats {side[gap > 0]}" for variant, gap in comparison.above_unigram.items()]
+    return [f"the unigram entropy of the held-out text is {entropy}", *gaps] if gaps else []
 
 
 def held_sentence(comparison: Comparison) -> str:

@@ -50,6 +50,7 @@ def test_the_quality_score_stands_beside_the_lineage_only(folder):
 
 def test_the_unigram_entropy_has_two_sides(folder):
     edit_record(folder / "dense-s0", results={"validation_loss": 9.0})
-    first, second, *_ = tables.unigram_sentences(compare(read_experiment(folder)))
+    entropy, first, second, *_ = tables.unigram_sentences(compare(read_experiment(folder)))
+    assert entropy == "the unigram entropy of the held-out text is 5.250 nats"
     assert first.endswith("above it: worse than guessing by token frequency")
     assert second.endswith("below it")

@@ -1,0 +1,13 @@
+"""Every tolerance of the tests. They are widened by decision, never to make a test pass."""
+
+FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
+"""Two orders of the same float32 sums, through a few layers."""
+
+LOGITS = {"rtol": 1e-4, "atol": 2e-5}
+"""Logits of a tiny model by two paths (cache, batch, mask)."""
+
+GRADIENT = {"rtol": 1e-3, "atol": 1e-5}
+"""Gradients of a tiny model by two paths."""
+
+FLOPS = 0.01
+"""Relative; counted against the formulas."""

@@ -1,0 +1,121 @@
+"""Held-out loss, controls and usage."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from memlm.evaluate.controls import memory_off, memory_shuffled
+from memlm.evaluate.loss import mean_loss, spread_sequences
+from memlm.evaluate.usage import UsageCounter
+from memlm.memory.base import Bank, MemoryRead
+from memlm.model.config import ModelConfig
+from memlm.model.decoder import Decoder
+from tests.tolerances import FLOAT32
+
+V = 43
+IDS = np.random.default_rng(0).integers(0, V, size=333).astype(np.uint16)
+
+
+@pytest.fixture(params=["gated_mlp", "cross_attention", "weighted_sum"])
+def decoder(request):
+    torch.manual_seed(0)
+    memory = {"type": "product_key", "n_keys": 6, "d_key": 8, "d_value": 8, "top_k": 2}
+    config = ModelConfig(d_model=16, n_layers=2, n_heads=2, memory=memory, fusion={"type": request.param})
+    model = Decoder(config, V)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return model
+
+
+def test_sequences_are_spread_and_never_overlap():
+    sequences = spread_sequences(np.arange(101), 10, 10**9)
+    assert sequences.shape == (10, 11)
+    assert sequences[:, 0].tolist() == list(range(0, 100, 10))
+    assert (sequences[1:, 0] == sequences[:-1, -1]).all(), "each token is a target once"
+    few = spread_sequences(np.arange(1001), 10, 40)
+    assert few[:, 0].tolist() == [0, 250, 500, 750]
+    assert len(spread_sequences(np.arange(1001), 10, 3)) == 1
+
+
+def test_loss_is_the_mean_over_tokens_whatever_the_batches(decoder):
+    sequences = spread_sequences(IDS, 16, 10**6)
+    logits = decoder.logits(decoder(torch.from_numpy(sequences[:, :-1])).hidden)
+    chosen = logits.log_softmax(-1).gather(-1, torch.from_numpy(sequences[:, 1:])[..., None])
+    for batch_size in (1, 3, 7, 100):
+        assert mean_loss(decoder, sequences, batch_size) == pytest.approx(-chosen.mean().item(), rel=1e-5)
+
+
+def test_loss_restores_the_mode(decoder):
+    decoder.train()
+    mean_loss(decoder, spread_sequences(IDS, 16, 64), 2)
+    assert decoder.training and decoder.blocks[0].training
+
+
+def test_memory_off_means_reads_of_zero_and_restores_the_bank(decoder):
+    values = decoder.banks[0].values
+    before, sequences = values.detach().clone(), spread_sequences(IDS, 16, 64)
+    intact = mean_loss(decoder, sequences, 4)
+    with memory_off(decoder):
+        off = mean_loss(decoder, sequences, 4)
+        slots = torch.tensor([[0, 5]])
+        assert decoder.banks[0].gather(slots).abs().sum() == 0
+        assert decoder.banks[0].weighted_sum(slots, torch.ones(1, 2)).abs().sum() == 0
+    with torch.no_grad():
+        values.zero_()
+    assert off == mean_loss(decoder, sequences, 4)
+    with torch.no_grad():
+        values.copy_(before)
+    assert off != intact == mean_loss(decoder, sequences, 4)
+
+
+def test_shuffling_permutes_rows_by_its_seed_and_restores_them(decoder):
+    before = decoder.banks[0].values.detach().clone()
+    seen = []
+    for seed in (0, 0, 1):
+        with memory_shuffled(decoder, seed):
+            seen.append(decoder.banks[0].values.detach().clone())
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0], before)
+    assert torch.equal(seen[0].sort(0).values, before.sort(0).values)
+    assert torch.equal(decoder.banks[0].values, before)
+    with pytest.raises(RuntimeError, match="inside"), memory_shuffled(decoder):
+        raise RuntimeError("inside")
+    assert torch.equal(decoder.banks[0].values, before)
+
+
+def read(slots, weights, n_slots=8):
+    shape = (1, -1, 1, 2)
+    return {0: MemoryRead(torch.tensor(slots).view(shape), torch.tensor(weights).view(shape), Bank(n_slots, 4))}
+
+
+def test_usage_by_hand():
+    counter = UsageCounter()
+    counter.add(read([0, 1, 0, 2], [0.5, 0.5, 0.75, 0.25]))
+    counter.add(read([0, 1], [0.75, 0.25]))
+    usage = counter.result()[0]
+    weight = np.array([2.0, 0.75, 0.25]) / 3
+    entropy = -(weight * np.log(weight)).sum()
+    assert (usage.share_read, usage.dead_slots, usage.n_slots, usage.reads) == (3 / 8, 5, 8, 6)
+    assert usage.effective_slots == pytest.approx(math.exp(entropy))
+    assert usage.kl_uniform == pytest.approx(math.log(8) - entropy)
+
+
+def test_even_use_is_no_divergence():
+    counter = UsageCounter()
+    counter.add(read(list(range(8)), [0.5] * 8))
+    usage = counter.result()[0]
+    assert (usage.share_read, usage.dead_slots) == (1, 0)
+    assert usage.kl_uniform == pytest.approx(0, abs=1e-6)
+    assert usage.effective_slots == pytest.approx(8, rel=1e-5)
+
+
+def test_read_norm_is_the_norm_of_the_weighted_sum():
+    reads = read([3, 4], [0.25, 0.75])
+    values = reads[0].bank.values
+    counter = UsageCounter()
+    counter.add(reads)
+    expected = (0.25 * values[3] + 0.75 * values[4]).norm()
+    torch.testing.assert_close(torch.tensor(counter.result()[0].read_norm), expected.detach(), **FLOAT32)

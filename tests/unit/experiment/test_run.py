@@ -1,0 +1,166 @@
+"""An experiment from its YAML to its records."""
+
+import json
+import math
+import shutil
+
+import pytest
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from memlm.data.sampler import Sampler
+from memlm.errors import Interrupted, RunError
+from memlm.experiment import run as run_module
+from memlm.experiment.config import load_experiment
+from memlm.experiment.reading import read_experiment
+from memlm.experiment.run import Watcher, run_experiment
+from memlm.report.page import write_report
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+    """The tiny experiment, run once for all tests that only look."""
+    from tests.conftest import experiment_yaml
+
+    folder = tmp_path_factory.mktemp("experiment")
+    config = load_experiment(experiment_yaml.__wrapped__(corpus, folder))
+    seen = []
+    watcher = Watcher(
+        started=lambda name, steps: seen.append(("started", name, steps)),
+        finished=lambda name, results: seen.append(("finished", name, bool(results))),
+    )
+    return run_experiment(config, folder / "runs", watcher, progress=False), config, seen
+
+
+def records(folder):
+    return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/record.json")}
+
+
+def test_every_variant_runs_with_every_seed_seeds_outside(finished):
+    folder, _, seen = finished
+    order = [name for what, name, *_ in seen if what == "finished"]
+    variants = ("dense", "cross_attention", "gated_mlp")
+    assert order == [f"{variant}-s{seed}" for seed in (0, 1) for variant in variants]
+    assert all(record["status"] == "finished" for record in records(folder).values())
+    assert seen[0] == ("started", "dense-s0", 6)
+
+
+def test_a_record_tells_what_the_run_was(finished):
+    folder, config, _ = finished
+    record = records(folder)["gated_mlp-s1"]
+    assert (record["experiment"], record["variant"], record["seed"]) == ("tiny", "gated_mlp", 1)
+    assert (record["steps"], record["tokens"]) == (6, 6 * 4 * 16)
+    assert record["device"]["kind"] in ("cpu", "cuda", "mps")
+    assert {"memlm", "python", "torch", "transformers"} <= record["versions"].keys()
+    assert len(record["commit"] or "0" * 40) == 40
+    assert 0 < record["data"]["unigram_entropy"] < math.log(320)
+    results = record["results"]
+    for loss in ("validation_loss", "train_loss", "train_subset_loss", "memory_off_loss", "memory_shuffled_loss"):
+        assert 0 < results[loss] < 10
+    assert results["validation_perplexity"] == pytest.approx(math.exp(results["validation_loss"]))
+    bits = results["validation_loss"] / math.log(2) / record["data"]["bytes_per_token"]
+    assert results["bits_per_byte"] == pytest.approx(bits)
+    assert results["usage"].keys() == {"0", "1"} and 0 <= results["quality"]["score"] <= 10
+    assert results["peak_memory_gib"] > 0 and results["tokens_per_s"] > 0
+    assert "memory_off_loss" not in records(folder)["dense-s0"]["results"]
+    written = yaml.safe_load((folder / "gated_mlp-s1" / "config.yaml").read_text())
+    assert written == config.run_config("gated_mlp", 1)
+
+
+def test_curves_and_samples_are_written(finished):
+    folder, _, _ = finished
+    lines = [json.loads(line) for line in (folder / "gated_mlp-s0" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 3, 4, 6]
+    assert "evaluate/validation_loss" in lines[1] and "memory/1/share_read" in lines[1]
+    samples = json.loads((folder / "gated_mlp-s0" / "samples.json").read_text())
+    assert len(samples) == 4 and samples[0].keys() == {"prompt", "model", "real"}
+
+
+def test_the_checkpoint_is_a_hugging_face_model(finished):
+    folder, _, _ = finished
+    checkpoint = folder / "cross_attention-s0" / "checkpoint"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+    ids = tokenizer("kalo", return_tensors="pt").input_ids
+    assert model.generate(ids, max_new_tokens=4, min_new_tokens=4, do_sample=False).shape[1] == ids.shape[1] + 4
+
+
+def test_finished_runs_are_not_run_again(finished):
+    folder, config, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/record.json")}
+    seen = []
+    run_experiment(config, folder.parent, Watcher(finished=lambda name, results: seen.append(results)), progress=False)
+    assert seen == [{}] * 6
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*/record.json")} == before
+
+
+def test_the_report_is_written_from_the_records(finished):
+    folder, _, _ = finished
+    html, markdown = write_report(folder)
+    loss = records(folder)["dense-s0"]["results"]["validation_loss"]
+    assert "connection" in html.read_text() and "connection" in markdown.read_text()
+    assert read_experiment(folder).finished("dense")[0].result("validation_loss") == loss
+
+
+def test_another_recipe_in_the_same_folder_is_refused_before_anything_runs(finished):
+    folder, config, _ = finished
+    other = config.model_copy(update={"train": config.train.model_copy(update={"lr": 0.5})})
+    with pytest.raises(RunError, match=r"dense-s0 is a finished run with other settings; give this experiment another"):
+        run_experiment(other, folder.parent, progress=False)
+
+
+def test_other_text_in_the_same_folder_is_refused(finished, tmp_path):
+    folder, config, _ = finished
+    shutil.copytree(folder, tmp_path / "tiny")
+    path = tmp_path / "tiny" / "dense-s0" / "record.json"
+    record = json.loads(path.read_text())
+    record["data"]["fingerprint"] = "of other text"
+    path.write_text(json.dumps(record))
+    with pytest.raises(RunError, match="was run on other text"):
+        run_experiment(config, tmp_path, progress=False)
+
+
+def test_variants_of_a_seed_see_the_same_batches(finished, monkeypatch, tmp_path):
+    _, config, _ = finished
+    seen = {}
+
+    class Spy(Sampler):
+        def batch(self, index):
+            batch = super().batch(index)
+            seen.setdefault(self.seed, []).append(batch.tobytes())
+            return batch
+
+    monkeypatch.setattr(run_module, "Sampler", Spy)
+    run_experiment(config, tmp_path, progress=False)
+    for batches in seen.values():
+        assert batches[:6] == batches[6:12] == batches[12:]
+    assert seen[0][:6] != seen[1][:6]
+
+
+def test_a_failing_run_is_recorded_and_the_next_call_goes_on(experiment_yaml, tmp_path, monkeypatch):
+    config = load_experiment(experiment_yaml, ["seeds=[0]"])
+
+    def fail(*_):
+        raise RunError("step 2: loss nan")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "train", fail)
+        with pytest.raises(RunError, match=r"dense-s0: step 2: loss nan"):
+            run_experiment(config, tmp_path, progress=False)
+    record = records(tmp_path / "tiny")["dense-s0"]
+    assert (record["status"], record["error"]) == ("failed", "RunError: step 2: loss nan")
+    folder = run_experiment(config, tmp_path, progress=False)
+    assert {record["status"] for record in records(folder).values()} == {"finished"}
+
+
+def test_an_interrupted_run_says_so(experiment_yaml, tmp_path):
+    config = load_experiment(experiment_yaml, ["seeds=[0]"])
+
+    def stop(step, loss, speed):
+        if step == 3:
+            raise Interrupted("SIGTERM", 15)
+
+    with pytest.raises(Interrupted) as raised:
+        run_experiment(config, tmp_path, Watcher(step=stop), progress=False)
+    assert raised.value.exit_code == 143
+    record = records(tmp_path / "tiny")["dense-s0"]
+    assert (record["status"], record["error"]) == ("interrupted", "stopped by SIGTERM")
