@@ -44,7 +44,7 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: ``where`` it was written (None: the file as a whole), ``path``, ``value``, ``reason``."""
+    """One thing that is wrong; ``where`` is None when it is the file as a whole."""
 
     where: Mark | None
     path: Path_
