@@ -68,10 +68,13 @@ def versions() -> dict[str, str | None]:
 
 
 def code_state() -> tuple[str | None, str]:
-    """Returns memlm's commit and its uncommitted difference; (None, "") for an installed package."""
+    """Returns memlm's commit and its uncommitted difference.
+
+    Without a repository (an installed package, a copied tree) the commit is what ``MEMLM_COMMIT`` says, if anything.
+    """
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
-        return None, ""
+        return os.environ.get("MEMLM_COMMIT"), ""
     commit = _git(root, "rev-parse", "HEAD")
     return commit.strip() or None, _git(root, "diff", "HEAD")
 
