@@ -86,9 +86,9 @@ def either(reason: str) -> WrapValidator:
 
 
 def _value_at(config: Config, field: str) -> object:
-    node: Any = config
+    node: object = config
     for key in field.split("."):
-        node = node[int(key)] if isinstance(node, list) else getattr(cast(object, node), key, None)
+        node = cast("list[object]", node)[int(key)] if isinstance(node, list) else getattr(node, key, None)
     return node
 
 

@@ -9,6 +9,7 @@ a file cannot be read at all, its fields are not judged.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,12 +89,12 @@ class Tree:
         lower, upper = self.get(under), self.get(over)
         if not isinstance(lower, dict) or not isinstance(upper, dict):
             return
-        parent = self.get(over[:-1])
-        parent[over[-1]] = _merge(cast("dict[str, Any]", lower), cast("dict[str, Any]", upper))
+        below, above = cast("dict[str, Any]", lower), cast("dict[str, Any]", upper)
+        self.get(over[:-1])[over[-1]] = _merge(below, above)
         self.inherits[over] = under
         for path, mark in list(self.marks.items()):
             rest = path[len(under) :]
-            if path[: len(under)] == under and rest and _survives(lower, upper, rest):
+            if path[: len(under)] == under and rest and _survives(below, above, rest):
                 self.marks.setdefault(over + rest, mark)
 
 
@@ -195,7 +196,7 @@ def _parse(tree: Tree, text: str) -> Any:
     """Turns YAML into plain data; what is wrong with it becomes a problem of the tree."""
     mark = None
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = cast("yaml.Node | None", yaml.compose(text, Loader=yaml.SafeLoader))
         return None if root is None else _construct(tree, root, ())
     except ReaderError as error:
         mark = Mark(tree.name, text.count("\n", 0, error.position) + 1)
@@ -210,6 +211,7 @@ def _parse(tree: Tree, text: str) -> Any:
     return UNREAD
 
 
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _TAGS: dict[type[yaml.Node], tuple[str, ...]] = {
     yaml.ScalarNode: ("null", "bool", "int", "float", "str"),
     yaml.SequenceNode: ("seq",),
@@ -233,6 +235,9 @@ def _construct(tree: Tree, node: yaml.Node, path: Path_) -> Any:
         return [_construct(tree, child, (*path, str(i))) for i, child in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         return _construct_mapping(tree, node, path)
+    if _HALF_CHARACTER.search(node.value):
+        tree.problems.append(Problem(mark, path, _written(node), "holds half a character (a lone surrogate)"))
+        return UNREAD
     try:
         return yaml.SafeLoader("").construct_object(node)
     except (ValueError, KeyError):
@@ -245,7 +250,7 @@ def _construct_mapping(tree: Tree, node: yaml.MappingNode, path: Path_) -> dict[
     data: dict[str, Any] = {}
     for key_node, child in node.value:
         mark = Mark(tree.name, key_node.start_mark.line + 1, key_node.start_mark.column + 1)
-        if not isinstance(key_node, yaml.ScalarNode):
+        if not isinstance(key_node, yaml.ScalarNode) or _HALF_CHARACTER.search(key_node.value):
             tree.problems.append(Problem(mark, path, "", "has a key that is not text"))
             continue
         key = str(key_node.value)
@@ -302,14 +307,17 @@ def _is_replaced(lower: dict[str, Any], upper: dict[str, Any]) -> bool:
     return "type" in upper and upper["type"] != lower.get("type", upper["type"])
 
 
-def _survives(lower: Any, upper: Any, path: Path_) -> bool:
+def _survives(lower: object, upper: object, path: Path_) -> bool:
     """Tells whether what ``lower`` has at ``path`` is still there when ``upper`` is merged over it."""
     for key in path:
-        if not isinstance(lower, dict) or not isinstance(upper, dict) or _is_replaced(lower, upper):
+        if not isinstance(lower, dict) or not isinstance(upper, dict):
             return False
-        if key not in upper:
+        below, above = cast("dict[str, Any]", lower), cast("dict[str, Any]", upper)
+        if _is_replaced(below, above):
+            return False
+        if key not in above:
             return True
-        lower, upper = lower.get(key), upper[key]
+        lower, upper = below.get(key), above[key]
     return True
 
 
@@ -317,7 +325,7 @@ def _override(tree: Tree, override: str) -> None:
     where = Mark(f"-o {override}")
     dotted, equals, text = override.partition("=")
     path = tuple(dotted.strip().split("."))
-    if not equals or not all(path):
+    if not equals or not all(path) or not dotted.isprintable():
         tree.problems.append(Problem(where, (), "", "must read dotted.path=value, such as train.lr=1e-3"))
         return
     parsed = Tree(str(where))
@@ -328,9 +336,10 @@ def _override(tree: Tree, override: str) -> None:
     for n, key in enumerate(path[:-1]):
         if node.get(key) is None:
             node[key] = {}
+            tree.marks[path[: n + 1]] = where
         if not isinstance(node[key], dict):
             reason = f"{'.'.join(path[: n + 1])} is a value, not a section"
-            tree.problems.append(Problem(where, path, repr(value), reason))
+            tree.problems.append(Problem(where, path, text, reason))
             return
         node = node[key]
     node[path[-1]] = value

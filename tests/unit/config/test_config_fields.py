@@ -1,0 +1,417 @@
+"""Every error text of a field, as a full line: place, dotted path, value, reason."""
+
+import pytest
+
+from memlm.errors import ConfigError
+from memlm.experiment.config import ExperimentConfig, load_experiment
+
+SOUND = {"data": "corpus: x", "train": "steps: 4", "variants": "a: {}"}
+LINE = {"data": 1, "train": 2, "variants": 3}  # any other section is on line 4
+WIRED = "memory: {type: product_key}, fusion: {type: gated_mlp}"
+
+FINITE = "Input should be a finite number"
+WHOLE = "Input should be a valid integer"
+NUMBER = "must be a number, not true or false"
+INTERVAL = "must be a whole number of steps, or a share of the run below 1"
+COUNT = "must be a whole number, with k, M or G if you like (400k)"
+FOLDER = "names a folder: use at most 60 letters, digits, '_', '-', '+' and '.', and no '.' first"
+BUDGET = "give exactly one of tokens, epochs, steps"
+REPLACED = "has no effect, because the memory replaces every feed-forward layer"
+SPLIT = "d_model / n_heads must be an even whole number, and d_model is"
+
+
+def at_least(n):
+    return f"Input should be greater than or equal to {n}"
+
+
+def above(n):
+    return f"Input should be greater than {n}"
+
+
+def text_with(section, fields):
+    """A sound experiment in which one section holds ``fields``; a section's mapping is written on one line."""
+    sections = SOUND | {section: fields}
+    return "".join(f"{name}: {{{value}}}\n" for name, value in sections.items())
+
+
+DATA = [
+    ("text_field: a", "corpus", "is required"),
+    ("corpus: []", "corpus", "names no text"),
+    ("corpus: ''", "corpus = ''", "names no text"),
+    ("corpus: 3", "corpus = 3", "must be text or a list of texts"),
+    ("corpus: [3]", "corpus", "must be text or a list of texts"),
+    ("corpus: x, validation: {a: b}", "validation", "must be text or a list of texts"),
+    ("corpus: x, text_field: 3", "text_field = 3", "Input should be a valid string"),
+    ("corpus: x, tokenizer: [a]", "tokenizer", "Input should be a valid string"),
+    ("corpus: x, vocab_size: 271", "vocab_size = 271", at_least(272)),
+    ("corpus: x, seq_len: 7", "seq_len = 7", at_least(8)),
+    ("corpus: x, validation_share: 0", "validation_share = 0", above(0)),
+    ("corpus: x, validation_share: 0.5", "validation_share = 0.5", "Input should be less than 0.5"),
+    ("corpus: x, judge_share: 0", "judge_share = 0", above(0)),
+    ("corpus: x, judge_share: 0.5", "judge_share = 0.5", "Input should be less than 0.5"),
+    ("corpus: x, max_bytes: 0", "max_bytes = 0", above(0)),
+    (
+        "corpus: x, on_bad_input: skp",
+        "on_bad_input = 'skp'",
+        "unknown value 'skp'. Did you mean 'skip'? Known: error, skip.",
+    ),
+    (
+        "corpus: x, validation: y, validation_share: 0.1",
+        "validation_share = 0.1",
+        "has no effect, because validation names the held-out text",
+    ),
+    ("corpus: x, seq_length: 8", "seq_length = 8", "DataConfig has no such field. Did you mean 'seq_len'?"),
+]
+
+TRAIN = [
+    ("lr: 1.0", "tokens = None", BUDGET),
+    ("tokens: 1k, epochs: 2", "epochs = 2.0", BUDGET),
+    ("tokens: 1k, steps: 4", "steps = 4", BUDGET),
+    ("tokens: 1k, epochs: 2, steps: 4", "epochs = 2.0", BUDGET),
+    ("tokens: 0", "tokens = 0", above(0)),
+    ("epochs: 0", "epochs = 0", above(0)),
+    ("epochs: .inf", "epochs = inf", FINITE),
+    ("steps: 0", "steps = 0", above(0)),
+    ("steps: 400x", "steps = '400x'", COUNT),
+    ("steps: -3k", "steps = '-3k'", COUNT),
+    ("steps: _", "steps = '_'", COUNT),
+    ("steps: 1e400", "steps = '1e400'", COUNT),
+    ("steps: ''", "steps = ''", COUNT),
+    ("steps: 1.0001k", "steps = '1.0001k'", "must be a whole number"),
+    ("steps: '1.5'", "steps = '1.5'", "must be a whole number"),
+    ("steps: 1.5", "steps = 1.5", f"{WHOLE}, got a number with a fractional part"),
+    ("steps: .inf", "steps = inf", FINITE),
+    ("steps: []", "steps", WHOLE),
+    ("steps: 2000000G", "steps = '2000000G'", "Input should be less than or equal to 1000000000000000"),
+    ("steps: true", "steps = True", NUMBER),
+    ("steps: 4, batch_size: 0", "batch_size = 0", at_least(1)),
+    ("steps: 4, batch_size: 1.5", "batch_size = 1.5", f"{WHOLE}, got a number with a fractional part"),
+    ("steps: 4, accumulation: 0", "accumulation = 0", at_least(1)),
+    ("steps: 4, lr: 0", "lr = 0", above(0)),
+    ("steps: 4, lr: .inf", "lr = inf", FINITE),
+    ("steps: 4, lr: .nan", "lr = nan", FINITE),
+    ("steps: 4, lr: nan", "lr = 'nan'", FINITE),
+    ("steps: 4, lr: true", "lr = True", NUMBER),
+    ("steps: 4, lr: fast", "lr = 'fast'", "Input should be a valid number, unable to parse string as a number"),
+    ("steps: 4, lr:", "lr = None", "Input should be a valid number"),
+    ("steps: 4, value_lr: 0", "value_lr = 0", above(0)),
+    ("steps: 4, betas: [0.9]", "betas.1", "is required"),
+    ("steps: 4, betas: [0.1, 0.2, 0.3]", "betas", "Tuple should have at most 2 items after validation, not 3"),
+    ("steps: 4, betas: 0.9", "betas = 0.9", "Input should be a valid tuple"),
+    ("steps: 4, betas: [0.9, 1.0]", "betas.1 = 1.0", "Input should be less than 1"),
+    ("steps: 4, betas: [-0.1, 0.9]", "betas.0 = -0.1", at_least(0)),
+    ("steps: 4, weight_decay: -1", "weight_decay = -1", at_least(0)),
+    ("steps: 4, warmup: -0.1", "warmup = -0.1", at_least(0)),
+    ("steps: 4, warmup: 1", "warmup = 1", "Input should be less than 1"),
+    (
+        "steps: 4, schedule: cosin",
+        "schedule = 'cosin'",
+        "unknown value 'cosin'. Did you mean 'cosine'? Known: constant, cosine.",
+    ),
+    ("steps: 4, min_lr_share: -1", "min_lr_share = -1", at_least(0)),
+    ("steps: 4, min_lr_share: 2", "min_lr_share = 2", "Input should be less than or equal to 1"),
+    (
+        "steps: 4, schedule: constant, min_lr_share: 0.5",
+        "min_lr_share = 0.5",
+        "has no effect with a constant schedule",
+    ),
+    ("steps: 4, clip: -1", "clip = -1", at_least(0)),
+    ("steps: 4, train_values_epochs: 0", "train_values_epochs = 0", at_least(1)),
+    (
+        "steps: 4, precision: fp16",
+        "precision = 'fp16'",
+        "unknown value 'fp16'. Did you mean 'bf16'? Known: auto, bf16, fp32.",
+    ),
+    (
+        "steps: 4, precision: bf16, device: cpu",
+        "precision = 'bf16'",
+        "bf16 on a CPU is some 20 times slower than fp32; use fp32 or auto",
+    ),
+    (
+        "steps: 4, device: tpu",
+        "device = 'tpu'",
+        "unknown value 'tpu'. Did you mean 'cpu'? Known: auto, cpu, cuda, mps.",
+    ),
+    ("steps: 4, compile: maybe", "compile = 'maybe'", "Input should be a valid boolean, unable to interpret input"),
+    ("steps: 4, deterministic: 3", "deterministic = 3", "Input should be a valid boolean, unable to interpret input"),
+    *[
+        (f"steps: 4, {name}_every: {text}", f"{name}_every = {value}", reason)
+        for name in ("log", "evaluate", "save", "profile", "memory")
+        for text, value, reason in [
+            ("1.5", "1.5", INTERVAL),
+            ("-1", "-1", INTERVAL),
+            ("often", "'often'", INTERVAL),
+            (".nan", "nan", INTERVAL),
+            (".inf", "inf", INTERVAL),
+            ("true", "True", NUMBER),
+        ]
+    ],
+    ("steps: 4, trackers: swanlab", "trackers = 'swanlab'", "Input should be a valid list"),
+    (
+        "steps: 4, trackers: [swanlap]",
+        "trackers.0 = 'swanlap'",
+        "unknown value 'swanlap'. Did you mean 'swanlab'? Known: swanlab, tensorboard, wandb.",
+    ),
+]
+
+EVALUATE = [
+    ("tokens: 0", "tokens = 0", above(0)),
+    ("train_tokens: 0", "train_tokens = 0", above(0)),
+    ("batch_size: 0", "batch_size = 0", at_least(1)),
+    ("samples: -1", "samples = -1", at_least(0)),
+    ("prompt_tokens: 0", "prompt_tokens = 0", at_least(1)),
+    ("new_tokens: 7", "new_tokens = 7", at_least(8)),
+    ("temperature: 0", "temperature = 0", above(0)),
+    ("temprature: 1", "temprature = 1", "EvaluateConfig has no such field. Did you mean 'temperature'?"),
+    (
+        "xyzzy: 1",
+        "xyzzy = 1",
+        "EvaluateConfig has no such field. Known: tokens, train_tokens, batch_size, samples, prompt_tokens, new_tokens,"
+        " temperature.",
+    ),
+]
+
+MODEL = [
+    ("d_model: 7", "d_model = 7", at_least(8)),
+    ("n_layers: 0", "n_layers = 0", at_least(1)),
+    ("n_heads: 0", "n_heads = 0", at_least(1)),
+    ("n_heads: 3", "n_heads = 3", f"{SPLIT} 512"),
+    ("d_model: 24", "n_heads = 8", f"{SPLIT} 24"),
+    ("n_kv_heads: 0", "n_kv_heads = 0", at_least(1)),
+    ("n_kv_heads: 3", "n_kv_heads = 3", "must divide n_heads, which is 8"),
+    ("d_ff: 0", "d_ff = 0", at_least(1)),
+    ("experts: 4", "experts = 4", "must be a mapping of fields"),
+    ("experts: {}", "experts.n_experts", "is required"),
+    ("experts: {n_experts: 1}", "experts.n_experts = 1", at_least(2)),
+    ("experts: {n_experts: 2, top_k: 0}", "experts.top_k = 0", at_least(1)),
+    ("experts: {n_experts: 2, top_k: 3}", "experts.top_k = 3", "is more than the 2 experts there are (n_experts)"),
+    ("experts: {n_experts: 2, balance_weight: -1}", "experts.balance_weight = -1", at_least(0)),
+    ("rope_theta: 0", "rope_theta = 0", above(0)),
+    ("norm_eps: 0", "norm_eps = 0", above(0)),
+    ("init_std: .nan", "init_std = nan", FINITE),
+    ("tie_embeddings: 3", "tie_embeddings = 3", "Input should be a valid boolean, unable to interpret input"),
+    (
+        "placement: parralel",
+        "placement = 'parralel'",
+        "unknown value 'parralel'. Did you mean 'parallel'? Known: parallel, replace.",
+    ),
+    ("fusion: {type: gated_mlp}", "fusion", "has no effect without a memory"),
+    ("placement: parallel", "placement = 'parallel'", "has no effect without a memory"),
+    ("layers: [0]", "layers", "has no effect without a memory"),
+    ("shared_bank: false", "shared_bank = False", "has no effect without a memory"),
+    ("layers: al", "layers = 'al'", "must be all, or a list of blocks counted from 0"),
+    ("layers: 3", "layers = 3", "must be all, or a list of blocks counted from 0"),
+    ("layers: [true]", "layers", "must be all, or a list of blocks counted from 0"),
+    (f"{WIRED}, layers: []", "layers", "names no layer; leave the memory out instead"),
+    (f"{WIRED}, layers: [0, 0]", "layers", "names a layer twice"),
+    (f"{WIRED}, layers: [-1, 3, 8]", "layers", "[-1, 8] lie outside 0..7 (n_layers is 8)"),
+    (f"{WIRED}, d_ff: 64", "d_ff = 64", REPLACED),
+    (f"{WIRED}, experts: {{n_experts: 2}}", "experts", REPLACED),
+    (f"{WIRED}, n_layers: 2, layers: [1, 0], d_ff: 64", "d_ff = 64", REPLACED),
+    (
+        "memory: {type: product_key}",
+        "fusion = None",
+        "is required with a memory. Known: cross_attention, gated_mlp, weighted_sum.",
+    ),
+    ("n_layer: 2", "n_layer = 2", "ModelConfig has no such field. Did you mean 'n_layers'?"),
+]
+
+
+def memory(fields):
+    return f"memory: {{type: product_key, {fields}}}, fusion: {{type: gated_mlp}}"
+
+
+def fusion(fields):
+    return f"memory: {{type: product_key}}, fusion: {{{fields}}}"
+
+
+WIRING = [
+    ("memory: product_key", "memory = 'product_key'", "must be a mapping with a type, such as {type: product_key}"),
+    ("memory: {n_keys: 4}", "memory", "needs a type. Known: product_key."),
+    (
+        "memory: {type: prodct_key}",
+        "memory.type = 'prodct_key'",
+        "unknown memory 'prodct_key'. Did you mean 'product_key'? Known: product_key.",
+    ),
+    ("memory: {type: base}", "memory.type = 'base'", "unknown memory 'base'. Known: product_key."),
+    ("memory: {type: 3}", "memory.type = 3", "unknown memory '3'. Known: product_key."),
+    (memory("n_kyes: 4"), "memory.n_kyes = 4", "ProductKeyConfig has no such field. Did you mean 'n_keys'?"),
+    (memory("n_keys: 1"), "memory.n_keys = 1", at_least(2)),
+    (memory("n_heads: 0"), "memory.n_heads = 0", at_least(1)),
+    (memory("top_k: 0"), "memory.top_k = 0", at_least(1)),
+    (
+        memory("top_k: 1"),
+        "memory.top_k = 1",
+        "softmax over one slot is always 1 and gives the keys no gradient; read at least 2",
+    ),
+    (memory("n_keys: 4, top_k: 5"), "memory.top_k = 5", "is more than the 4 keys of a half (n_keys)"),
+    (memory("d_key: 1"), "memory.d_key = 1", at_least(2)),
+    (memory("d_key: 5"), "memory.d_key = 5", "must be even: the query is split in two halves"),
+    (memory("d_value: 0"), "memory.d_value = 0", at_least(1)),
+    (memory("query_norm: 3"), "memory.query_norm = 3", "Input should be a valid boolean, unable to interpret input"),
+    (
+        "memory: {type: product_key}, fusion: [a]",
+        "fusion",
+        "must be a mapping with a type, such as {type: cross_attention}",
+    ),
+    (fusion("n_heads: 8"), "fusion", "needs a type. Known: cross_attention, gated_mlp, weighted_sum."),
+    (
+        fusion("type: gate_mlp"),
+        "fusion.type = 'gate_mlp'",
+        "unknown fusion 'gate_mlp'. Did you mean 'gated_mlp'? Known: cross_attention, gated_mlp, weighted_sum.",
+    ),
+    (fusion("type: cross_attention, n_heads: 0"), "fusion.n_heads = 0", at_least(1)),
+    (fusion("type: cross_attention, n_heads: 7"), "fusion.n_heads = 7", "must divide d_model, which is 512"),
+    (fusion("type: gated_mlp, d_hidden: 0"), "fusion.d_hidden = 0", at_least(1)),
+    (
+        fusion("type: weighted_sum, d_hidden: 4"),
+        "fusion.d_hidden = 4",
+        "WeightedSumConfig has no such field. Known: type.",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "subject", "reason"),
+    [
+        (section, *case)
+        for section, cases in {"data": DATA, "train": TRAIN, "evaluate": EVALUATE, "model": MODEL + WIRING}.items()
+        for case in cases
+    ],
+)
+def test_a_field_that_is_wrong_is_told_in_one_line(problems_of, section, fields, subject, reason):
+    line = LINE.get(section, 4)
+    assert problems_of(text_with(section, fields)) == [f"c.yaml:{line}  {section}.{subject}  {reason}"]
+
+
+def claims(claim, metric="time_s"):
+    return f"hypotheses: [{{name: h, claim: {claim}, metric: {metric}}}]"
+
+
+@pytest.mark.parametrize(
+    ("text", "subject", "reason"),
+    [
+        ("name: a/b", "name = 'a/b'", FOLDER),
+        ("name: ..", "name = '..'", FOLDER),
+        ("name: ''", "name = ''", FOLDER),
+        ('name: "a\\n"', r"name = 'a\n'", FOLDER),
+        ('name: "a\\0b"', r"name = 'a\x00b'", FOLDER),
+        (f"name: {'x' * 61}", f"name = '{'x' * 61}'", FOLDER),
+        ("name: 3", "name = 3", "Input should be a valid string"),
+        ("name: yes", "name = True", "Input should be a valid string"),
+        ("seeds: []", "seeds", "List should have at least 1 item after validation, not 0"),
+        ("seeds:", "seeds = None", "Input should be a valid list"),
+        ("seeds: 3", "seeds = 3", "Input should be a valid list"),
+        ("seeds: [1, 2, 1]", "seeds", "names a seed twice"),
+        ("seeds: [-1]", "seeds.0 = -1", at_least(0)),
+        ("seeds: [4294967296]", "seeds.0 = 4294967296", "Input should be less than 4294967296"),
+        ("seeds: [0, true]", "seeds.1 = True", WHOLE),
+        ("seeds: [1.0]", "seeds.0 = 1.0", WHOLE),
+        ("seeds: ['3']", "seeds.0 = '3'", WHOLE),
+        ("model:", "model = None", "must be a mapping of fields"),
+        ("evaluate: 3", "evaluate = 3", "must be a mapping of fields"),
+        ("hypotheses: a < b", "hypotheses = 'a < b'", "Input should be a valid list"),
+        ("hypotheses: [3]", "hypotheses.0 = 3", "must be a mapping of fields"),
+        ("hypotheses: [{name: h}]", "hypotheses.0.claim", "is required"),
+        ("hypotheses: [{claim: a < a2}]", "hypotheses.0.name", "is required"),
+        (
+            "hypotheses: [{name: h, claim: a < b, margin: -1}]",
+            "hypotheses.0.margin = -1",
+            at_least(0),
+        ),
+        (
+            claims("a beats b"),
+            "hypotheses.0.claim = 'a beats b'",
+            "a claim compares two variants, such as 'gated_mlp < cross_attention', not 'a beats b'",
+        ),
+        (claims("a < a"), "hypotheses.0.claim = 'a < a'", "the claim 'a < a' compares a with itself"),
+        (claims("a < bb"), "hypotheses.0.claim = 'a < bb'", "unknown variant 'bb'. Known: a."),
+        (claims("aa > a"), "hypotheses.0.claim = 'aa > a'", "unknown variant 'aa'. Did you mean 'a'? Known: a."),
+        (
+            claims("a < b", metric="validation_los"),
+            "hypotheses.0.metric = 'validation_los'",
+            "unknown metric 'validation_los'. Did you mean 'validation_loss'? Known: bits_per_byte, peak_memory_gib,"
+            " quality.score, time_s, tokens_per_s, train_loss, train_subset_loss, validation_loss,"
+            " validation_perplexity.",
+        ),
+        ("modle: {}", "modle", "ExperimentConfig has no such field. Did you mean 'model'?"),
+        (
+            "1: 2",
+            "1 = 2",
+            "ExperimentConfig has no such field. Known: name, data, model, train, evaluate, variants, seeds,"
+            " hypotheses.",
+        ),
+    ],
+)
+def test_a_section_that_is_wrong_is_told_in_one_line(problems_of, text, subject, reason):
+    sound = text_with("train", SOUND["train"])
+    assert problems_of(f"{sound}{text}\n") == [f"c.yaml:4  {subject}  {reason}"]
+
+
+@pytest.mark.parametrize(
+    ("section", "text", "line"),
+    [
+        ("variants", "variants: [a]", "variants  Input should be a valid dictionary"),
+        ("variants", "variants: {}", "variants  Dictionary should have at least 1 item after validation, not 0"),
+        ("variants", "variants: {a: 3}", "variants.a = 3  must be a mapping of fields"),
+        ("variants", "variants: {a: 0}", "variants.a = 0  must be a mapping of fields"),
+        ("variants", "variants: {a b: {}}", f"variants.a b = 'a b'  {FOLDER}"),
+        ("variants", "variants: {..: {}}", f"variants... = '..'  {FOLDER}"),
+        ("data", "data:", "data = None  must be a mapping of fields"),
+        ("train", "train: 3", "train = 3  must be a mapping of fields"),
+    ],
+)
+def test_a_section_of_the_wrong_kind_is_told(problems_of, section, text, line):
+    sections = {name: f"{name}: {{{fields}}}" for name, fields in SOUND.items()} | {section: text}
+    assert problems_of("\n".join(sections.values())) == [f"c.yaml:{LINE[section]}  {line}"]
+
+
+def test_a_default_name_comes_from_the_file_and_is_checked(tmp_path):
+    path = tmp_path / "my run.yaml"
+    path.write_text(text_with("train", SOUND["train"]), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"my run\.yaml:1  name = 'my run'  names a folder"):
+        load_experiment(path)
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_file(problems_of):
+    text = """\
+train:
+  lr: -1
+  value_lr: -1
+variants: {a: {n_heads: 3}, b: {n_heads: 3}, a c: {}, a d: {}}
+seeds: [-1]
+data: {corpus: 3}
+data: {}
+xyzzy:
+"""
+    assert problems_of(text, "evaluate.samples=-1", "nonsense") == [
+        f"c.yaml:2  train.lr = -1  {above(0)}",
+        f"c.yaml:3  train.value_lr = -1  {above(0)}",
+        f"c.yaml:4  variants.a.n_heads = 3  {SPLIT} 512",
+        f"c.yaml:4  variants.b.n_heads = 3  {SPLIT} 512",
+        f"c.yaml:4  variants.a c = 'a c'  {FOLDER}",
+        f"c.yaml:4  variants.a d = 'a d'  {FOLDER}",
+        f"c.yaml:5  seeds.0 = -1  {at_least(0)}",
+        "c.yaml:6  data.corpus = 3  must be text or a list of texts",
+        "c.yaml:7  data  is given twice; first at c.yaml:6",
+        "c.yaml:8  xyzzy = None  ExperimentConfig has no such field. Known: name, data, model, train, evaluate,"
+        " variants, seeds, hypotheses.",
+        f"-o evaluate.samples=-1  evaluate.samples = -1  {at_least(0)}",
+        "-o nonsense  must read dotted.path=value, such as train.lr=1e-3",
+    ]
+
+
+def test_missing_sections_point_at_the_start_of_the_file(problems_of):
+    assert problems_of("# nothing but a seed\nseeds: [1]\n") == [
+        "c.yaml:2  data  is required",
+        "c.yaml:2  train  is required",
+        "c.yaml:2  variants  is required",
+    ]
+
+
+@pytest.mark.parametrize("section", ["data", "train", "evaluate", "model"])
+def test_no_field_is_without_a_test(section):
+    schema = ExperimentConfig.model_fields[section].annotation
+    tested = {"data": DATA, "train": TRAIN, "evaluate": EVALUATE, "model": MODEL + WIRING}[section]
+    subjects = " ".join(subject for _, subject, _ in tested)
+    assert [name for name in schema.model_fields if name not in subjects] == []
