@@ -27,8 +27,10 @@ class RunError(MemlmError):
     """A run or its folder is not in the state that the command needs."""
 
 
-class Interrupted(MemlmError):
+class Interrupted(BaseException):
     """The user or the system asked the process to end; raised wherever the process is.
+
+    Like KeyboardInterrupt it is no Exception, so that no handler of errors swallows it.
 
     Args:
         signal_name: The signal, e.g. ``SIGTERM``.

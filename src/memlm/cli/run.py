@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,7 +42,7 @@ def command(
     view = _View(Console(stderr=True, highlight=False), total=len(experiment.variants) * len(experiment.seeds))
     with view.progress:
         watcher = Watcher(started=view.started, step=view.step, finished=view.finished)
-        folder = run_experiment(experiment, runs, watcher, progress=sys.stderr.isatty())
+        folder = run_experiment(experiment, runs, watcher, sys.stderr.isatty(), shlex.join(["memlm", *sys.argv[1:]]))
     write_report(folder)
 
     from memlm.cli.compare import print_comparison

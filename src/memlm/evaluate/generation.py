@@ -85,14 +85,14 @@ def evaluate_generation(
         DataError: the held-out text is shorter than a prompt with its continuation.
         ValueError: the config asks for no samples, or the text cannot be scored (see `quality`).
     """
-    prompts, real = _passages(validation_ids, config)
+    prompts, real = passages(validation_ids, config)
     written = continuations(model, torch.from_numpy(prompts), config.new_tokens, config.temperature, seed).numpy()
     places = np.random.default_rng(0).integers(len(validation_ids), size=real.shape)
     unigram = validation_ids[places]
     return quality(list(written), list(real), list(unigram), judge), Samples(prompts, written, real)
 
 
-def _passages(ids: np.ndarray, config: EvaluateConfig) -> tuple[np.ndarray, np.ndarray]:
+def passages(ids: np.ndarray, config: EvaluateConfig) -> tuple[np.ndarray, np.ndarray]:
     """Returns prompts [N, P] and what follows them [N, T], spread evenly over the text."""
     length = config.prompt_tokens + config.new_tokens
     if len(ids) < length:

@@ -12,8 +12,9 @@ from tokenizers import Tokenizer
 
 from memlm.config.evaluate import EvaluateConfig
 from memlm.data.cache import TokenData
+from memlm.errors import DataError
 from memlm.evaluate.controls import memory_off, memory_shuffled
-from memlm.evaluate.generation import evaluate_generation
+from memlm.evaluate.generation import evaluate_generation, passages
 from memlm.evaluate.loss import mean_loss, spread_sequences
 from memlm.evaluate.ngram import NgramModel
 from memlm.evaluate.quality import Quality, fit_judge
@@ -53,6 +54,13 @@ class Suite:
         """Returns the suite for ``data``, cut into sequences of ``seq_len`` tokens."""
         tokenizer = Tokenizer.from_file(str(data.tokenizer))
         held_out = data.validation
+        if config.samples:  # what generation cannot do without must show before training, not after it
+            passages(held_out.ids, config)
+            if not len(data.judge.ids):
+                raise DataError(
+                    "no document fell to the judge of generated text; give more documents, raise data.judge_share or "
+                    "set evaluate.samples: 0"
+                )
         return cls(
             config=config,
             validation=spread_sequences(held_out.ids, seq_len, config.tokens),

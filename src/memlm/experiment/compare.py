@@ -142,7 +142,7 @@ def compare(experiment: Experiment) -> Comparison:
         controls=list(_controls(experiment)),
         above_unigram=_above_unigram(experiment),
         missing=[*_missing_runs(experiment), *_missing_values(experiment, results)],
-        warnings=list(_warnings(experiment.finished())),
+        warnings=[*_rewritten(experiment), *_warnings(experiment.finished())],
     )
 
 
@@ -270,6 +270,14 @@ def _warnings(runs: Sequence[Run]) -> Iterator[str]:
     dirty = [run.name for run in runs if run.record.dirty]
     if dirty:
         yield f"Uncommitted changes: the commit does not say what code ran in {_listed(dirty)}."
+
+
+def _rewritten(experiment: Experiment) -> Iterator[str]:
+    """Tells of hypotheses that are not those which a run was started with."""
+    claims = experiment.plan.hypotheses
+    known = [run.name for run in experiment.finished() if run.record.hypotheses not in (None, claims)]
+    if known:
+        yield f"The hypotheses were changed after {_listed(known)} had been run."
 
 
 def _unequal(name: str, values: dict[str, object]) -> Iterator[str]:

@@ -89,6 +89,8 @@ class ExperimentConfig(Config):
         if len(set(self.seeds)) < len(self.seeds):
             yield "seeds", "names a seed twice"
         for index, hypothesis in enumerate(self.hypotheses):
+            if hypothesis.metric == "quality.score" and not self.evaluate.samples:
+                yield f"hypotheses.{index}.metric", "needs generated text, and evaluate.samples is 0"
             claim = parse_claim(hypothesis.claim)
             for variant in (claim.left, claim.right):
                 if variant not in self.variants:

@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
 from memlm.config.train import interval
 from memlm.data.cache import TokenData
 from memlm.data.sampler import Sampler
+from memlm.errors import RunError
 from memlm.evaluate.loss import mean_loss
 from memlm.evaluate.suite import Suite
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.models import new_model
 from memlm.hf import MemlmForCausalLM
 from memlm.model.cost import Cost, cost
-from memlm.train.loop import Hooks, TrainResult, train
+from memlm.train.loop import Hooks, TrainResult, build_accelerator, train
 from memlm.train.monitor import MetricLog
 from memlm.train.schedule import Plan
 
@@ -65,11 +67,18 @@ def estimate(config: ExperimentConfig, variant: str, data: TokenData, suite: Sui
     if not measure:
         return Estimate(price, plan)
     if config.train.compile:
-        _try(config, variant, sampler)  # fills the compiler's cache, which the run to come will find full as well
+        _try(
+            config, variant, sampler, suite.tokenizer
+        )  # fills the compiler's cache, which the run to come will find full as well
         torch.compiler.reset()
-    model, trained = _try(config, variant, sampler)
+    try:
+        model, trained = _try(config, variant, sampler, suite.tokenizer)
+    except torch.OutOfMemoryError:
+        raise RunError(f"{variant}: out of memory; halve train.batch_size and double train.accumulation") from None
     start_up = max(0.0, trained.time_s - TRIAL_STEPS * plan.tokens_per_step / trained.tokens_per_s)
-    quick_s = _timed(lambda: mean_loss(model.decoder, suite.quick, config.evaluate.batch_size))
+    with build_accelerator(config.train).autocast():
+        mean_loss(model.decoder, suite.quick[: config.evaluate.batch_size], config.evaluate.batch_size)  # warms up
+        quick_s = _timed(lambda: mean_loss(model.decoder, suite.quick, config.evaluate.batch_size))
     passes = 3 if config.variants[variant].memory is not None else 1
     full_s = quick_s * (passes * len(suite.validation) + len(suite.train_subset)) / len(suite.quick)
     every = interval(config.train.evaluate_every, plan.steps)
@@ -83,12 +92,14 @@ def estimate(config: ExperimentConfig, variant: str, data: TokenData, suite: Sui
     )
 
 
-def _try(config: ExperimentConfig, variant: str, sampler: Sampler) -> tuple[MemlmForCausalLM, TrainResult]:
+def _try(
+    config: ExperimentConfig, variant: str, sampler: Sampler, tokenizer: Tokenizer
+) -> tuple[MemlmForCausalLM, TrainResult]:
     """Trains a new model for a few steps, with nothing but steps in it."""
     quiet = dict.fromkeys(("log_every", "evaluate_every", "save_every", "profile_every", "memory_every"), 0)
     short: dict[str, Any] = {"steps": TRIAL_STEPS, "tokens": None, "epochs": None, "trackers": []}
     torch.manual_seed(0)
-    model = new_model(config, variant)
+    model = new_model(config, variant, tokenizer)
     hooks = Hooks(evaluate=dict, save=lambda _step: None, progress=lambda _step, _loss, _speed: None)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from tokenizers import Tokenizer
+
+from memlm.data.tokenizer import END, PAD
 from memlm.experiment.config import ExperimentConfig
 from memlm.hf import MemlmConfig, MemlmForCausalLM
 
 
-def new_model(config: ExperimentConfig, variant: str) -> MemlmForCausalLM:
+def new_model(config: ExperimentConfig, variant: str, tokenizer: Tokenizer) -> MemlmForCausalLM:
     """Returns an untrained model of ``variant``; torch's random state decides its weights."""
+    end = tokenizer.token_to_id(END)
+    pad = tokenizer.token_to_id(PAD)
     shape = config.variants[variant].model_dump(mode="json", exclude_unset=True)
     return MemlmForCausalLM(
         MemlmConfig(
             model=shape,
             vocab_size=config.data.vocab_size,
             max_position_embeddings=config.data.seq_len,
-            # The tokenizer's end mark also begins a text; see memlm.data.tokenizer.
-            bos_token_id=0,
-            eos_token_id=0,
-            pad_token_id=1,
+            bos_token_id=end,  # the end of one text is the beginning of the next
+            eos_token_id=end,
+            pad_token_id=end if pad is None else pad,
         )
     )

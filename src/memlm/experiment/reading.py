@@ -78,6 +78,7 @@ class Record:
     cost: Cost | None = None
     steps: int = 0
     tokens: int = 0
+    hypotheses: list[Hypothesis] | None = None
     results: Tree = field(default_factory=dict[str, Any])
 
 
@@ -135,7 +136,7 @@ class Run:
 
     def series(self, key: str) -> list[tuple[float, float]]:
         """Returns (tokens, value) over training for one key of the metrics; after a resume the later value counts."""
-        points = {line["step"]: (line["tokens"], line[key]) for line in self.metrics() if key in line}
+        points = {line["step"]: (line["tokens"], line[key]) for line in self.metrics() if line.get(key) is not None}
         return [points[step] for step in sorted(points)]
 
     def samples(self) -> list[Sample]:
@@ -163,6 +164,7 @@ class Plan:
     seeds: list[int]
     hypotheses: list[Hypothesis] = field(default_factory=list[Hypothesis])
     config: Tree = field(default_factory=dict[str, Any])
+    command: str = ""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,11 @@ def code_state() -> tuple[str | None, str]:
     if not (root / ".git").exists():
         return os.environ.get("MEMLM_COMMIT"), ""
     commit = _git(root, "rev-parse", "HEAD")
-    return commit.strip() or None, _git(root, "diff", "HEAD")
+    difference = _git(root, "diff", "HEAD")
+    for name in _git(root, "ls-files", "--others", "--exclude-standard", "--", "src").splitlines():
+        # A new memory is one new file, which git does not track yet.
+        difference += _git(root, "diff", "--no-index", "/dev/null", name, codes=(0, 1))
+    return commit.strip() or None, difference
 
 
 def environment() -> dict[str, Any]:
@@ -85,9 +89,9 @@ def environment() -> dict[str, Any]:
     return {"host": socket.gethostname(), "commit": commit, "dirty": bool(difference), "versions": versions()}
 
 
-def _git(root: Path, *arguments: str) -> str:
+def _git(root: Path, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:
     try:
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout if done.returncode == 0 else ""
+    return done.stdout if done.returncode in codes else ""

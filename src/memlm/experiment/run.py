@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import shutil
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +73,9 @@ class Prepared:
     watcher: Watcher
 
 
-def run_experiment(config: ExperimentConfig, root: Path, watcher: Watcher | None = None, progress: bool = True) -> Path:
+def run_experiment(
+    config: ExperimentConfig, root: Path, watcher: Watcher | None = None, progress: bool = True, command: str = ""
+) -> Path:
     """Trains and evaluates every variant with every seed that is not finished yet.
 
     Args:
@@ -78,6 +83,7 @@ def run_experiment(config: ExperimentConfig, root: Path, watcher: Watcher | None
         root: The folder of all experiments; this one's is ``root / config.name``.
         watcher: Is told how it goes.
         progress: Show bars while the data are prepared.
+        command: The command line, for the record.
 
     Returns:
         The experiment's folder.
@@ -87,21 +93,42 @@ def run_experiment(config: ExperimentConfig, root: Path, watcher: Watcher | None
     """
     disable_progress_bar()  # transformers would draw bars of its own for every checkpoint
     folder = root / config.name
+    build_accelerator(config.train)  # refuses a device or a launcher before anything else is done
     for tracker in config.train.trackers:
         require(tracker)
     _refuse_other_settings(config, folder)
     data = prepare(config.data, progress=progress)
     suite = Suite.of(config.evaluate, data, config.data.seq_len)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "experiment.json", _experiment_record(config))
-    prepared = Prepared(config, folder, data, suite, watcher or Watcher())
-    for seed in config.seeds:  # seeds outside, so that an experiment cut short compares all variants
-        for variant in config.variants:
-            _run_if_needed(prepared, variant, seed)
+    with _locked(folder):
+        write_json(folder / "experiment.json", _experiment_record(config, command))
+        prepared = Prepared(config, folder, data, suite, watcher or Watcher())
+        for seed in config.seeds:  # seeds outside, so that an experiment cut short compares all variants
+            for variant in config.variants:
+                _run_if_needed(prepared, variant, seed)
     return folder
 
 
-def _experiment_record(config: ExperimentConfig) -> dict[str, Any]:
+@contextmanager
+def _locked(folder: Path) -> Generator[None]:
+    """Keeps a second process out of an experiment's folder; the system lets go of the lock when this one ends."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(
+                f"{folder} is being run by another process; wait for it (memlm ps, memlm logs), or give this "
+                "experiment another name (-o name=...)"
+            ) from None
+        yield
+
+
+def _experiment_record(config: ExperimentConfig, command: str) -> dict[str, Any]:
     return {
         "format": 1,
         "name": config.name,
@@ -109,6 +136,7 @@ def _experiment_record(config: ExperimentConfig) -> dict[str, Any]:
         "seeds": config.seeds,
         "hypotheses": [hypothesis.model_dump(mode="json") for hypothesis in config.hypotheses],
         "config": config.model_dump(mode="json"),
+        "command": command,
     }
 
 
@@ -145,7 +173,8 @@ def _run_if_needed(prepared: Prepared, variant: str, seed: int) -> None:
             )
         prepared.watcher.finished(name, {})
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # what an unfinished run left behind belongs to other weights
+    folder.mkdir(parents=True)
     run = _Run(prepared, variant, seed, folder)
     try:
         run.execute()
@@ -157,7 +186,7 @@ def _run_if_needed(prepared: Prepared, variant: str, seed: int) -> None:
         if isinstance(error, torch.OutOfMemoryError):
             raise RunError(f"{folder}: out of memory; halve train.batch_size and double train.accumulation") from error
         if isinstance(error, MemlmError):
-            raise type(error)(f"{folder}: {error}") from error
+            raise RunError(f"{folder}: {error}") from error
         raise
 
 
@@ -167,7 +196,20 @@ class _Run:
     def __init__(self, prepared: Prepared, variant: str, seed: int, folder: Path) -> None:
         self.prepared, self.variant, self.seed, self.folder = prepared, variant, seed, folder
         self.config = prepared.config.run_config(variant, seed)
-        self.record: dict[str, Any] = {}
+        self.record: dict[str, Any] = {
+            "format": 1,
+            "experiment": prepared.config.name,
+            "variant": variant,
+            "seed": seed,
+            "status": "running",
+            "error": None,
+            "started": now(),
+            "finished": None,
+            **environment(),
+            "device": device_record(prepared.config.train),
+            "config_hash": config_hash(self.config),
+            "hypotheses": [hypothesis.model_dump(mode="json") for hypothesis in prepared.config.hypotheses],
+        }
 
     def update(self, **fields: Any) -> None:
         """Changes fields of the record and writes it."""
@@ -185,7 +227,7 @@ class _Run:
 
         accelerator = build_accelerator(config.train)
         torch.manual_seed(self.seed)
-        model = new_model(config, self.variant)
+        model = new_model(config, self.variant, prepared.suite.tokenizer)
         hooks = Hooks(
             evaluate=lambda: prepared.suite.evaluate_quick(model),
             save=lambda step: save_model(model, data.tokenizer, folder / f"checkpoint-{step}"),
@@ -214,24 +256,12 @@ class _Run:
     def _begin(self) -> None:
         """Writes the settings and everything about the run that is known before its first step."""
         config, data = self.prepared.config, self.prepared.data
-        (self.folder / "metrics.jsonl").unlink(missing_ok=True)  # of a run that was cut off
         write_yaml(self.folder / "config.yaml", self.config)
         _, difference = code_state()
         if difference:
             write_text(self.folder / "diff.patch", difference)
         price = cost(config.variants[self.variant], config.data.vocab_size, config.data.seq_len)
         self.update(
-            format=1,
-            experiment=config.name,
-            variant=self.variant,
-            seed=self.seed,
-            status="running",
-            error=None,
-            started=now(),
-            finished=None,
-            **environment(),
-            device=device_record(config.train),
-            config_hash=config_hash(self.config),
             data=_data_record(data, self.prepared.suite),
             cost=price.as_dict(),
             steps=0,

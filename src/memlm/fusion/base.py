@@ -57,6 +57,9 @@ class FusionConfig(Config):
 class Fusion(nn.Module, ABC):
     """Turns a hidden state and what was read for it into the update that the block adds to the residual stream."""
 
+    def reset_parameters(self) -> None:
+        """Initialises what the decoder's rule for matrices does not suit; nothing, unless a fusion says otherwise."""
+
     @abstractmethod
     def forward(self, hidden: Tensor, read: ReadLike) -> Tensor:
         """Returns the update [B, T, D] for ``hidden`` [B, T, D]."""

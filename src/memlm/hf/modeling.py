@@ -53,6 +53,11 @@ class MemlmForCausalLM(PreTrainedModel, GenerationMixin):
         """Returns the output matrix, None where it is the token embedding."""
         return self.decoder.output
 
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replaces the output matrix."""
+        assert isinstance(new_embeddings, nn.Linear), "logits need an nn.Linear"
+        self.decoder.output = new_embeddings
+
     def forward(  # noqa: PLR0913, PLR0917 (the signature is Hugging Face's)
         self,
         input_ids: Tensor | None = None,
@@ -63,7 +68,7 @@ class MemlmForCausalLM(PreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
@@ -79,7 +84,7 @@ class MemlmForCausalLM(PreTrainedModel, GenerationMixin):
             inputs_embeds: Embeddings instead of tokens, [B, T, D].
             labels: Tokens to predict, [B, T], not shifted; -100 is left out.
             use_cache: Return a cache; starts one if none is given.
-            logits_to_keep: Compute logits of the last this many tokens only; 0 = all.
+            logits_to_keep: Compute logits of the last this many tokens, or of these positions; 0 = all.
             num_items_in_batch: Divide the summed loss by this instead of by the number of labels.
             return_dict: False returns a tuple.
             **kwargs: Ignored; generation passes what other models need.
@@ -95,9 +100,15 @@ class MemlmForCausalLM(PreTrainedModel, GenerationMixin):
             position_ids = torch.arange(embeds.shape[1], device=embeds.device)[None] + past
         mask = create_causal_mask(self.config, embeds, attention_mask, cache, position_ids)
         output = self.decoder(None, position_ids, mask, cache, embeds)
-        kept = output.hidden[:, -logits_to_keep:] if logits_to_keep else output.hidden
-        logits = self.decoder.logits(kept)
-        loss = None if labels is None else _loss(logits, labels, num_items_in_batch) + output.balance_loss
+        hidden = output.hidden
+        if isinstance(logits_to_keep, Tensor):
+            hidden = hidden[:, logits_to_keep]
+        elif logits_to_keep:
+            hidden = hidden[:, -logits_to_keep:]
+        logits = self.decoder.logits(hidden)
+        loss = None if labels is None else _loss(logits, labels, num_items_in_batch)
+        if loss is not None and self.training:
+            loss = loss + output.balance_loss
         result = CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE_FIELD: cache})
         return result.to_tuple() if return_dict is False else result
 

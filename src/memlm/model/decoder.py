@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from memlm.fusion.base import Fusion
 from memlm.memory.base import Bank, Memory, MemoryRead
 from memlm.model.attention import Cache
 from memlm.model.block import Block, BlockOutput
@@ -69,7 +70,7 @@ class Decoder(nn.Module):
     def reset_parameters(self) -> None:
         """Draws every matrix from N(0, init_std), smaller where it writes to the residual stream (GPT-2's rule).
 
-        Memories and banks initialise themselves, and so does a fusion that has `reset_parameters`.
+        Memories, banks and fusions then initialise what they want otherwise.
         """
         std = self.config.init_std
         for name, module in self.named_modules():
@@ -81,7 +82,7 @@ class Decoder(nn.Module):
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=std)
         for module in self.modules():  # after the rule above, which would otherwise have the last word
-            if isinstance(module, (RMSNorm, Memory, Bank)):
+            if isinstance(module, (RMSNorm, Memory, Bank, Fusion)):
                 module.reset_parameters()
 
     def forward(

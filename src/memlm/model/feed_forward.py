@@ -51,7 +51,8 @@ class MixtureOfExperts(nn.Module):
         tokens = hidden.flatten(0, -2)  # [N, D]
         probabilities = self.router(tokens).float().softmax(dim=-1)  # [N, E]
         weights, chosen = probabilities.topk(self.config.top_k, dim=-1)
-        weights = weights / weights.sum(dim=-1, keepdim=True)
+        if self.config.top_k > 1:  # a single weight would become 1 and carry no gradient to the router
+            weights = weights / weights.sum(dim=-1, keepdim=True)
         output = torch.zeros_like(tokens)
         for index, expert in enumerate(self.experts):
             rows, ranks = (chosen == index).nonzero(as_tuple=True)

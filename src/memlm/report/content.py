@@ -88,7 +88,7 @@ def content(comparison: Comparison) -> Content:
         sample_seed=seed,
         findings=_findings(experiment.folder / "findings.md"),
         provenance=tables.provenance(comparison),
-        command=f"memlm run {shlex.quote(plan.name + '.yaml')}",
+        command=plan.command or f"memlm run {shlex.quote(plan.name + '.yaml')}",
         config=yaml.safe_dump(plan.config, allow_unicode=True, sort_keys=False) if plan.config else "",
         legend={variant: figures.swatch(plan.variants, variant) for variant in plan.variants},
     )

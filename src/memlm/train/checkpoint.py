@@ -8,8 +8,10 @@ import tempfile
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from memlm.data.tokenizer import END, PAD
 from memlm.errors import CheckpointError
 from memlm.hf import MemlmForCausalLM
 
@@ -19,7 +21,7 @@ LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 def save_model(model: PreTrainedModel, tokenizer: Path, folder: Path) -> None:
     """Writes model and tokenizer in Hugging Face's form, replacing ``folder`` at once.
 
-    A reader sees the old folder or the new one, never a part of either.
+    A reader sees the old folder, for an instant none, or the new one; never a part of either.
 
     Args:
         model: The model.
@@ -29,9 +31,13 @@ def save_model(model: PreTrainedModel, tokenizer: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
+        staged.chmod(0o755)  # mkdtemp's own mode would hide the model from everybody else
         model.save_pretrained(staged)
-        # tokenizers' own words for the end and the padding; transformers would otherwise know of neither.
-        fast = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), eos_token="<|end|>", pad_token="<|pad|>")
+        # transformers knows the special tokens only by their names here.
+        has_pad = Tokenizer.from_file(str(tokenizer)).token_to_id(PAD) is not None
+        fast = PreTrainedTokenizerFast(
+            tokenizer_file=str(tokenizer), eos_token=END, bos_token=END, pad_token=PAD if has_pad else END
+        )
         fast.save_pretrained(staged)
         for path in staged.iterdir():
             with path.open("rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -74,7 +75,12 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     # Older cards only emulate bf16, slowly.
     has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
+    if bf16 and not on_gpu:
+        raise RunError("train.precision is bf16, some 20 times slower on this CPU; use -o train.precision=auto")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError("several processes for one run are not supported yet; start memlm run without a launcher")
     if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to be deterministic without it
         torch.use_deterministic_algorithms(True)
     return Accelerator(
         mixed_precision="bf16" if bf16 else "no",
@@ -99,6 +105,7 @@ def train(
     Raises:
         RunError: a loss or gradient is not finite; the model is left as it was before that step.
     """
+    torch.compiler.reset()  # the compiler gives up, silently, after a few models in one process
     accelerator = build_accelerator(config)
     plan = Plan.of(config, sampler.seq_len, sampler.n_sequences, accelerator.num_processes)
     model.to(accelerator.device)  # pyright: ignore[reportArgumentType]

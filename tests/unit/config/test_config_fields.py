@@ -415,3 +415,17 @@ def test_no_field_is_without_a_test(section):
     tested = {"data": DATA, "train": TRAIN, "evaluate": EVALUATE, "model": MODEL + WIRING}[section]
     subjects = " ".join(subject for _, subject, _ in tested)
     assert [name for name in schema.model_fields if name not in subjects] == []
+
+
+def test_a_claim_on_generated_text_needs_generated_text(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        text_with("evaluate", "samples: 0") + "hypotheses: [{name: h, claim: a < b, metric: quality.score}]\n"
+        "seeds: [0]\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigError) as raised:
+        load_experiment(path, ["variants.b={}"])
+    assert str(raised.value).splitlines()[1:] == [
+        f"  {path}:5  hypotheses.0.metric = 'quality.score'  needs generated text, and evaluate.samples is 0"
+    ]

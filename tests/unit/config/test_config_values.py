@@ -124,7 +124,7 @@ def test_configurations_are_frozen(config, field):
         "variants: {a: {experts: {n_experts: 4}, n_kv_heads: 2, tie_embeddings: false}}",
         "model: {memory: {type: product_key}, fusion: {type: cross_attention, n_heads: 4}, placement: parallel}\n"
         "variants: {a: {d_ff: 8}, b: {fusion: {type: weighted_sum}, layers: [0, 3], shared_bank: false}}\n"
-        "seeds: [1, 4294967295]\nevaluate: {samples: 0}\n"
+        "seeds: [1, 4294967295]\nevaluate: {samples: 8}\n"
         "hypotheses: [{name: h, claim: a > b, metric: quality.score, margin: 0.5}]",
     ],
 )

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import subprocess
 
 import pytest
 import yaml
@@ -10,7 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memlm.data.sampler import Sampler
 from memlm.errors import Interrupted, RunError
+from memlm.experiment import record
 from memlm.experiment import run as run_module
+from memlm.experiment.compare import compare
 from memlm.experiment.config import load_experiment
 from memlm.experiment.reading import read_experiment
 from memlm.experiment.run import Watcher, run_experiment
@@ -164,3 +167,38 @@ def test_an_interrupted_run_says_so(experiment_yaml, tmp_path):
     assert raised.value.exit_code == 143
     record = records(tmp_path / "tiny")["dense-s0"]
     assert (record["status"], record["error"]) == ("interrupted", "stopped by SIGTERM")
+
+
+def test_a_second_process_is_refused(finished):
+    folder, config, _ = finished
+    with run_module._locked(folder), pytest.raises(RunError, match="is being run by another process"):
+        run_experiment(config, folder.parent, progress=False)
+
+
+def test_leftovers_of_an_unfinished_run_are_removed(experiment_yaml, tmp_path):
+    config = load_experiment(experiment_yaml, ["seeds=[0]", "variants={dense: {}}", "hypotheses=[]"])
+    stale = tmp_path / "tiny" / "dense-s0" / "checkpoint-2"
+    stale.mkdir(parents=True)
+    run_experiment(config, tmp_path, progress=False)
+    assert not stale.exists()
+
+
+def test_changed_hypotheses_are_told(finished, tmp_path):
+    folder, config, _ = finished
+    shutil.copytree(folder, tmp_path / "tiny")
+    milder = [hypothesis.model_copy(update={"margin": 0.0}) for hypothesis in config.hypotheses]
+    run_experiment(config.model_copy(update={"hypotheses": milder}), tmp_path, progress=False)
+    warnings = compare(read_experiment(tmp_path / "tiny")).warnings
+    assert any("hypotheses were changed after dense-s0" in warning for warning in warnings)
+    assert not any("hypotheses" in warning for warning in compare(read_experiment(folder)).warnings)
+
+
+def test_a_new_file_is_part_of_the_recorded_difference(tmp_path, monkeypatch):
+    for command in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=b", "commit", "-qm", "c", "--allow-empty"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    module = tmp_path / "src" / "memlm" / "experiment" / "record.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("a new memory\n")
+    monkeypatch.setattr(record, "__file__", str(module))
+    commit, difference = record.code_state()
+    assert len(commit) == 40 and "+a new memory" in difference

@@ -122,3 +122,10 @@ def test_embeddings_are_one_parameter_when_tied_and_two_when_not():
     loose = Decoder(ModelConfig(d_model=16, n_layers=1, n_heads=2, tie_embeddings=False), 31)
     assert tied.output is None
     assert sum(p.numel() for p in loose.parameters()) - sum(p.numel() for p in tied.parameters()) == 16 * 31
+
+
+def test_a_single_expert_keeps_its_weight_and_the_router_its_gradient():
+    torch.manual_seed(0)
+    mixture = MixtureOfExperts(ExpertsConfig(n_experts=4, top_k=1, balance_weight=0.0), 8, 16)
+    mixture(torch.randn(2, 9, 8))[0].pow(2).sum().backward()
+    assert mixture.router.weight.grad.abs().max() > 1e-4
