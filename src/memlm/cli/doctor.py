@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from memlm.cli.options import RunsOption
+from memlm.cli.options import Overrides, RunsOption
 
 if TYPE_CHECKING:
     from memlm.experiment.environment import Check
@@ -22,6 +22,7 @@ def command(
     config: Annotated[
         Path | None, typer.Argument(help="Also look for this experiment's data.", metavar="CONFIG")
     ] = None,
+    override: Overrides = None,
     runs: RunsOption = Path("runs"),
 ) -> None:
     """Check device, versions, optional packages, disk and, with a CONFIG, its data; changes nothing."""
@@ -39,7 +40,7 @@ def command(
         if config is not None:
             from memlm.experiment.config import load_experiment
 
-            failures += _show(console, environment.check_experiment(load_experiment(config)))
+            failures += _show(console, environment.check_experiment(load_experiment(config, override or [])))
     if failures:
         console.print(f"\n{failures} missing; nothing can be run before that is mended", style="bold red")
         raise typer.Exit(1)

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from memlm.cli.options import ConfigArgument, Overrides, RunsOption
-from memlm.errors import RunError
 
 if TYPE_CHECKING:
     from memlm.experiment.config import ExperimentConfig
@@ -53,8 +52,6 @@ def command(
 def _detach(console: Console, name: str, config: Path, overrides: list[str], runs: Path) -> None:
     from memlm.experiment.jobs import start_detached
 
-    if sys.platform == "win32":
-        raise RunError("--detach is not available on Windows; run in the foreground")
     arguments = [str(config), "--runs", str(runs)]
     for override in overrides:
         arguments += ["-o", override]

@@ -143,7 +143,7 @@ def check_extras(demands: Demands) -> Iterator[Check]:
 
 def check_devices() -> Iterator[Check]:
     """Says what torch can compute on, and whether that has bf16."""
-    name, cores = _processor(), psutil.cpu_count(logical=False) or 0
+    name, cores = processor(), psutil.cpu_count(logical=False) or 0
     memory = psutil.virtual_memory()
     cpu = f"{name}, {cores} cores, {psutil.cpu_count()} hardware threads"
     ram = f"RAM {memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB available"
@@ -284,7 +284,8 @@ def _bf16_check(found: TorchDevice) -> Check:
     return Check("bf16", "warning", "the GPU can only imitate it, slowly", "run with: -o train.precision=fp32")
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Returns the name of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -26,6 +26,7 @@ from memlm.data.sampler import Sampler
 from memlm.errors import Interrupted, MemlmError, RunError
 from memlm.evaluate.suite import Suite
 from memlm.experiment.config import ExperimentConfig
+from memlm.experiment.environment import processor
 from memlm.experiment.models import new_model
 from memlm.experiment.reading import run_name
 from memlm.experiment.record import (
@@ -279,16 +280,7 @@ def device_record(config: TrainConfig) -> dict[str, str]:
     device = build_accelerator(config).device
     if device.type == "cuda":
         return {"kind": "cuda", "name": torch.cuda.get_device_name(device)}
-    return {"kind": device.type, "name": f"{_processor()}, {torch.get_num_threads()} threads"}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "CPU"
+    return {"kind": device.type, "name": f"{processor()}, {torch.get_num_threads()} threads"}
 
 
 def _data_record(data: TokenData, suite: Suite) -> dict[str, Any]:
