@@ -46,6 +46,10 @@ _SAME: dict[str, Callable[[Run], object]] = {
 _SAME_SECTIONS = ("data", "train", "evaluate")
 
 
+UNKNOWN = "cannot be told"
+"""How a quantity was held that not every variant, or only one, has recorded."""
+
+
 @dataclass(frozen=True)
 class LedgerRow:
     """What one variant cost: the mean of each quantity over its finished runs, and where they ran."""
@@ -65,6 +69,14 @@ class Ledger:
     def equal(self) -> list[str]:
         """Returns the quantities that were held exactly equal."""
         return [name for name, how in self.held.items() if how == "equal"]
+
+    def unequal(self) -> list[str]:
+        """Returns the quantities that differ."""
+        return [name for name, how in self.held.items() if how not in ("equal", UNKNOWN)]
+
+    def unknown(self) -> list[str]:
+        """Returns the quantities that not every variant, or only one, has recorded."""
+        return [name for name, how in self.held.items() if how == UNKNOWN]
 
 
 @dataclass(frozen=True)
@@ -164,8 +176,9 @@ def _ledger(experiment: Experiment) -> Ledger:
         values = {name: _mean([read(run) for run in runs]) for name, read in LEDGER.items()}
         rows.append(LedgerRow(variant, values, ", ".join(dict.fromkeys(str(run.record.device) for run in runs))))
     held = {name: _held([row.values[name] for row in rows]) for name in LEDGER}
-    devices = {row.device for row in rows if row.device}
-    return Ledger(rows, {**held, "device": "equal" if len(devices) == 1 else "differs" if devices else "not recorded"})
+    devices = {row.device for row in rows}
+    held["device"] = UNKNOWN if len(rows) < 2 or "" in devices else "equal" if len(devices) == 1 else "differs"
+    return Ledger(rows, held)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -175,8 +188,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _held(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
-    if not known:
-        return "not recorded"
+    if len(known) < len(values) or len(known) < 2:  # what one variant lacks cannot be called equal
+        return UNKNOWN
     low, high = min(known), max(known)
     if low == high:
         return "equal"

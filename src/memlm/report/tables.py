@@ -232,10 +232,9 @@ def unigram_sentences(comparison: Comparison) -> list[str]:
 
 
 def held_sentence(comparison: Comparison) -> str:
-    """Says which quantities of the ledger were held equal, and which were not."""
-    equal = comparison.ledger.equal()
-    unequal = [key for key in comparison.ledger.held if key not in equal]
-    parts = [("Held equal", equal), ("Not held equal", unequal)]
+    """Says which quantities of the ledger were held equal, which were not, and which cannot be told."""
+    held = comparison.ledger
+    parts = [("Held equal", held.equal()), ("Not held equal", held.unequal()), ("Cannot be told", held.unknown())]
     return " ".join(f"{label}: {', '.join(name(key, False) for key in keys)}." for label, keys in parts if keys)
 
 
