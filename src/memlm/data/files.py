@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, ClassVar, cast
 
 from memlm.data.source import Document, Reading, Source, optional
 
@@ -21,20 +21,28 @@ TEXT = (".txt", ".md", ".rst")
 JSON_LINES = tuple(f".{kind}{packed}" for kind in ("jsonl", "ndjson") for packed in ("", ".gz", ".xz", ".zst"))
 
 
-class TextFile:
-    """A file of plain UTF-8 text, which is one document."""
+class _File:
+    """A file of text: its size and its fingerprint, whatever it holds."""
+
+    kind: ClassVar[str]
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def size(self) -> int:
-        """Bytes of the file."""
+        """Bytes of the file, as stored."""
         return _size(self.path)
 
     def fingerprint(self) -> str:
-        """Returns the hash of the file's bytes."""
-        return f"text {_sha256(self.path)}"
+        """Returns the hash of the file's bytes, and how they are read."""
+        return f"{self.kind} {_sha256(self.path)}"
+
+
+class TextFile(_File):
+    """A file of plain UTF-8 text, which is one document."""
+
+    kind = "text"
 
     def documents(self, reading: Reading) -> Iterator[Document]:
         """Yields the file's text.
@@ -58,20 +66,10 @@ class TextFile:
             yield document
 
 
-class JsonLines:
+class JsonLines(_File):
     """A file with one JSON object a line, compressed as its suffix says; each line is a document."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file, as stored."""
-        return _size(self.path)
-
-    def fingerprint(self) -> str:
-        """Returns the hash of the file's bytes."""
-        return f"jsonl {_sha256(self.path)}"
+    kind = "jsonl"
 
     def documents(self, reading: Reading) -> Iterator[Document]:
         """Yields a document for each line; blank lines hold none.

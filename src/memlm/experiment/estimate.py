@@ -25,7 +25,7 @@ from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.models import new_model
 from memlm.hf import MemlmForCausalLM
 from memlm.model.cost import Cost, cost
-from memlm.train.loop import Hooks, TrainResult, build_accelerator, train
+from memlm.train.loop import OUT_OF_MEMORY, Hooks, TrainResult, build_accelerator, train
 from memlm.train.monitor import MetricLog
 from memlm.train.schedule import Plan
 
@@ -66,15 +66,12 @@ def estimate(config: ExperimentConfig, variant: str, data: TokenData, suite: Sui
     price = cost(config.variants[variant], config.data.vocab_size, config.data.seq_len)
     if not measure:
         return Estimate(price, plan)
-    if config.train.compile:
-        _try(
-            config, variant, sampler, suite.tokenizer
-        )  # fills the compiler's cache, which the run to come will find full as well
-        torch.compiler.reset()
     try:
+        if config.train.compile:  # fills the compiler's cache, which the run to come will find full as well
+            _try(config, variant, sampler, suite.tokenizer)
         model, trained = _try(config, variant, sampler, suite.tokenizer)
     except torch.OutOfMemoryError:
-        raise RunError(f"{variant}: out of memory; halve train.batch_size and double train.accumulation") from None
+        raise RunError(f"{variant}: {OUT_OF_MEMORY}") from None
     start_up = max(0.0, trained.time_s - TRIAL_STEPS * plan.tokens_per_step / trained.tokens_per_s)
     with build_accelerator(config.train).autocast():
         mean_loss(model.decoder, suite.quick[: config.evaluate.batch_size], config.evaluate.batch_size)  # warms up

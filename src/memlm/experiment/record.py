@@ -12,7 +12,7 @@ import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -67,26 +67,33 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def code_state() -> tuple[str | None, str]:
+class CodeState(NamedTuple):
+    """The code that runs: memlm's commit, if it is known, and its difference from that commit."""
+
+    commit: str | None
+    difference: str
+
+
+def code_state() -> CodeState:
     """Returns memlm's commit and its uncommitted difference.
 
     Without a repository (an installed package, a copied tree) the commit is what ``MEMLM_COMMIT`` says, if anything.
     """
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
-        return os.environ.get("MEMLM_COMMIT"), ""
+        return CodeState(os.environ.get("MEMLM_COMMIT"), "")
     commit = _git(root, "rev-parse", "HEAD")
     difference = _git(root, "diff", "HEAD")
     for name in _git(root, "ls-files", "--others", "--exclude-standard", "--", "src").splitlines():
         # A new memory is one new file, which git does not track yet.
         difference += _git(root, "diff", "--no-index", "/dev/null", name, codes=(0, 1))
-    return commit.strip() or None, difference
+    return CodeState(commit.strip() or None, difference)
 
 
-def environment() -> dict[str, Any]:
+def environment(code: CodeState) -> dict[str, Any]:
     """Returns the part of a record that says where and with what a run was made."""
-    commit, difference = code_state()
-    return {"host": socket.gethostname(), "commit": commit, "dirty": bool(difference), "versions": versions()}
+    dirty = bool(code.difference)
+    return {"host": socket.gethostname(), "commit": code.commit, "dirty": dirty, "versions": versions()}
 
 
 def _git(root: Path, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:

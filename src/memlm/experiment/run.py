@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import sys
 from collections.abc import Callable, Generator
@@ -40,12 +39,10 @@ from memlm.experiment.record import (
 )
 from memlm.model.cost import cost
 from memlm.train.checkpoint import load_model, save_model
-from memlm.train.loop import Hooks, build_accelerator, train
+from memlm.train.loop import OUT_OF_MEMORY, Hooks, build_accelerator, train
 from memlm.train.monitor import MetricLog, Tracker
 from memlm.train.schedule import Plan
 from memlm.train.trackers import BackgroundTracker, require
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,6 +69,8 @@ class Prepared:
     data: TokenData
     suite: Suite
     watcher: Watcher
+    data_record: dict[str, Any]
+    device: dict[str, str]
 
 
 def run_experiment(
@@ -103,7 +102,9 @@ def run_experiment(
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         write_json(folder / "experiment.json", _experiment_record(config, command))
-        prepared = Prepared(config, folder, data, suite, watcher or Watcher())
+        prepared = Prepared(
+            config, folder, data, suite, watcher or Watcher(), _data_record(data, suite), device_record(config.train)
+        )
         for seed in config.seeds:  # seeds outside, so that an experiment cut short compares all variants
             for variant in config.variants:
                 _run_if_needed(prepared, variant, seed)
@@ -185,7 +186,7 @@ def _run_if_needed(prepared: Prepared, variant: str, seed: int) -> None:
     except Exception as error:
         run.update(status="failed", finished=now(), error=f"{type(error).__name__}: {error}")
         if isinstance(error, torch.OutOfMemoryError):
-            raise RunError(f"{folder}: out of memory; halve train.batch_size and double train.accumulation") from error
+            raise RunError(f"{folder}: {OUT_OF_MEMORY}") from error
         if isinstance(error, MemlmError):
             raise RunError(f"{folder}: {error}") from error
         raise
@@ -197,6 +198,7 @@ class _Run:
     def __init__(self, prepared: Prepared, variant: str, seed: int, folder: Path) -> None:
         self.prepared, self.variant, self.seed, self.folder = prepared, variant, seed, folder
         self.config = prepared.config.run_config(variant, seed)
+        self.code = code_state()
         self.record: dict[str, Any] = {
             "format": 1,
             "experiment": prepared.config.name,
@@ -206,8 +208,8 @@ class _Run:
             "error": None,
             "started": now(),
             "finished": None,
-            **environment(),
-            "device": device_record(prepared.config.train),
+            **environment(self.code),
+            "device": prepared.device,
             "config_hash": config_hash(self.config),
             "hypotheses": [hypothesis.model_dump(mode="json") for hypothesis in prepared.config.hypotheses],
         }
@@ -256,14 +258,13 @@ class _Run:
 
     def _begin(self) -> None:
         """Writes the settings and everything about the run that is known before its first step."""
-        config, data = self.prepared.config, self.prepared.data
+        config = self.prepared.config
         write_yaml(self.folder / "config.yaml", self.config)
-        _, difference = code_state()
-        if difference:
-            write_text(self.folder / "diff.patch", difference)
+        if self.code.difference:
+            write_text(self.folder / "diff.patch", self.code.difference)
         price = cost(config.variants[self.variant], config.data.vocab_size, config.data.seq_len)
         self.update(
-            data=_data_record(data, self.prepared.suite),
+            data=self.prepared.data_record,
             cost=price.as_dict(),
             steps=0,
             tokens=0,

@@ -24,6 +24,9 @@ from memlm.train.monitor import MetricLog, PeakMemory, Stopwatch, write_profile
 from memlm.train.optimizer import build_optimizer, freeze_values
 from memlm.train.schedule import Plan, lr_factor
 
+OUT_OF_MEMORY = "out of memory; halve train.batch_size and double train.accumulation"
+"""What to tell a user whose device was too small."""
+
 
 @dataclass(frozen=True)
 class Hooks:

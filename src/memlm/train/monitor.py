@@ -107,11 +107,17 @@ def write_profile(profile: torch.profiler.profile, folder: Path, step: int) -> N
 
 
 class Stopwatch:
-    """Adds up the time spent on steps, apart from evaluation and saving between them."""
+    """Adds up the time spent on steps, apart from evaluation and saving between them.
+
+    Attributes:
+        times: Seconds of each step.
+        total: Seconds spent on all of them.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.times: list[float] = []
+        self.total = 0.0
 
     @contextmanager
     def lap(self) -> Iterator[None]:
@@ -121,11 +127,7 @@ class Stopwatch:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         self.times.append(time.perf_counter() - start)
-
-    @property
-    def total(self) -> float:
-        """Seconds spent on all steps."""
-        return sum(self.times)
+        self.total += self.times[-1]
 
     def typical(self) -> float:
         """Returns the median seconds of a step, the first tenth left out (compilation, cold caches)."""

@@ -15,7 +15,7 @@ SOURCES = [
     SOURCE / "model" / "config.py",
     SOURCE / "experiment" / "config.py",
 ]
-TESTS = {*Path(__file__).parent.glob("test_*.py"), ROOT / "tests" / "unit" / "test_registry.py"} - {Path(__file__)}
+TESTS = {*Path(__file__).parent.glob("t*.py"), ROOT / "tests" / "unit" / "test_registry.py"} - {Path(__file__)}
 
 
 def constants(node):
