@@ -23,6 +23,12 @@ class CheckpointError(MemlmError):
     """A checkpoint is missing, broken or does not fit the model."""
 
 
+class PreflightError(MemlmError):
+    """A model is not sound: its text names the fault, the module and the likely cause. Nothing was trained."""
+
+    exit_code = 3
+
+
 class RunError(MemlmError):
     """A run or its folder is not in the state that the command needs."""
 

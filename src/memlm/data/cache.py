@@ -17,7 +17,7 @@ import numpy as np
 
 from memlm.data.packing import Tokens, TokenWriter, dtype
 from memlm.data.split import SPLITS, Split
-from memlm.data.tokenizer import fingerprint_file
+from memlm.storage import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def write_summary(
     counts |= {f"dropped/{reason}": count for reason, count in sorted(dropped.items())}
     summary = {
         "fingerprint": fingerprint,
-        "tokenizer_fingerprint": fingerprint_file(folder / TOKENIZER),
+        "tokenizer_fingerprint": sha256(folder / TOKENIZER),
         "vocab_size": vocab_size,
         "counts": counts,
     }
@@ -112,7 +112,7 @@ def _read(folder: Path) -> TokenData:
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     counts = {str(name): int(count) for name, count in summary["counts"].items()}
     tokenizer = folder / TOKENIZER
-    if fingerprint_file(tokenizer) != summary["tokenizer_fingerprint"]:
+    if sha256(tokenizer) != summary["tokenizer_fingerprint"]:
         raise ValueError(f"{TOKENIZER} is not the one it was made with")
     train, validation, judge = (_tokens(folder, split, counts, summary["vocab_size"]) for split in SPLITS)
     return TokenData(

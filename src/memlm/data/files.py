@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import gzip
-import hashlib
 import io
 import json
 import lzma
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar, cast
 
 from memlm.data.source import Document, Reading, Source, optional
+from memlm.storage import sha256
 
 TEXT = (".txt", ".md", ".rst")
 JSON_LINES = tuple(f".{kind}{packed}" for kind in ("jsonl", "ndjson") for packed in ("", ".gz", ".xz", ".zst"))
@@ -217,7 +217,6 @@ def _size(path: Path) -> int:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(path)
     except OSError:
         return "unreadable"  # told with its place when the documents are read

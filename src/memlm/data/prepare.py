@@ -22,8 +22,9 @@ from memlm.data.corpus import find_sources
 from memlm.data.packing import TokenWriter
 from memlm.data.source import Document, Reading, Source
 from memlm.data.split import SPLITS, Split, split_documents
-from memlm.data.tokenizer import TRAINING_BYTES, fingerprint_file, load_tokenizer, train_tokenizer
+from memlm.data.tokenizer import TRAINING_BYTES, load_tokenizer, train_tokenizer
 from memlm.errors import DataError
+from memlm.storage import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class _Text:
             "format": FORMAT,
             "corpus": [source.fingerprint() for source in self.corpus],
             "validation": None if validation is None else [source.fingerprint() for source in self.validation],
-            "tokenizer": None if tokenizer is None else fingerprint_file(Path(tokenizer)),
+            "tokenizer": None if tokenizer is None else sha256(Path(tokenizer)),
             **self.config.model_dump(include=SETTINGS),
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

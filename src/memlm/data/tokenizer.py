@@ -5,7 +5,6 @@ Nothing is normalised, so every text comes back byte for byte (Sennrich et al., 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -73,11 +72,6 @@ def load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def fingerprint_file(path: Path) -> str:
-    """Returns the hash of a tokenizer.json."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def pieces(text: str) -> Iterator[str]:

@@ -27,8 +27,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from memlm.errors import RunError
 from memlm.experiment.reading import read_experiment
-from memlm.experiment.record import now, write_json
+from memlm.experiment.record import now
 from memlm.registry import unknown
+from memlm.storage import write_json
 
 logger = logging.getLogger(__name__)
 

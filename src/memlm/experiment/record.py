@@ -8,42 +8,14 @@ import os
 import platform
 import socket
 import subprocess
-import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from memlm import __version__
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: under another name first, then renamed."""
-    descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(staged, 0o644)  # mkstemp's own mode would hide the file from everybody else
-        os.replace(staged, path)
-    except BaseException:
-        Path(staged).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: object) -> None:
-    """Writes ``value`` as JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_yaml(path: Path, value: object) -> None:
-    """Writes ``value`` as YAML in the order it has, whole or not at all."""
-    write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
 def now() -> str:

@@ -28,16 +28,9 @@ from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.environment import processor
 from memlm.experiment.models import new_model
 from memlm.experiment.reading import run_name
-from memlm.experiment.record import (
-    code_state,
-    config_hash,
-    environment,
-    now,
-    write_json,
-    write_text,
-    write_yaml,
-)
+from memlm.experiment.record import code_state, config_hash, environment, now
 from memlm.model.cost import cost
+from memlm.storage import write_json, write_text, write_yaml
 from memlm.train.checkpoint import load_model, save_model
 from memlm.train.loop import OUT_OF_MEMORY, Hooks, build_accelerator, train
 from memlm.train.monitor import MetricLog, Tracker

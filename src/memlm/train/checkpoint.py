@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -14,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from memlm.data.tokenizer import END, PAD
 from memlm.errors import CheckpointError
 from memlm.hf import MemlmForCausalLM
+from memlm.storage import replaced_folder
 
 LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
@@ -28,10 +26,7 @@ def save_model(model: PreTrainedModel, tokenizer: Path, folder: Path) -> None:
         tokenizer: Its tokenizer.json.
         folder: Where to write.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        staged.chmod(0o755)  # mkdtemp's own mode would hide the model from everybody else
+    with replaced_folder(folder) as staged:
         model.save_pretrained(staged)
         # transformers knows the special tokens only by their names here.
         has_pad = Tokenizer.from_file(str(tokenizer)).token_to_id(PAD) is not None
@@ -39,17 +34,6 @@ def save_model(model: PreTrainedModel, tokenizer: Path, folder: Path) -> None:
             tokenizer_file=str(tokenizer), eos_token=END, bos_token=END, pad_token=PAD if has_pad else END
         )
         fast.save_pretrained(staged)
-        for path in staged.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        retired = folder.with_name(f".{folder.name}-retired")
-        shutil.rmtree(retired, ignore_errors=True)
-        if folder.exists():
-            folder.rename(retired)
-        staged.rename(folder)
-        shutil.rmtree(retired, ignore_errors=True)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def load_model(folder: Path, device: torch.device) -> MemlmForCausalLM:
