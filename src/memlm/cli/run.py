@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from memlm.cli.options import ConfigArgument, Overrides, RunsOption
+from memlm.errors import Interrupted
 
 if TYPE_CHECKING:
     from memlm.experiment.config import ExperimentConfig
@@ -40,8 +41,13 @@ def command(
 
     view = _View(Console(stderr=True, highlight=False), total=len(experiment.variants) * len(experiment.seeds))
     with view.progress:
-        watcher = Watcher(started=view.started, step=view.step, finished=view.finished)
-        folder = run_experiment(experiment, runs, watcher, sys.stderr.isatty(), shlex.join(["memlm", *sys.argv[1:]]))
+        watcher = Watcher(started=view.started, continued=view.continued, step=view.step, finished=view.finished)
+        line = shlex.join(["memlm", *sys.argv[1:]])
+        try:
+            folder = run_experiment(experiment, runs, watcher, sys.stderr.isatty(), line)
+        except Interrupted:
+            view.progress.console.print("finished runs and checkpoints are kept; the same command goes on from there")
+            raise
     write_report(folder)
 
     from memlm.cli.compare import print_comparison
@@ -95,6 +101,10 @@ class _View:
         self._steps = steps
         self._task = self.progress.add_task(label, total=steps, detail="")
         self._name = label
+
+    def continued(self, name: str, step: int) -> None:
+        """Tells from where a run goes on."""
+        self.progress.console.print(f"{name} goes on from step {step}", markup=False)
 
     def step(self, step: int, loss: float, tokens_per_s: float) -> None:
         """Moves the bar; where there is no terminal, a line at each tenth of the run tells the same."""

@@ -60,8 +60,12 @@ class TrainConfig(Config):
     """Interval of the metrics log, in steps or as a share of the run."""
     evaluate_every: Every = Field(default=0.1, ge=0)
     """Interval of held-out evaluation, in steps or as a share of the run."""
-    save_every: Every = Field(default=0, ge=0)
-    """Interval of checkpoints besides the last one, in steps or as a share of the run."""
+    save_every: Every = Field(default=0.1, ge=0)
+    """Interval of checkpoints to go on from, in steps or as a share of the run."""
+    keep_last: int = Field(default=2, ge=1)
+    """Newest checkpoints to keep while the run goes on; two, so that a damaged one has a predecessor."""
+    keep_best: int = Field(default=0, ge=0)
+    """Checkpoints of lowest held-out loss to keep for good, of those that were evaluated after the same step."""
     profile_every: Every = Field(default=0, ge=0)
     """Interval of torch profiler traces, in steps or as a share of the run."""
     memory_every: Every = Field(default=10, ge=0)

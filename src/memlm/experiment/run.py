@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.utils.logging import disable_progress_bar
@@ -21,49 +20,19 @@ from memlm.config.train import TrainConfig
 from memlm.data.cache import TokenData
 from memlm.data.packing import unigram_entropy
 from memlm.data.prepare import prepare
-from memlm.data.sampler import Sampler
 from memlm.errors import Interrupted, MemlmError, RunError
 from memlm.evaluate.suite import Suite
+from memlm.experiment.attempt import Attempt, Prepared, Watcher
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.environment import processor
-from memlm.experiment.models import new_model
 from memlm.experiment.reading import run_name
-from memlm.experiment.record import code_state, config_hash, environment, now
-from memlm.model.cost import cost
-from memlm.storage import write_json, write_text, write_yaml
-from memlm.train.checkpoint import load_model, save_model
-from memlm.train.loop import OUT_OF_MEMORY, Hooks, build_accelerator, train
-from memlm.train.monitor import MetricLog, Tracker
-from memlm.train.schedule import Plan
-from memlm.train.trackers import BackgroundTracker, require
+from memlm.experiment.record import config_hash
+from memlm.storage import write_json
+from memlm.train.checkpoint import checkpoints
+from memlm.train.loop import OUT_OF_MEMORY, build_accelerator
+from memlm.train.trackers import require
 
-
-@dataclass(frozen=True)
-class Watcher:
-    """What is told of an experiment's course; the command line draws it, tests leave it alone.
-
-    Attributes:
-        started: A run's name and its steps.
-        step: Step, loss, tokens per second.
-        finished: A run's name and its results; an empty mapping for one that was finished before.
-    """
-
-    started: Callable[[str, int], None] = lambda _name, _steps: None
-    step: Callable[[int, float, float], None] = lambda _step, _loss, _speed: None
-    finished: Callable[[str, dict[str, Any]], None] = lambda _name, _results: None
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What all runs of an experiment share."""
-
-    config: ExperimentConfig
-    folder: Path
-    data: TokenData
-    suite: Suite
-    watcher: Watcher
-    data_record: dict[str, Any]
-    device: dict[str, str]
+AGAIN = "mend that and give the same command again: it goes on from the last checkpoint"
 
 
 def run_experiment(
@@ -135,138 +104,74 @@ def _experiment_record(config: ExperimentConfig, command: str) -> dict[str, Any]
     }
 
 
-def _finished_record(folder: Path) -> dict[str, Any] | None:
-    try:
-        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if record.get("status") == "finished" else None
-
-
 def _refuse_other_settings(config: ExperimentConfig, folder: Path) -> None:
     """Refuses to mix runs of different settings in one folder, before anything is run."""
     for variant in config.variants:
         for seed in config.seeds:
             run = folder / run_name(variant, seed)
-            record = _finished_record(run)
-            if record and record.get("config_hash") != config_hash(config.run_config(variant, seed)):
+            expected = config_hash(config.run_config(variant, seed))
+            if any(owner.get("config_hash") != expected for owner in _owners(run)):
+                what = "finished run" if _record(run).get("status") == "finished" else "run to be continued"
                 raise RunError(
-                    f"{run} is a finished run with other settings; give this experiment another name "
+                    f"{run} is a {what} with other settings; give this experiment another name "
                     "(-o name=...), or remove that folder"
                 )
+
+
+def _owners(run: Path) -> list[dict[str, str]]:
+    """Returns settings and text, as hashes, of everything in a run's folder that is worth keeping."""
+    record = _record(run)
+    owners = [owner for checkpoint in checkpoints(run) if (owner := checkpoint.owner) is not None]
+    if record.get("status") == "finished" or record.get("trained"):
+        owners.append({"config_hash": record.get("config_hash", ""), "data": record["data"]["fingerprint"]})
+    return owners
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """Returns what the last attempt at a run recorded; nothing if there was none or it cannot be read."""
+    try:
+        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return cast("dict[str, Any]", record) if isinstance(record, dict) else {}
 
 
 def _run_if_needed(prepared: Prepared, variant: str, seed: int) -> None:
     name = run_name(variant, seed)
     folder = prepared.folder / name
-    record = _finished_record(folder)
-    if record is not None:
-        if record["data"]["fingerprint"] != prepared.data.fingerprint:
-            raise RunError(
-                f"{folder} was run on other text (the corpus has changed since); give this experiment another name "
-                "(-o name=...), or remove that folder"
-            )
+    owners = _owners(folder)
+    if any(owner.get("data") != prepared.data.fingerprint for owner in owners):
+        raise RunError(
+            f"{folder} was run on other text (the corpus has changed since); give this experiment another name "
+            "(-o name=...), or remove that folder"
+        )
+    before = _record(folder)
+    if before.get("status") == "finished":
         prepared.watcher.finished(name, {})
         return
-    shutil.rmtree(folder, ignore_errors=True)  # what an unfinished run left behind belongs to other weights
-    folder.mkdir(parents=True)
-    run = _Run(prepared, variant, seed, folder)
+    if not owners:
+        shutil.rmtree(folder, ignore_errors=True)  # nothing there to go on from
+        before = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*"):  # what a kill left half written
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    attempt = Attempt(prepared, variant, seed, folder, before)
     try:
-        run.execute()
+        attempt.execute()
     except Interrupted as error:
-        run.update(status="interrupted", finished=now(), error=str(error))
+        attempt.end("interrupted", str(error))
         raise
     except Exception as error:
-        run.update(status="failed", finished=now(), error=f"{type(error).__name__}: {error}")
+        attempt.end("failed", f"{type(error).__name__}: {error}")
         if isinstance(error, torch.OutOfMemoryError):
             raise RunError(f"{folder}: {OUT_OF_MEMORY}") from error
+        if isinstance(error, OSError):
+            raise RunError(
+                f"{folder}: cannot be written ({error.strerror}); make room and give the same command again"
+            ) from error
         if isinstance(error, MemlmError):
             raise RunError(f"{folder}: {error}") from error
         raise
-
-
-class _Run:
-    """One run, and the record it keeps of itself."""
-
-    def __init__(self, prepared: Prepared, variant: str, seed: int, folder: Path) -> None:
-        self.prepared, self.variant, self.seed, self.folder = prepared, variant, seed, folder
-        self.config = prepared.config.run_config(variant, seed)
-        self.code = code_state()
-        self.record: dict[str, Any] = {
-            "format": 1,
-            "experiment": prepared.config.name,
-            "variant": variant,
-            "seed": seed,
-            "status": "running",
-            "error": None,
-            "started": now(),
-            "finished": None,
-            **environment(self.code),
-            "device": prepared.device,
-            "config_hash": config_hash(self.config),
-            "hypotheses": [hypothesis.model_dump(mode="json") for hypothesis in prepared.config.hypotheses],
-        }
-
-    def update(self, **fields: Any) -> None:
-        """Changes fields of the record and writes it."""
-        self.record |= fields
-        write_json(self.folder / "record.json", self.record)
-
-    def execute(self) -> None:
-        """Trains, saves, loads what was saved, evaluates that, and records it all."""
-        prepared, config, folder = self.prepared, self.prepared.config, self.folder
-        data = prepared.data
-        sampler = Sampler(data.train.ids, config.data.seq_len, config.train.batch_size, self.seed)
-        plan = Plan.of(config.train, config.data.seq_len, sampler.n_sequences)
-        self._begin()
-        prepared.watcher.started(folder.name, plan.steps)
-
-        accelerator = build_accelerator(config.train)
-        torch.manual_seed(self.seed)
-        model = new_model(config, self.variant, prepared.suite.tokenizer)
-        hooks = Hooks(
-            evaluate=lambda: prepared.suite.evaluate_quick(model),
-            save=lambda step: save_model(model, data.tokenizer, folder / f"checkpoint-{step}"),
-            progress=prepared.watcher.step,
-        )
-        with MetricLog(folder / "metrics.jsonl", self._trackers(config.train)) as log:
-            trained = train(model, sampler, config.train, log, hooks, folder)
-        save_model(model, data.tokenizer, folder / "checkpoint")
-
-        # What is evaluated is what others will load, so a part lost in saving shows here.
-        device = next(model.parameters()).device
-        loaded = load_model(folder / "checkpoint", device)
-        with accelerator.autocast():
-            results, samples = prepared.suite.evaluate(loaded, self.seed)
-        write_json(folder / "samples.json", samples)
-        results |= asdict(trained)
-        self.update(
-            status="finished",
-            finished=now(),
-            steps=results.pop("steps"),
-            tokens=results.pop("tokens"),
-            results=results,
-        )
-        prepared.watcher.finished(folder.name, results)
-
-    def _begin(self) -> None:
-        """Writes the settings and everything about the run that is known before its first step."""
-        config = self.prepared.config
-        write_yaml(self.folder / "config.yaml", self.config)
-        if self.code.difference:
-            write_text(self.folder / "diff.patch", self.code.difference)
-        price = cost(config.variants[self.variant], config.data.vocab_size, config.data.seq_len)
-        self.update(
-            data=self.prepared.data_record,
-            cost=price.as_dict(),
-            steps=0,
-            tokens=0,
-            results={},
-        )
-
-    def _trackers(self, config: TrainConfig) -> list[Tracker]:
-        name = f"{self.prepared.config.name}/{self.folder.name}"
-        return [BackgroundTracker(kind, name, self.folder / "trackers", self.config) for kind in config.trackers]
 
 
 def device_record(config: TrainConfig) -> dict[str, str]:

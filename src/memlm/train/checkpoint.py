@@ -1,51 +1,181 @@
-"""Writing a model to a folder, whole or not at all, and loading it."""
+"""Checkpoints: a Hugging Face model, and the training state beside it; whole or not there at all, verified when read.
+
+A folder holds a manifest with the hash of every other file. It is made under another name and renamed, so a checkpoint
+that can be seen is whole, unless the disk changed it later; that the manifest tells.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from memlm.data.tokenizer import END, PAD
 from memlm.errors import CheckpointError
 from memlm.hf import MemlmForCausalLM
-from memlm.storage import replaced_folder
+from memlm.storage import replaced_folder, sha256, write_json
+from memlm.train.state import TENSORS, TrainingState, read_numbers
+
+logger = logging.getLogger(__name__)
 
 LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
+MANIFEST = "manifest.json"
+FINAL = "checkpoint"
+"""The folder of the finished model, in the folder of its run."""
 
 
-def save_model(model: PreTrainedModel, tokenizer: Path, folder: Path) -> None:
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint of an unfinished run, ``checkpoint-<step>``; nothing in it has been verified yet."""
+
+    folder: Path
+    step: int
+
+    @property
+    def validation_loss(self) -> float | None:
+        """Held-out loss of this very model, None if it was not evaluated."""
+        return read_numbers(self.folder).get("validation_loss")
+
+    @property
+    def owner(self) -> dict[str, str] | None:
+        """What identifies the run that it belongs to; None if that cannot be read."""
+        return read_numbers(self.folder).get("owner")
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: Path,
+    folder: Path,
+    state: TrainingState | None = None,
+    owner: dict[str, str] | None = None,
+) -> None:
     """Writes model and tokenizer in Hugging Face's form, replacing ``folder`` at once.
-
-    A reader sees the old folder, for an instant none, or the new one; never a part of either.
 
     Args:
         model: The model.
         tokenizer: Its tokenizer.json.
         folder: Where to write.
+        state: The training state to write beside it, if the run is to go on from here.
+        owner: What identifies the run that the state belongs to.
+
+    Raises:
+        CheckpointError: the disk is full, or cannot be written; what was in ``folder`` is as it was.
     """
-    with replaced_folder(folder) as staged:
-        model.save_pretrained(staged)
-        # transformers knows the special tokens only by their names here.
-        has_pad = Tokenizer.from_file(str(tokenizer)).token_to_id(PAD) is not None
-        fast = PreTrainedTokenizerFast(
-            tokenizer_file=str(tokenizer), eos_token=END, bos_token=END, pad_token=PAD if has_pad else END
-        )
-        fast.save_pretrained(staged)
+    try:
+        with replaced_folder(folder) as staged:
+            model.save_pretrained(staged)
+            # transformers knows the special tokens only by their names here.
+            has_pad = Tokenizer.from_file(str(tokenizer)).token_to_id(PAD) is not None
+            fast = PreTrainedTokenizerFast(
+                tokenizer_file=str(tokenizer), eos_token=END, bos_token=END, pad_token=PAD if has_pad else END
+            )
+            fast.save_pretrained(staged)
+            if state is not None:
+                state.write(staged, owner or {})
+            _write_manifest(staged)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{folder}: cannot be written ({reason}); what was saved before is as it was") from error
 
 
 def load_model(folder: Path, device: torch.device) -> MemlmForCausalLM:
     """Returns the model in ``folder`` on ``device``.
 
     Raises:
-        CheckpointError: it is not there, or its weights do not fit its configuration exactly.
+        CheckpointError: it is not there, is damaged, or its weights do not fit its configuration exactly.
     """
-    if not (folder / "config.json").exists():
-        raise CheckpointError(f"{folder} holds no model")
+    verify(folder)
+    return load_weights(folder, device)
+
+
+def load_weights(folder: Path, device: torch.device) -> MemlmForCausalLM:
+    """Returns the model in ``folder`` on ``device``; unlike `load_model` it asks for no manifest.
+
+    Raises:
+        CheckpointError: the weights do not fit the configuration exactly.
+    """
     model, info = MemlmForCausalLM.from_pretrained(folder, output_loading_info=True)  # pyright: ignore[reportGeneralTypeIssues]
     faults = [f"{kind.replace('_', ' ')} {sorted(info[kind])}" for kind in LOADING_FAULTS if info[kind]]
     if faults:
         raise CheckpointError(f"{folder} does not fit its own configuration: {'; '.join(faults)}")
     return model.to(device)
+
+
+def verify(folder: Path) -> None:
+    """Compares every file with the manifest.
+
+    Raises:
+        CheckpointError: the folder holds no checkpoint, or a file is missing or is not the one that was written.
+    """
+    try:
+        hashes: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        damaged = [name for name, expected in hashes.items() if sha256(folder / name) != expected]
+    except FileNotFoundError as error:
+        what = "holds no checkpoint" if Path(error.filename).name == MANIFEST else "is damaged"
+        raise CheckpointError(f"{folder}: {what} ({Path(error.filename).name} is missing)") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder}: is damaged ({MANIFEST} cannot be read: {error})") from None
+    if damaged:
+        raise CheckpointError(f"{folder}: is damaged ({', '.join(sorted(damaged))} changed since it was written)")
+
+
+def checkpoints(run: Path) -> list[Checkpoint]:
+    """Returns the checkpoints of an unfinished run, the newest first."""
+    found = [Checkpoint(path, int(match[1])) for path, match in _named(run)]
+    return sorted(found, key=lambda checkpoint: -checkpoint.step)
+
+
+def newest_sound(run: Path, device: torch.device) -> tuple[MemlmForCausalLM, TrainingState] | None:
+    """Returns the model and state of the newest checkpoint that is sound, None if there is none.
+
+    A damaged one is told and passed over.
+    """
+    for checkpoint in checkpoints(run):
+        try:
+            return load_model(checkpoint.folder, device), TrainingState.read(checkpoint.folder)
+        except (CheckpointError, OSError) as error:
+            logger.warning("%s; it is passed over", error)
+    return None
+
+
+def prune(run: Path, keep_last: int, keep_best: int) -> None:
+    """Removes the checkpoints of a run that are neither among its newest nor among its best."""
+    newest = checkpoints(run)
+    evaluated = [(loss, c.step, c) for c in newest if (loss := c.validation_loss) is not None]
+    kept = {c.step for c in newest[:keep_last]} | {step for _, step, _ in sorted(evaluated)[:keep_best]}
+    for checkpoint in newest:
+        if checkpoint.step not in kept:
+            # Out of sight first, so that a kill in between leaves no checkpoint with half of its files.
+            retired = checkpoint.folder.rename(run / f".{checkpoint.folder.name}-retired")
+            shutil.rmtree(retired, ignore_errors=True)
+
+
+def finish(run: Path, keep_best: int) -> None:
+    """Removes what a finished run does not need: all checkpoints but the best, and the moments beside those."""
+    prune(run, keep_last=0, keep_best=keep_best)
+    for checkpoint in checkpoints(run):
+        _write_manifest(checkpoint.folder, without=TENSORS)
+        (checkpoint.folder / TENSORS).unlink(missing_ok=True)
+
+
+def _named(run: Path) -> Iterator[tuple[Path, re.Match[str]]]:
+    for path in run.glob(f"{FINAL}-*"):
+        match = re.fullmatch(rf"{FINAL}-(\d+)", path.name)
+        if match:
+            yield path, match
+
+
+def _write_manifest(folder: Path, without: str = "") -> None:
+    names = sorted(path.name for path in folder.iterdir() if path.name not in (MANIFEST, without))
+    content: dict[str, Any] = {"format": 1, "sha256": {name: sha256(folder / name) for name in names}}
+    write_json(folder / MANIFEST, content)

@@ -13,16 +13,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from memlm.config.train import TrainConfig, interval
 from memlm.data.sampler import Sampler
 from memlm.errors import RunError
 from memlm.hf import MemlmForCausalLM
 from memlm.model.loss import TokenLoss
+from memlm.train.interrupts import deferred_signals
 from memlm.train.monitor import MetricLog, PeakMemory, Stopwatch, write_profile
-from memlm.train.optimizer import build_optimizer, freeze_values
+from memlm.train.optimizer import build_optimizer, freeze_values, set_learning_rates
 from memlm.train.schedule import Plan, lr_factor
+from memlm.train.state import History, TrainingState, capture, restore
 
 OUT_OF_MEMORY = "out of memory; halve train.batch_size and double train.accumulation"
 """What to tell a user whose device was too small."""
@@ -34,12 +35,12 @@ class Hooks:
 
     Attributes:
         evaluate: Returns metrics of the model as it is now; called between steps.
-        save: Writes the model after a step.
+        save: Writes the model as it is now and the training state; called between steps.
         progress: Is told the step, its loss and tokens per second, every step.
     """
 
     evaluate: Callable[[], Mapping[str, float]]
-    save: Callable[[int], None]
+    save: Callable[[TrainingState], None]
     progress: Callable[[int, float, float], None]
 
 
@@ -93,9 +94,18 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def train(
-    model: MemlmForCausalLM, sampler: Sampler, config: TrainConfig, log: MetricLog, hooks: Hooks, folder: Path
+    model: MemlmForCausalLM,
+    sampler: Sampler,
+    config: TrainConfig,
+    log: MetricLog,
+    hooks: Hooks,
+    folder: Path,
+    state: TrainingState | None = None,
 ) -> TrainResult:
     """Trains ``model`` in place.
+
+    A run that goes on from a state gives, on a CPU, bit for bit what it gives without a break. SIGINT and SIGTERM are
+    answered between two steps, after saving.
 
     Args:
         model: The model; it is moved to the configured device.
@@ -104,62 +114,72 @@ def train(
         log: Takes the metrics.
         hooks: What to call on the way.
         folder: Where profiler traces go.
+        state: Go on from here; ``model`` has the weights that belong to it.
 
     Raises:
         RunError: a loss or gradient is not finite; the model is left as it was before that step.
+        Interrupted: a signal came; the state was saved.
     """
     torch.compiler.reset()  # the compiler gives up, silently, after a few models in one process
     accelerator = build_accelerator(config)
     plan = Plan.of(config, sampler.seq_len, sampler.n_sequences, accelerator.num_processes)
     model.to(accelerator.device)  # pyright: ignore[reportArgumentType]
     optimizer = build_optimizer(model, config)
-    scheduler = LambdaLR(optimizer, lambda step: lr_factor(step, plan.steps, config))
-    module, optimizer = accelerator.prepare(TokenLoss(model.decoder), optimizer)
+    module, prepared = accelerator.prepare(TokenLoss(model.decoder), optimizer)
+    history, done = (History(), 0) if state is None else (state.history, state.step)
+    if state is not None:
+        restore(state.tensors, model, optimizer)
     every = {
         name: interval(getattr(config, f"{name}_every"), plan.steps)
         for name in ("log", "evaluate", "save", "profile", "memory")
     }
-    watch, memory = Stopwatch(accelerator.device), PeakMemory(accelerator.device)
-    losses: list[float] = []
+    watch = Stopwatch(accelerator.device, history.times)
+    memory = PeakMemory(accelerator.device, history.peak_memory_gib)
 
     model.train()
-    for step in range(1, plan.steps + 1):
+    for step in range(done + 1, plan.steps + 1):
         due = {name: bool(n) and (step % n == 0 or step == plan.steps) for name, n in every.items()}
-        if plan.freeze_values_at == step - 1:
+        if plan.freeze_values_at is not None and step > plan.freeze_values_at:
             freeze_values(model)
         profile = torch.profiler.profile() if due["profile"] else None
-        with watch.lap():
-            loss = _backward(accelerator, module, sampler, step - 1, plan, config, profile)
-            norm = _finite_norm(accelerator, module, config, loss, step)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        lr = scheduler.get_last_lr()[0]
-        scheduler.step()
-        losses.append(loss)
-        hooks.progress(step, loss, plan.tokens_per_step / watch.times[-1])
-        if profile is not None:
-            write_profile(profile, folder / "profile", step)
+        factor = lr_factor(step - 1, plan.steps, config)
+        with deferred_signals() as pending:
+            with watch.lap():
+                set_learning_rates(optimizer, config, factor)
+                loss = _backward(accelerator, module, sampler, step - 1, plan, config, profile)
+                norm = _finite_norm(accelerator, module, config, loss, step)
+                prepared.step()
+                prepared.zero_grad(set_to_none=True)
+            history.losses.append(loss)
+            hooks.progress(step, loss, plan.tokens_per_step / watch.times[-1])
+            if profile is not None:
+                write_profile(profile, folder / "profile", step)
 
-        metrics: dict[str, Any] = {}
-        if due["log"]:
-            recent = losses[-every["log"] :]
-            metrics = {
-                "train/loss": sum(recent) / len(recent),
-                "train/lr": lr,
-                "train/grad_norm": norm,
-                "train/tokens_per_s": plan.tokens_per_step * len(recent) / sum(watch.times[-len(recent) :]),
-            }
-        if due["memory"]:
-            metrics["train/peak_memory_gib"] = memory.gib()
-        if due["evaluate"]:
-            with accelerator.autocast():
-                metrics |= hooks.evaluate()
-        if metrics:
-            log.write(step, {"tokens": step * plan.tokens_per_step, "time_s": watch.total, **metrics})
-        if due["save"]:
-            hooks.save(step)
+            metrics: dict[str, Any] = {}
+            if due["log"]:
+                recent = history.losses[-every["log"] :]
+                metrics = {
+                    "train/loss": sum(recent) / len(recent),
+                    "train/lr": config.lr * factor,
+                    "train/grad_norm": norm,
+                    "train/tokens_per_s": plan.tokens_per_step * len(recent) / sum(watch.times[-len(recent) :]),
+                }
+            if due["memory"]:
+                metrics["train/peak_memory_gib"] = memory.gib()
+            if due["evaluate"]:
+                with accelerator.autocast():
+                    metrics |= hooks.evaluate()
+            if metrics:
+                log.write(step, {"tokens": step * plan.tokens_per_step, "time_s": watch.total, **metrics})
+            if step < plan.steps and (due["save"] or pending):  # the last step is saved by the caller, as the result
+                log.sync()
+                history.peak_memory_gib = memory.gib()
+                loss_now = metrics.get("evaluate/validation_loss")
+                hooks.save(TrainingState(step, capture(model, optimizer), history, loss_now))
+        if pending:
+            raise pending[0]
 
-    tail = losses[-max(1, len(losses) // 10) :]
+    tail = history.losses[-max(1, plan.steps // 10) :]
     return TrainResult(
         train_loss=sum(tail) / len(tail),
         time_s=watch.total,

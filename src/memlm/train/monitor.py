@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from typing import Any, Protocol, Self
 
 import psutil
 import torch
+
+from memlm.storage import write_text
 
 
 class Tracker(Protocol):
@@ -32,9 +35,12 @@ class MetricLog:
     Args:
         path: The file; one JSON object a line, non-finite numbers as null.
         trackers: Who else is told.
+        after: The step that the run goes on from; lines of later steps, which will be taken again, are dropped.
     """
 
-    def __init__(self, path: Path, trackers: list[Tracker]) -> None:
+    def __init__(self, path: Path, trackers: list[Tracker], after: int = 0) -> None:
+        if path.exists():
+            write_text(path, "".join(_lines_until(path, after)))
         self._file = path.open("a", encoding="utf-8")
         self._trackers = trackers
 
@@ -47,6 +53,10 @@ class MetricLog:
         for tracker in self._trackers:
             tracker.log(finite, step)
 
+    def sync(self) -> None:
+        """Puts every line on disk, so that no checkpoint is ahead of its log."""
+        os.fsync(self._file.fileno())
+
     def __enter__(self) -> Self:
         """Returns itself."""
         return self
@@ -58,15 +68,27 @@ class MetricLog:
             tracker.close()
 
 
+def _lines_until(path: Path, step: int) -> Iterator[str]:
+    """Yields the whole lines of a metrics file up to ``step``; a kill may have cut the last one."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                if json.loads(line)["step"] <= step and line.endswith("\n"):
+                    yield line
+            except (ValueError, KeyError, TypeError):
+                continue
+
+
 class PeakMemory:
     """Peak memory since it was made: what torch allocated on a GPU, or resident memory of the process on a CPU.
 
     Args:
         device: The device to watch.
+        before: Peak of earlier processes of the same run, GiB.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, before: float = 0.0) -> None:
+        self._device, self._before = device, before
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
@@ -74,9 +96,9 @@ class PeakMemory:
 
     def gib(self) -> float:
         """Returns the peak in GiB."""
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device) / 2**30
-        return _resident_peak() / 2**30
+        on_gpu = self._device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self._device) if on_gpu else _resident_peak()
+        return max(self._before, peak / 2**30)
 
 
 def _reset_resident_peak() -> None:
@@ -109,15 +131,19 @@ def write_profile(profile: torch.profiler.profile, folder: Path, step: int) -> N
 class Stopwatch:
     """Adds up the time spent on steps, apart from evaluation and saving between them.
 
+    Args:
+        device: The device to wait for.
+        times: Seconds of the steps so far; the same list takes those to come.
+
     Attributes:
         times: Seconds of each step.
         total: Seconds spent on all of them.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, times: list[float]) -> None:
         self._device = device
-        self.times: list[float] = []
-        self.total = 0.0
+        self.times = times
+        self.total = sum(times)
 
     @contextmanager
     def lap(self) -> Iterator[None]:

@@ -29,17 +29,32 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
             groups["no_decay"].append(parameter)
         else:
             groups["decay"].append(parameter)
-    settings = {
-        "values": {"lr": config.value_lr or config.lr, "weight_decay": 0.0},
-        "decay": {"lr": config.lr, "weight_decay": config.weight_decay},
-        "no_decay": {"lr": config.lr, "weight_decay": 0.0},
-    }
-    return [{"name": name, "params": params, **settings[name]} for name, params in groups.items() if params]
+    return [
+        {
+            "name": name,
+            "params": params,
+            "lr": peak_lr(name, config),
+            "weight_decay": config.weight_decay if name == "decay" else 0.0,
+        }
+        for name, params in groups.items()
+        if params
+    ]
+
+
+def peak_lr(group: str, config: TrainConfig) -> float:
+    """Returns the peak learning rate of a parameter group."""
+    return config.value_lr or config.lr if group == "values" else config.lr
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """Returns AdamW over the model's groups, in torch's fused form."""
     return torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, betas=config.betas, fused=True)
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, factor: float) -> None:
+    """Gives each group ``factor`` of its peak learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = factor * peak_lr(group["name"], config)
 
 
 def freeze_values(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memlm.data.sampler import Sampler
 from memlm.errors import Interrupted, RunError
+from memlm.experiment import attempt as attempt_module
 from memlm.experiment import record
 from memlm.experiment import run as run_module
 from memlm.experiment.compare import compare
@@ -132,7 +133,7 @@ def test_variants_of_a_seed_see_the_same_batches(finished, monkeypatch, tmp_path
             seen.setdefault(self.seed, []).append(batch.tobytes())
             return batch
 
-    monkeypatch.setattr(run_module, "Sampler", Spy)
+    monkeypatch.setattr(attempt_module, "Sampler", Spy)
     run_experiment(config, tmp_path, progress=False)
     for batches in seen.values():
         assert batches[:6] == batches[6:12] == batches[12:]
@@ -146,7 +147,7 @@ def test_a_failing_run_is_recorded_and_the_next_call_goes_on(experiment_yaml, tm
         raise RunError("step 2: loss nan")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "train", fail)
+        patch.setattr(attempt_module, "train", fail)
         with pytest.raises(RunError, match=r"dense-s0: step 2: loss nan"):
             run_experiment(config, tmp_path, progress=False)
     record = records(tmp_path / "tiny")["dense-s0"]

@@ -27,7 +27,7 @@ class Recorder:
 def test_lines_are_appended_and_always_json(tmp_path):
     path, recorder = tmp_path / "metrics.jsonl", Recorder()
     for step in (1, 2):
-        with MetricLog(path, [recorder]) as log:
+        with MetricLog(path, [recorder], after=step - 1) as log:
             log.write(step, {"train/loss": math.nan if step == 2 else 3.5})
             assert len(path.read_text().splitlines()) == step, "a line is on disk as soon as it is written"
     lines = [json.loads(line) for line in path.read_text().splitlines()]

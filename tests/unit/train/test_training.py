@@ -183,11 +183,11 @@ def test_hooks_are_called_when_due(tmp_path):
     calls = []
     hooks = Hooks(
         evaluate=lambda: calls.append("evaluate") or {"evaluate/validation_loss": 1.0},
-        save=lambda step: calls.append(f"save {step}"),
+        save=lambda state: calls.append(f"save {state.step}"),
         progress=lambda step, loss, speed: calls.append(step),
     )
     run(new_model(), tmp_path, hooks=hooks, steps=5, evaluate_every=0.4, save_every=4, profile_every=5)
-    assert calls == [1, 2, "evaluate", 3, 4, "evaluate", "save 4", 5, "evaluate", "save 5"]
+    assert calls == [1, 2, "evaluate", 3, 4, "evaluate", "save 4", 5, "evaluate"]
     assert "aten::" in (tmp_path / "profile" / "step-000005.txt").read_text()
     assert json.loads((tmp_path / "profile" / "trace.json").read_text())["traceEvents"]
 

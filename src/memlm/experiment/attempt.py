@@ -1,0 +1,213 @@
+"""One attempt at a run: it goes on from where the last one got to, trains, evaluates and keeps the run's record."""
+
+# torch leaves parts of its interface untyped:
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memlm.config.train import TrainConfig
+from memlm.data.cache import TokenData
+from memlm.data.sampler import Sampler
+from memlm.errors import CheckpointError
+from memlm.evaluate.suite import Suite
+from memlm.experiment.config import ExperimentConfig
+from memlm.experiment.models import new_model
+from memlm.experiment.record import code_state, config_hash, environment, now
+from memlm.hf import MemlmForCausalLM
+from memlm.model.cost import cost
+from memlm.storage import write_json, write_text, write_yaml
+from memlm.train.checkpoint import FINAL, finish, load_model, newest_sound, prune, save_model
+from memlm.train.loop import Hooks, TrainResult, build_accelerator, train
+from memlm.train.monitor import MetricLog, Tracker
+from memlm.train.schedule import Plan
+from memlm.train.state import TrainingState
+from memlm.train.trackers import BackgroundTracker
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """What is told of an experiment's course; the command line draws it, tests leave it alone.
+
+    Attributes:
+        started: A run's name and its steps.
+        continued: A run's name and the step that it goes on from.
+        step: Step, loss, tokens per second.
+        finished: A run's name and its results; an empty mapping for one that was finished before.
+    """
+
+    started: Callable[[str, int], None] = lambda _name, _steps: None
+    continued: Callable[[str, int], None] = lambda _name, _step: None
+    step: Callable[[int, float, float], None] = lambda _step, _loss, _speed: None
+    finished: Callable[[str, dict[str, Any]], None] = lambda _name, _results: None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What all runs of an experiment share."""
+
+    config: ExperimentConfig
+    folder: Path
+    data: TokenData
+    suite: Suite
+    watcher: Watcher
+    data_record: dict[str, Any]
+    device: dict[str, str]
+
+
+class Attempt:
+    """One attempt at a run.
+
+    Args:
+        prepared: What all runs of the experiment share.
+        variant: Which variant.
+        seed: Which seed.
+        folder: The run's folder.
+        before: The record of the last attempt; empty if this is the first.
+    """
+
+    def __init__(self, prepared: Prepared, variant: str, seed: int, folder: Path, before: dict[str, Any]) -> None:
+        self.prepared, self.variant, self.seed, self.folder, self.before = prepared, variant, seed, folder, before
+        self.settings = prepared.config.run_config(variant, seed)
+        self.owner = {"config_hash": config_hash(self.settings), "data": prepared.data.fingerprint}
+        config, data = prepared.config, prepared.data
+        self.sampler = Sampler(data.train.ids, config.data.seq_len, config.train.batch_size, seed)
+        self.plan = Plan.of(config.train, config.data.seq_len, self.sampler.n_sequences)
+        self.record: dict[str, Any] = {}
+        self.step = 0
+
+    def execute(self) -> None:
+        """Trains, saves, loads what was saved, evaluates that, and records it all."""
+        prepared, config = self.prepared, self.prepared.config
+        self._begin()
+        prepared.watcher.started(self.folder.name, self.plan.steps)
+        trained = self._trained_before() or self._train()
+
+        # What is evaluated is what others will load, so a part lost in saving shows here.
+        accelerator = build_accelerator(config.train)
+        model = load_model(self.folder / FINAL, accelerator.device)
+        with accelerator.autocast():
+            results, samples = prepared.suite.evaluate(model, self.seed)
+        write_json(self.folder / "samples.json", samples)
+        finish(self.folder, config.train.keep_best)
+        results |= asdict(trained)
+        self._update(
+            status="finished",
+            finished=now(),
+            steps=results.pop("steps"),
+            tokens=results.pop("tokens"),
+            results=results,
+        )
+        prepared.watcher.finished(self.folder.name, results)
+
+    def end(self, status: str, error: str) -> None:
+        """Records that the attempt came to nothing; if even that fails, the reason that is told counts more."""
+        with suppress(OSError):
+            self._update(
+                status=status,
+                finished=now(),
+                error=error,
+                steps=self.step,
+                tokens=self.step * self.plan.tokens_per_step,
+            )
+
+    def _update(self, **fields: Any) -> None:
+        self.record |= fields
+        write_json(self.folder / "record.json", self.record)
+
+    def _begin(self) -> None:
+        """Writes the settings and everything about the run that is known before its first step."""
+        prepared, before = self.prepared, self.before
+        write_yaml(self.folder / "config.yaml", self.settings)
+        code = code_state()
+        if code.difference:
+            write_text(self.folder / "diff.patch", code.difference)
+        model = prepared.config.variants[self.variant]
+        self._update(
+            format=1,
+            experiment=prepared.config.name,
+            variant=self.variant,
+            seed=self.seed,
+            status="running",
+            error=None,
+            started=before.get("started") or now(),
+            finished=None,
+            **environment(code),
+            device=prepared.device,
+            config_hash=self.owner["config_hash"],
+            hypotheses=[hypothesis.model_dump(mode="json") for hypothesis in prepared.config.hypotheses],
+            data=prepared.data_record,
+            cost=cost(model, prepared.config.data.vocab_size, prepared.config.data.seq_len).as_dict(),
+            steps=0,
+            tokens=0,
+            results={},
+            continued=before.get("continued", []),
+            trained=before.get("trained"),
+        )
+
+    def _trained_before(self) -> TrainResult | None:
+        """Returns what an earlier attempt trained, if only the evaluation is left to do."""
+        trained = self.record["trained"]
+        if trained is None:
+            return None
+        try:
+            load_model(self.folder / FINAL, torch.device("cpu"))
+        except CheckpointError as error:
+            logger.warning("%s; the last steps are taken again", error)
+            return None
+        self._continue(trained["steps"])
+        return TrainResult(**trained)
+
+    def _train(self) -> TrainResult:
+        """Trains from the newest sound checkpoint, or from the beginning, and saves the model."""
+        config, folder = self.prepared.config.train, self.folder
+        device = build_accelerator(config).device
+        found = newest_sound(folder, device)
+        if found is None:
+            state = None
+            torch.manual_seed(self.seed)
+            model = new_model(self.prepared.config, self.variant, self.prepared.suite.tokenizer)
+        else:
+            model, state = found
+            self._continue(state.step)
+        hooks = Hooks(
+            evaluate=lambda: self.prepared.suite.evaluate_quick(model),
+            save=lambda state: self._save(model, state),
+            progress=self._progress,
+        )
+        with MetricLog(folder / "metrics.jsonl", self._trackers(config), after=self.step) as log:
+            trained = train(model, self.sampler, config, log, hooks, folder, state)
+        save_model(model, self.prepared.data.tokenizer, folder / FINAL)
+        self._update(trained=asdict(trained))
+        return trained
+
+    def _continue(self, step: int) -> None:
+        """Notes from which step the run goes on, and with which code it came there."""
+        self.step = step
+        earlier = {"step": step, "time": now(), "commit": self.before.get("commit"), "dirty": self.before.get("dirty")}
+        self._update(continued=[*self.record["continued"], earlier])
+        self.prepared.watcher.continued(self.folder.name, step)
+
+    def _progress(self, step: int, loss: float, tokens_per_s: float) -> None:
+        self.step = step
+        self.prepared.watcher.step(step, loss, tokens_per_s)
+
+    def _save(self, model: MemlmForCausalLM, state: TrainingState) -> None:
+        config = self.prepared.config.train
+        folder = self.folder / f"{FINAL}-{state.step}"
+        save_model(model, self.prepared.data.tokenizer, folder, state, self.owner)
+        prune(self.folder, config.keep_last, config.keep_best)
+
+    def _trackers(self, config: TrainConfig) -> list[Tracker]:
+        name = f"{self.prepared.config.name}/{self.folder.name}"
+        return [BackgroundTracker(kind, name, self.folder / "trackers", self.settings) for kind in config.trackers]
