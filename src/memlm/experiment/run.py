@@ -20,7 +20,7 @@ from memlm.config.train import TrainConfig
 from memlm.data.cache import TokenData
 from memlm.data.packing import unigram_entropy
 from memlm.data.prepare import prepare
-from memlm.errors import Interrupted, MemlmError, RunError
+from memlm.errors import CheckpointError, Interrupted, MemlmError, RunError
 from memlm.evaluate.suite import Suite
 from memlm.experiment.attempt import Attempt, Prepared, Watcher
 from memlm.experiment.config import ExperimentConfig
@@ -32,7 +32,7 @@ from memlm.train.checkpoint import checkpoints
 from memlm.train.loop import OUT_OF_MEMORY, build_accelerator
 from memlm.train.trackers import require
 
-AGAIN = "mend that and give the same command again: it goes on from the last checkpoint"
+AGAIN = "mend that and give the same command again: it goes on from what was saved"
 
 
 def run_experiment(
@@ -121,7 +121,7 @@ def _refuse_other_settings(config: ExperimentConfig, folder: Path) -> None:
 def _owners(run: Path) -> list[dict[str, str]]:
     """Returns settings and text, as hashes, of everything in a run's folder that is worth keeping."""
     record = _record(run)
-    owners = [owner for checkpoint in checkpoints(run) if (owner := checkpoint.owner) is not None]
+    owners = [checkpoint.owner for checkpoint in checkpoints(run) if checkpoint.owner]
     if record.get("status") == "finished" or record.get("trained"):
         owners.append({"config_hash": record.get("config_hash", ""), "data": record["data"]["fingerprint"]})
     return owners
@@ -166,10 +166,8 @@ def _run_if_needed(prepared: Prepared, variant: str, seed: int) -> None:
         if isinstance(error, torch.OutOfMemoryError):
             raise RunError(f"{folder}: {OUT_OF_MEMORY}") from error
         if isinstance(error, OSError):
-            raise RunError(
-                f"{folder}: cannot be written ({error.strerror}); make room and give the same command again"
-            ) from error
-        if isinstance(error, MemlmError):
+            raise RunError(f"{error.filename or folder}: {error.strerror or error}; {AGAIN}") from error
+        if isinstance(error, MemlmError) and not isinstance(error, CheckpointError):  # which names its own folder
             raise RunError(f"{folder}: {error}") from error
         raise
 

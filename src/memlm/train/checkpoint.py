@@ -10,7 +10,6 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from memlm.data.tokenizer import END, PAD
 from memlm.errors import CheckpointError
 from memlm.hf import MemlmForCausalLM
 from memlm.storage import replaced_folder, sha256, write_json
-from memlm.train.state import TENSORS, TrainingState, read_numbers
+from memlm.train.state import NUMBERS, TENSORS, TrainingState, read_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +35,19 @@ FINAL = "checkpoint"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of an unfinished run, ``checkpoint-<step>``; nothing in it has been verified yet."""
+    """A checkpoint of an unfinished run, ``checkpoint-<step>``.
+
+    Attributes:
+        folder: Where it is.
+        step: Steps taken.
+        owner: What identifies its run; empty if that cannot be trusted.
+        validation_loss: Held-out loss of this very model, None if it was not evaluated.
+    """
 
     folder: Path
     step: int
-
-    @property
-    def validation_loss(self) -> float | None:
-        """Held-out loss of this very model, None if it was not evaluated."""
-        return read_numbers(self.folder).get("validation_loss")
-
-    @property
-    def owner(self) -> dict[str, str] | None:
-        """What identifies the run that it belongs to; None if that cannot be read."""
-        return read_numbers(self.folder).get("owner")
+    owner: dict[str, str]
+    validation_loss: float | None
 
 
 def save_model(
@@ -85,7 +83,10 @@ def save_model(
             _write_manifest(staged)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{folder}: cannot be written ({reason}); what was saved before is as it was") from error
+        raise CheckpointError(
+            f"{folder}: cannot be written ({reason}); make room and give the same command again: it goes on "
+            "from what was saved before"
+        ) from error
 
 
 def load_model(folder: Path, device: torch.device) -> MemlmForCausalLM:
@@ -117,22 +118,48 @@ def verify(folder: Path) -> None:
     Raises:
         CheckpointError: the folder holds no checkpoint, or a file is missing or is not the one that was written.
     """
+    for name, expected in _manifest(folder).items():
+        _verify_file(folder, name, expected)
+
+
+def _manifest(folder: Path) -> dict[str, str]:
     try:
-        hashes: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
-        damaged = [name for name, expected in hashes.items() if sha256(folder / name) != expected]
-    except FileNotFoundError as error:
-        what = "holds no checkpoint" if Path(error.filename).name == MANIFEST else "is damaged"
-        raise CheckpointError(f"{folder}: {what} ({Path(error.filename).name} is missing)") from None
+        hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        return {str(name): str(digest) for name, digest in hashes.items()}
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: holds no checkpoint ({MANIFEST} is missing)") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}: is damaged ({MANIFEST} cannot be read: {error})") from None
-    if damaged:
-        raise CheckpointError(f"{folder}: is damaged ({', '.join(sorted(damaged))} changed since it was written)")
+
+
+def _verify_file(folder: Path, name: str, expected: str) -> None:
+    try:
+        found = sha256(folder / name)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: is damaged ({name} cannot be read: {error.strerror})") from None
+    if found != expected:
+        raise CheckpointError(f"{folder}: is damaged ({name} is not what was written)")
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
-    """Returns the checkpoints of an unfinished run, the newest first."""
-    found = [Checkpoint(path, int(match[1])) for path, match in _named(run)]
+    """Returns the checkpoints of an unfinished run, the newest first; only their `Checkpoint` itself is verified."""
+    found: list[Checkpoint] = []
+    for folder in run.glob(f"{FINAL}-*"):
+        match = re.fullmatch(rf"{FINAL}-(\d+)", folder.name)
+        if match:
+            numbers = _numbers(folder)
+            owner, loss = numbers.get("owner", {}), numbers.get("validation_loss")
+            found.append(Checkpoint(folder, int(match[1]), owner, loss))
     return sorted(found, key=lambda checkpoint: -checkpoint.step)
+
+
+def _numbers(folder: Path) -> dict[str, Any]:
+    """Returns the plain numbers of a checkpoint's state, nothing if they are not those that were written."""
+    try:
+        _verify_file(folder, NUMBERS, _manifest(folder).get(NUMBERS, ""))
+    except CheckpointError:
+        return {}
+    return read_numbers(folder)
 
 
 def newest_sound(run: Path, device: torch.device) -> tuple[MemlmForCausalLM, TrainingState] | None:
@@ -166,13 +193,6 @@ def finish(run: Path, keep_best: int) -> None:
     for checkpoint in checkpoints(run):
         _write_manifest(checkpoint.folder, without=TENSORS)
         (checkpoint.folder / TENSORS).unlink(missing_ok=True)
-
-
-def _named(run: Path) -> Iterator[tuple[Path, re.Match[str]]]:
-    for path in run.glob(f"{FINAL}-*"):
-        match = re.fullmatch(rf"{FINAL}-(\d+)", path.name)
-        if match:
-            yield path, match
 
 
 def _write_manifest(folder: Path, without: str = "") -> None:

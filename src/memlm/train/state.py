@@ -65,7 +65,7 @@ class TrainingState:
     @classmethod
     def read(cls, folder: Path) -> TrainingState:
         """Reads what `write` wrote; the caller has verified the files."""
-        numbers = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
+        numbers = read_numbers(folder)
         tensors = load_file(folder / TENSORS)
         series = {name: tensors.pop(HISTORY + name).tolist() for name in SERIES}
         history = History(**series, peak_memory_gib=numbers["peak_memory_gib"])
@@ -73,12 +73,8 @@ class TrainingState:
 
 
 def read_numbers(folder: Path) -> dict[str, Any]:
-    """Returns the plain numbers of the state in ``folder``; none if they cannot be read."""
-    try:
-        numbers = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return numbers if isinstance(numbers, dict) else {}
+    """Returns the plain numbers of the state in ``folder``; the caller has verified the file."""
+    return json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
 
 
 def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
