@@ -15,9 +15,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 16
-BACKWARD_BLOCK = 64
-
 
 @triton.jit
 def _order(bits):
@@ -48,7 +45,7 @@ def _half_best(query, keys, rows, live, C, M, BC: tl.constexpr, BM: tl.constexpr
 
 
 @triton.jit
-def _select(query, keys, first, second, slots, chosen, best, N, H, C, M, P, BT: tl.constexpr, BC: tl.constexpr,
+def _select(query, keys, first, second, slots, best, N, H, C, M, P, BT: tl.constexpr, BC: tl.constexpr,
             BM: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PP: tl.constexpr):
     head = tl.program_id(1)
     tokens = tl.program_id(0) * BT + tl.arange(0, BT)
@@ -78,13 +75,10 @@ def _select(query, keys, first, second, slots, chosen, best, N, H, C, M, P, BT: 
     out = place[:, None] * K + ranks[None, :]
     tl.store(slots + out, out_slots.to(tl.int64), mask=mask)
     tl.store(best + out, out_scores, mask=mask)
-    halves = place[:, None] * 2 * K + ranks[None, :]
-    tl.store(chosen + halves, (out_slots // M).to(tl.int16), mask=mask)
-    tl.store(chosen + halves + K, (out_slots % M).to(tl.int16), mask=mask)
 
 
 @triton.jit
-def _grad_query(grad, chosen, keys, grad_query, N, H, C, M, BT: tl.constexpr, BC: tl.constexpr, K: tl.constexpr):
+def _grad_query(grad, slots, keys, grad_query, N, H, C, M, BT: tl.constexpr, BC: tl.constexpr, K: tl.constexpr):
     half = tl.program_id(1)  # of a head: head * 2 + half
     tokens = tl.program_id(0) * BT + tl.arange(0, BT)
     live = tokens < N
@@ -92,18 +86,19 @@ def _grad_query(grad, chosen, keys, grad_query, N, H, C, M, BT: tl.constexpr, BC
     mask = live[:, None] & (columns < C)[None, :]
     place = tokens.to(tl.int64) * (2 * H) + half
     table = keys + half.to(tl.int64) * M * C
-    weights = grad + (tokens.to(tl.int64) * H + half // 2) * K
+    reads = (tokens.to(tl.int64) * H + half // 2) * K
     total = tl.zeros([BT, BC], tl.float32)
     for rank in tl.static_range(K):
-        key = tl.load(chosen + place * K + rank, mask=live, other=0).to(tl.int32)
-        weight = tl.load(weights + rank, mask=live, other=0.0)
+        slot = tl.load(slots + reads + rank, mask=live, other=0).to(tl.int32)
+        key = tl.where(half % 2 == 0, slot // M, slot % M)
+        weight = tl.load(grad + reads + rank, mask=live, other=0.0)
         row = tl.load(table + key[:, None] * C + columns[None, :], mask=mask, other=0.0)
         total += weight[:, None] * row
     tl.store(grad_query + place[:, None] * C + columns[None, :], total.to(grad_query.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def _grad_keys(grad, chosen, query, partial, N, H, C, M, TILES: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr,
+def _grad_keys(grad, slots, query, partial, N, H, C, M, TILES: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr,
                BM: tl.constexpr, K: tl.constexpr):
     """Sums over one share of the tokens; the shares are added afterwards in a fixed order, so every run agrees."""
     share, half = tl.program_id(0), tl.program_id(1)
@@ -114,11 +109,12 @@ def _grad_keys(grad, chosen, query, partial, N, H, C, M, TILES: tl.constexpr, BT
         tokens = (share * TILES + tile) * BT + tl.arange(0, BT)
         live = tokens < N
         place = tokens.to(tl.int64) * (2 * H) + half
-        weights = grad + (tokens.to(tl.int64) * H + half // 2) * K
+        reads = (tokens.to(tl.int64) * H + half // 2) * K
         spread = tl.zeros([BM, BT], tl.float32)
         for rank in tl.static_range(K):
-            key = tl.load(chosen + place * K + rank, mask=live, other=0).to(tl.int32)
-            weight = tl.load(weights + rank, mask=live, other=0.0)
+            slot = tl.load(slots + reads + rank, mask=live, other=0).to(tl.int32)
+            key = tl.where(half % 2 == 0, slot // M, slot % M)
+            weight = tl.load(grad + reads + rank, mask=live, other=0.0)
             # One slot's halves are chosen by several slots of a token, so the weights add up.
             spread += tl.where(numbers[:, None] == key[None, :], weight[None, :], 0.0)
         mask = live[:, None] & (columns < C)[None, :]
@@ -129,41 +125,40 @@ def _grad_keys(grad, chosen, query, partial, N, H, C, M, TILES: tl.constexpr, BT
 
 
 def select(
-    query: Tensor, keys: Tensor, pairs: tuple[Tensor, Tensor], top_k: int, block: int = BLOCK, warps: int = 4
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns slots and scores [N, H, K], and the keys of both halves [N, H, 2, K] int16; see the reference."""
+    query: Tensor, keys: Tensor, pairs: tuple[Tensor, Tensor], top_k: int, block: int = 64, warps: int = 8
+) -> tuple[Tensor, Tensor]:
+    """Returns slots and scores [N, H, K]; ``pairs`` are the pairs of ranks that can win, [P] int32 each."""
     N, H, _, C = query.shape
     M, P = keys.shape[2], len(pairs[0])
     slots = torch.empty(N, H, top_k, dtype=torch.int64, device=query.device)
     scores = torch.empty(N, H, top_k, dtype=torch.float32, device=query.device)
-    chosen = torch.empty(N, H, 2, top_k, dtype=torch.int16, device=query.device)
     up = triton.next_power_of_2
     _select[triton.cdiv(N, block), H](
-        query, keys, *pairs, slots, chosen, scores, N, H, C, M, P,
+        query, keys, *pairs, slots, scores, N, H, C, M, P,
         BT=block, BC=max(16, up(C)), BM=max(16, up(M)), K=top_k, KP=up(top_k), PP=up(P), num_warps=warps,
     )  # fmt: skip
-    return slots, scores, chosen
+    return slots, scores
 
 
 def backward(
-    grad: Tensor, chosen: Tensor, query: Tensor, keys: Tensor, block: int = BACKWARD_BLOCK, keys_block: int = 128,
+    grad: Tensor, slots: Tensor, query: Tensor, keys: Tensor, block: int = 64, keys_block: int = 128,
     warps: int = 4, shares: int = 64, q_block: int = 32, q_warps: int = 4,
 ) -> tuple[Tensor, Tensor]:
     """Returns the gradients of queries and keys."""
     N, H, _, C = query.shape
-    M, K = keys.shape[2], chosen.shape[-1]
+    M, K = keys.shape[2], slots.shape[-1]
     up = triton.next_power_of_2
     BC = max(16, up(C))
     grad_query = torch.empty_like(query)
     _grad_query[triton.cdiv(N, q_block), H * 2](
-        grad, chosen, keys, grad_query, N, H, C, M, BT=q_block, BC=BC, K=K, num_warps=q_warps
+        grad, slots, keys, grad_query, N, H, C, M, BT=q_block, BC=BC, K=K, num_warps=q_warps
     )
     tiles = triton.cdiv(N, block)
     shares = min(shares, tiles)
     BM = min(keys_block, max(16, up(M)))
     partial = torch.empty(shares, H, 2, M, C, dtype=torch.float32, device=query.device)
     _grad_keys[shares, H * 2, triton.cdiv(M, BM)](
-        grad, chosen, query, partial, N, H, C, M,
+        grad, slots, query, partial, N, H, C, M,
         TILES=triton.cdiv(tiles, shares), BT=block, BC=BC, BM=BM, K=K, num_warps=warps,
     )  # fmt: skip
     return grad_query, partial.sum(0).to(keys.dtype)

@@ -26,7 +26,7 @@ def product_key_topk(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     n_keys = scores.shape[-1]
     halves = _best(scores.detach(), torch.arange(n_keys, device=scores.device), top_k)  # [..., 2, K]
     half_scores = scores.gather(-1, halves)
-    i, j = _staircase(top_k, scores.device)
+    i, j = staircase(top_k, scores.device)
     pair_scores = half_scores[..., 0, i] + half_scores[..., 1, j]  # [..., P]
     pair_slots = halves[..., 0, i] * n_keys + halves[..., 1, j]
     chosen = _best(pair_scores.detach(), pair_slots, top_k)
@@ -40,7 +40,7 @@ def _best(scores: Tensor, rank: Tensor, top_k: int) -> Tensor:
     return ((ordered.long() << 32) - rank).topk(top_k, dim=-1).indices
 
 
-def _staircase(top_k: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def staircase(top_k: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Returns the pairs (i, j) with (i + 1)(j + 1) <= K, each [P]."""
     steps = torch.arange(1, top_k + 1, device=device)
     # Built from sizes known on the host: nonzero() would make the host wait for the device.
