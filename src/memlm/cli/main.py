@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from memlm import __version__
-from memlm.cli import check, compare, diff, doctor, list_types, logs, ps, report, run, stop
+from memlm.cli import check, compare, diff, doctor, list_types, logs, ps, report, rerun, run, stop
 from memlm.errors import Interrupted, MemlmError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 for name, module in {
     "run": run,
+    "rerun": rerun,
     "check": check,
     "compare": compare,
     "diff": diff,

@@ -38,7 +38,7 @@ def command(
     from memlm.experiment.run import Watcher, run_experiment
     from memlm.report.page import write_report
 
-    view = _View(Console(stderr=True, highlight=False), total=len(experiment.variants) * len(experiment.seeds))
+    view = View(Console(stderr=True, highlight=False), total=len(experiment.variants) * len(experiment.seeds))
     with view.progress:
         watcher = Watcher(started=view.started, step=view.step, finished=view.finished)
         folder = run_experiment(experiment, runs, watcher, sys.stderr.isatty(), shlex.join(["memlm", *sys.argv[1:]]))
@@ -71,7 +71,7 @@ def _print_header(console: Console, experiment: ExperimentConfig, runs: Path) ->
     console.rule()
 
 
-class _View:
+class View:
     """Draws the course of an experiment: one bar for the run at hand, one line for each that is finished."""
 
     def __init__(self, console: Console, total: int) -> None:
