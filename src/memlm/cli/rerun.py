@@ -43,11 +43,11 @@ def command(
 
 
 def _expectation(plan: Rerun) -> list[str]:
-    target = plan.root / plan.config.name / plan.recorded.name
+    head = f"rerun of {plan.recorded.folder} -> {plan.folder}"
     if plan.is_exact:
-        return [f"rerun of {plan.recorded.folder} -> {target}", "expected bit for bit: same device, versions and code"]
+        return [head, "expected bit for bit: same device, versions and code"]
     return [
-        f"rerun of {plan.recorded.folder} -> {target}",
+        head,
         f"expected within {_tolerance()}, not bit for bit:",
         *(f"  {obstacle}" for obstacle in plan.obstacles),
     ]

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from memlm.cli.options import ConfigArgument, Overrides, RunsOption
+from memlm.storage import redacted
 
 if TYPE_CHECKING:
     from memlm.experiment.config import ExperimentConfig
@@ -66,7 +67,7 @@ def _detach(console: Console, name: str, config: Path, overrides: list[str], run
 def _print_header(console: Console, experiment: ExperimentConfig, runs: Path) -> None:
     """Prints every setting, so that a log tells alone what was run."""
     console.rule(f"memlm run {experiment.name} -> {runs / experiment.name}")
-    settings = experiment.model_dump(mode="json", exclude_none=True)
+    settings = redacted(experiment.model_dump(mode="json", exclude_none=True))
     console.print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, default_flow_style=None), end="")
     console.rule()
 

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from memlm.data.prepare import prepare
 from memlm.errors import RunError
 from memlm.experiment.config import ExperimentConfig
-from memlm.experiment.reading import Device, Run, read_run
+from memlm.experiment.paths import inside
+from memlm.experiment.reading import Device, Run, read_run, run_name
 from memlm.experiment.record import code_state, config_hash, versions
 from memlm.experiment.run import Watcher, device_record, run_experiment
 from memlm.storage import redacted
@@ -24,8 +25,8 @@ LOSSES = ("validation_loss", "train_loss", "train_subset_loss", "memory_off_loss
 QUALITY = "quality.score"
 
 LOSS_TOLERANCE = 0.01
-"""Relative. Rounding that differs in the last bit grows with every step: the demo's runs on one and on two threads part by
-some 0.001 of their loss, and an error in model, data or optimizer parts them by far more."""
+"""Relative. Rounding that differs in the last bit grows with every step: the demo's runs on one and on two threads part
+by some 0.001 of their loss, and an error in model, data or optimizer parts them by far more."""
 QUALITY_TOLERANCE = 1.0
 """Points of 10. One sampled token that differs changes all that follow it, so the score is another draw."""
 
@@ -69,14 +70,20 @@ class Rerun:
     obstacles: list[str]
 
     @property
+    def folder(self) -> Path:
+        """The rerun's own folder."""
+        (variant,), (seed,) = self.config.variants, self.config.seeds
+        return self.root / self.config.name / run_name(variant, seed)
+
+    @property
     def is_exact(self) -> bool:
         """Whether every number is expected bit for bit."""
         return not self.obstacles
 
     def execute(self, watcher: Watcher | None = None, progress: bool = True, command: str = "") -> list[Comparison]:
         """Trains and evaluates again, and compares; arguments as of `run_experiment`."""
-        folder = run_experiment(self.config, self.root, watcher, progress, command)
-        return compare_runs(self.recorded, read_run(folder / self.recorded.name), self.is_exact)
+        run_experiment(self.config, self.root, watcher, progress, command)
+        return compare_runs(self.recorded, read_run(self.folder), self.is_exact)
 
 
 def plan_rerun(folder: Path, root: Path | None = None, progress: bool = True) -> Rerun:
@@ -96,12 +103,13 @@ def plan_rerun(folder: Path, root: Path | None = None, progress: bool = True) ->
     if not run.is_finished or run.record.data is None:
         raise RunError(f"{folder}: its status is {run.record.status}; only a finished run has numbers to compare with")
     config = recorded_config(run)
-    root = root or folder.parent / ".rerun"
-    target = root / config.name / run.name
-    if target.exists():
-        raise RunError(f"{target} is there already, and a rerun replaces nothing; remove it, or choose another --runs")
+    rerun = Rerun(run, config, root or folder.parent / ".rerun", list(_obstacles(run, config)))
+    if rerun.folder.exists():
+        raise RunError(
+            f"{rerun.folder} is there already, and a rerun replaces nothing; remove it, or choose another --runs"
+        )
     _refuse_other_text(run, config, progress)
-    return Rerun(run, config, root, list(_obstacles(run, config)))
+    return rerun
 
 
 def recorded_config(run: Run) -> ExperimentConfig:
@@ -112,8 +120,9 @@ def recorded_config(run: Run) -> ExperimentConfig:
     """
     sections = dict(run.config)
     name, variant, seed, model = (sections.pop(key, None) for key in ("experiment", "variant", "seed", "model"))
+    tree = {"name": name, **sections, "variants": {variant: model}, "seeds": [seed]}
     try:
-        config = ExperimentConfig.model_validate({"name": name, **sections, "variants": {variant: model}, "seeds": [seed]})
+        config = ExperimentConfig.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(key) for key in first["loc"])
@@ -170,7 +179,7 @@ def _obstacles(run: Run, config: ExperimentConfig) -> Iterator[str]:
             yield f"{package} is {now}, recorded {then}"
     if code.commit != record.commit:
         yield f"memlm's commit is {code.commit}, recorded {record.commit}"
-    patch = run.folder / "diff.patch"
+    patch = inside(run.folder, "diff.patch")
     if redacted(code.difference) != (patch.read_text(encoding="utf-8") if patch.exists() else ""):
         yield "memlm's uncommitted difference is not the recorded one (diff.patch)"
     if config_hash(run.config) != record.config_hash:
