@@ -1,6 +1,5 @@
 """What a run and the cache leave on the disk: known kinds of files, none of them a pickle or an archive of pickles."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -46,8 +45,3 @@ def test_nothing_that_is_left_behind_is_a_pickle(left_behind):
 def test_a_planted_one_is_seen(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
     assert is_suspect(tmp_path / name)
-
-
-def test_nothing_is_left_that_others_cannot_read_or_may_change(left_behind):
-    modes = {path.name: os.stat(path).st_mode & 0o777 for path in left_behind}
-    assert {name for name, mode in modes.items() if mode & 0o022} == set()
