@@ -11,7 +11,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.save", "yaml.load", "yaml.load_all", "yaml.unsafe_load"}
 YAML_READERS = {"yaml.compose", "yaml.compose_all", "yaml.parse", "yaml.scan"}
-WRITING = re.compile(r"\.write_(text|bytes)\(|\bopen\([^)]*[\"'][wax]b?\+?[\"']|json\.dump\(|copyfile\(")
+WRITING = re.compile(r"\.write_(text|bytes)\(|open\([^)]*[\"'][wax]b?\+?[\"']|json\.dump\(|copyfile\(")
 # What may write files by itself: tokens, numbers, profiles and locks hold no text that a user or a tracker gave.
 OWN_WRITERS = {
     "storage.py": "the writer itself",
