@@ -14,7 +14,7 @@ from memlm.train.monitor import MetricLog
 from tests.contract.test_wirings import SHAPE, SMALL, VOCABULARY, WIRINGS
 
 FOLDER = Path(__file__).parent
-STEPS, SEQ_LEN, BATCH_SIZE = 20, 16, 8
+STEPS, SEQ_LEN, BATCH_SIZE = 20, 32, 8
 
 
 def _placed(wiring):
@@ -76,7 +76,9 @@ def _summary(parameter: torch.Tensor) -> dict:
 
 def _losses(model: MemlmForCausalLM, folder: Path) -> list[float]:
     losses = []
-    config = TrainConfig(steps=STEPS, batch_size=BATCH_SIZE, lr=3e-3, evaluate_every=0, memory_every=0, device="cpu")
+    # Steps so small that rounding stays rounding, and a decay so large that its loss would show.
+    settings = {"steps": STEPS, "batch_size": BATCH_SIZE, "lr": 3e-3, "weight_decay": 1.0, "device": "cpu"}
+    config = TrainConfig(**settings, evaluate_every=0, memory_every=0)
     hooks = Hooks(evaluate=dict, save=lambda _: None, progress=lambda _step, loss, _speed: losses.append(loss))
     with MetricLog(folder / "metrics.jsonl", []) as log:
         train(model, Sampler(corpus(), SEQ_LEN, BATCH_SIZE, 0), config, log, hooks, folder)

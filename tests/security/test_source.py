@@ -50,10 +50,12 @@ def faults(tree):
                 yield f"calls {name}"
             if name in YAML_READERS and "Safe" not in dotted(given.get("Loader")):
                 yield f"calls {name} without a safe loader"
-            for keyword in ("allow_pickle", "trust_remote_code"):
+            for keyword in ("allow_pickle", "trust_remote_code", "shell"):
                 value = given.get(keyword)
                 if value is not None and not (isinstance(value, ast.Constant) and value.value is False):
                     yield f"passes {keyword}"
+            if getattr(given.get("host"), "value", None) == "":
+                yield "passes an empty host, which is every interface"
         if isinstance(node, ast.Constant) and node.value in ("0.0.0.0", "::"):
             yield f"names every interface: {node.value!r}; a server binds to 127.0.0.1 unless its user says otherwise"
 
@@ -85,6 +87,8 @@ def test_nothing_runs_what_a_file_says_and_nothing_listens_to_the_world(path):
         "AutoModel.from_pretrained(name, trust_remote_code=True)",
         "uvicorn.run(app, host='0.0.0.0')",
         "server.bind(('::', 80))",
+        "serve(app, host='')",
+        "subprocess.run(line, shell=True)",
     ],
 )
 def test_the_walk_sees(code):

@@ -101,7 +101,9 @@ def plan_rerun(folder: Path, root: Path | None = None, progress: bool = True) ->
     """
     run = read_run(folder)
     if not run.is_finished or run.record.data is None:
-        raise RunError(f"{folder}: its status is {run.record.status}; only a finished run has numbers to compare with")
+        raise RunError(
+            f"{folder}: is no finished run (status: {run.record.status}), so there is nothing to compare with"
+        )
     config = recorded_config(run)
     rerun = Rerun(run, config, root or folder.parent / ".rerun", list(_obstacles(run, config)))
     if rerun.folder.exists():

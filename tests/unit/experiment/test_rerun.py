@@ -202,10 +202,15 @@ def test_a_gpu_is_exact_when_it_is_deterministic_and_nothing_is_compiled(run, mo
         )
 
 
-@pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
-def test_an_unfinished_run_is_refused(run, status):
-    edit_record(run, status=status)
-    with pytest.raises(RunError, match=f"its status is {status}; only a finished run has numbers to compare with"):
+@pytest.mark.parametrize(
+    "changes", [{"status": "running"}, {"status": "interrupted"}, {"status": "failed"}, {"data": None}]
+)
+def test_an_unfinished_run_is_refused(run, changes):
+    edit_record(run, **changes)
+    status = changes.get("status", "finished")
+    with pytest.raises(
+        RunError, match=rf"is no finished run \(status: {status}\), so there is nothing to compare with"
+    ):
         plan_rerun(run, progress=False)
 
 
