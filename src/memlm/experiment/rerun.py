@@ -96,7 +96,7 @@ def plan_rerun(folder: Path, root: Path | None = None, progress: bool = True) ->
 
     Raises:
         RunError: the run is not finished, was made from other text or settings that cannot be read, or the rerun's
-            folder is taken.
+            folder is taken or lies in the recorded one.
         MemlmError: of the data.
     """
     run = read_run(folder)
@@ -105,7 +105,9 @@ def plan_rerun(folder: Path, root: Path | None = None, progress: bool = True) ->
             f"{folder}: is no finished run (status: {run.record.status}), so there is nothing to compare with"
         )
     config = recorded_config(run)
-    rerun = Rerun(run, config, root or folder.parent / ".rerun", list(_obstacles(run, config)))
+    rerun = Rerun(run, config, root or folder.resolve().parent / ".rerun", list(_obstacles(run, config)))
+    if rerun.folder.resolve().is_relative_to(folder.resolve()):
+        raise RunError(f"{rerun.folder} lies in the recorded run, which is only read; choose another --runs")
     if rerun.folder.exists():
         raise RunError(
             f"{rerun.folder} is there already, and a rerun replaces nothing; remove it, or choose another --runs"

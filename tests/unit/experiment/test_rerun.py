@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -85,9 +86,12 @@ def test_a_rerun_gives_the_same_bits_and_leaves_the_record_alone(run):
         plan_rerun(run, progress=False)
 
 
-def test_the_recorded_run_is_never_the_place_of_its_rerun(run):
-    with pytest.raises(RunError, match="is there already"):
-        plan_rerun(run, run.parent.parent, progress=False)
+def test_the_recorded_run_is_never_the_place_of_its_rerun(run, monkeypatch):
+    for root in (run.parent.parent, run, run / "again"):
+        with pytest.raises(RunError, match="lies in the recorded run, which is only read; choose another --runs"):
+            plan_rerun(run, root, progress=False)
+    monkeypatch.chdir(run)
+    assert plan_rerun(Path(), progress=False).folder == run.parent / ".rerun" / "tiny" / run.name
 
 
 @pytest.mark.parametrize(
