@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from memlm.cli.options import ConfigArgument, Overrides, RunsOption
 from memlm.errors import Interrupted
+from memlm.storage import redacted
 
 if TYPE_CHECKING:
     from memlm.experiment.config import ExperimentConfig
@@ -39,7 +40,7 @@ def command(
     from memlm.experiment.run import Watcher, run_experiment
     from memlm.report.page import write_report
 
-    view = _View(Console(stderr=True, highlight=False), total=len(experiment.variants) * len(experiment.seeds))
+    view = View(Console(stderr=True, highlight=False), total=len(experiment.variants) * len(experiment.seeds))
     with view.progress:
         watcher = Watcher(started=view.started, continued=view.continued, step=view.step, finished=view.finished)
         line = shlex.join(["memlm", *sys.argv[1:]])
@@ -72,12 +73,12 @@ def _detach(console: Console, name: str, config: Path, overrides: list[str], run
 def _print_header(console: Console, experiment: ExperimentConfig, runs: Path) -> None:
     """Prints every setting, so that a log tells alone what was run."""
     console.rule(f"memlm run {experiment.name} -> {runs / experiment.name}")
-    settings = experiment.model_dump(mode="json", exclude_none=True)
+    settings = redacted(experiment.model_dump(mode="json", exclude_none=True))
     console.print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, default_flow_style=None), end="")
     console.rule()
 
 
-class _View:
+class View:
     """Draws the course of an experiment: one bar for the run at hand, one line for each that is finished."""
 
     def __init__(self, console: Console, total: int) -> None:

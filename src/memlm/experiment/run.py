@@ -177,7 +177,8 @@ def device_record(config: TrainConfig) -> dict[str, str]:
     device = build_accelerator(config).device
     if device.type == "cuda":
         return {"kind": "cuda", "name": torch.cuda.get_device_name(device)}
-    return {"kind": device.type, "name": f"{processor()}, {torch.get_num_threads()} threads"}
+    vectors = torch.backends.cpu.get_cpu_capability()  # they decide the order of sums, and with it the last bits
+    return {"kind": device.type, "name": f"{processor()}, {vectors}, {torch.get_num_threads()} threads"}
 
 
 def _data_record(data: TokenData, suite: Suite) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from pathlib import Path
 import yaml
 
 from memlm.experiment.compare import Comparison, Judgement
+from memlm.experiment.paths import inside
 from memlm.experiment.reading import Experiment, Sample
 from memlm.report import figures, tables
 from memlm.report.tables import Table
+from memlm.storage import write_text
 
 N_SAMPLES = 4
 FINDINGS = """\
@@ -86,7 +88,7 @@ def content(comparison: Comparison) -> Content:
         sections=[section for section in _sections(comparison) if not section.is_empty],
         samples=prompts,
         sample_seed=seed,
-        findings=_findings(experiment.folder / "findings.md"),
+        findings=_findings(inside(experiment.folder, "findings.md")),
         provenance=tables.provenance(comparison),
         command=plan.command or f"memlm run {shlex.quote(plan.name + '.yaml')}",
         config=yaml.safe_dump(plan.config, allow_unicode=True, sort_keys=False) if plan.config else "",
@@ -153,7 +155,7 @@ def written(findings: str) -> str:
 
 def _findings(path: Path) -> str:
     if not path.exists():
-        path.write_text(FINDINGS, encoding="utf-8")
+        write_text(path, FINDINGS)
     return written(path.read_text(encoding="utf-8"))
 
 
