@@ -11,7 +11,7 @@ import yaml
 
 from memlm.experiment.compare import Comparison, Judgement
 from memlm.experiment.reading import Experiment, Sample
-from memlm.report import figures, tables
+from memlm.report import alarms, figures, tables
 from memlm.report.tables import Table
 
 N_SAMPLES = 4
@@ -59,6 +59,7 @@ class Content:
     judgements: list[Judgement]
     warnings: list[str]
     missing: list[str]
+    alarms: str
     sections: list[Section]
     samples: list[Prompt]
     sample_seed: int | None
@@ -83,6 +84,7 @@ def content(comparison: Comparison) -> Content:
         judgements=comparison.judgements,
         warnings=comparison.warnings,
         missing=comparison.missing,
+        alarms=alarms.sentence(experiment),
         sections=[section for section in _sections(comparison) if not section.is_empty],
         samples=prompts,
         sample_seed=seed,
@@ -126,9 +128,16 @@ def _sections(comparison: Comparison) -> list[Section]:
         Section(
             "Usage of the memory",
             "On held-out text; means over seeds. Left, the share of slots read at the end, a dot for each seed. Right, "
-            "the share over training, each line's layer at its end; it is taken on less text, and lower for that.",
+            "the share over training, each line's layer at its end; it is taken on less text, and lower for that. Update share: the norm of what the reads change, "
+            "against reads of zero, over that of the residual stream.",
             tables.usage(comparison),
             figures.usage(experiment),
+        ),
+        Section(
+            "Alarms",
+            "Told while training, by thresholds that were fixed in train.alarms before the run. One row for each alarm "
+            "of a variant; its numbers are those of the first time.",
+            alarms.table(experiment),
         ),
         Section(
             "Generated text",
