@@ -68,7 +68,7 @@ class _ZeroBank:
     def gather(self, slots: Tensor) -> Tensor:
         return self.bank.values.new_zeros(*slots.shape, self.bank.values.shape[1])
 
-    def weighted_sum(self, slots: Tensor, _weights: Tensor) -> Tensor:
+    def weighted_sum(self, slots: Tensor, weights: Tensor) -> Tensor:
         return self.gather(slots[..., 0])
 
 

@@ -60,6 +60,7 @@ class Content:
     warnings: list[str]
     missing: list[str]
     alarms: str
+    has_alarms: bool
     sections: list[Section]
     samples: list[Prompt]
     sample_seed: int | None
@@ -85,6 +86,7 @@ def content(comparison: Comparison) -> Content:
         warnings=comparison.warnings,
         missing=comparison.missing,
         alarms=alarms.sentence(experiment),
+        has_alarms=any(run.record.alarms for run in experiment.runs),
         sections=[section for section in _sections(comparison) if not section.is_empty],
         samples=prompts,
         sample_seed=seed,
@@ -128,8 +130,8 @@ def _sections(comparison: Comparison) -> list[Section]:
         Section(
             "Usage of the memory",
             "On held-out text; means over seeds. Left, the share of slots read at the end, a dot for each seed. Right, "
-            "the share over training, each line's layer at its end; it is taken on less text, and lower for that. Update share: the norm of what the reads change, "
-            "against reads of zero, over that of the residual stream.",
+            "the share over training, each line's layer at its end; it is taken on less text, and lower for that. "
+            "Update share: the norm of what the reads change, against reads of zero, over the residual stream's.",
             tables.usage(comparison),
             figures.usage(experiment),
         ),

@@ -56,7 +56,9 @@ def test_a_report_shows_each_alarm_of_a_variant_in_one_row(alarmed):
     page, text = (path.read_text(encoding="utf-8") for path in write_report(alarmed))
     assert told in page and "&lt;&amp;&gt;" in page
     gap, collapse = [line for line in text.splitlines() if line.startswith(("| train", "| usage"))]
-    assert gap.startswith(r"| train\_eval\_gap | dense seed 2 | validation loss 0 of 1 to the end | 20 | −4.84 | 1.00 |")
+    assert gap.startswith(
+        r"| train\_eval\_gap | dense seed 2 | validation loss 0 of 1 to the end | 20 | −4.84 | 1.00 |"
+    )
     assert collapse.startswith(r"| usage\_collapse | gated\_mlp seeds 0, 1 | layers 1–3 6 of 6 to the end | 10 | 0.3 %")
     assert "13 effective slots" in collapse and len(text.split("## Alarms")) == 2
 
@@ -79,6 +81,8 @@ def test_usage_shows_the_update_share_where_it_was_recorded(folder):
     _, text = write_report(folder)
     assert "| Update share |" in text.read_text(encoding="utf-8")
     for record in folder.glob("*/record.json"):
-        record.write_text(record.read_text(encoding="utf-8").replace("update_share", "of_another_day"), encoding="utf-8")
+        record.write_text(
+            record.read_text(encoding="utf-8").replace("update_share", "of_another_day"), encoding="utf-8"
+        )
     _, text = write_report(folder)
     assert "Update share |" not in text.read_text(encoding="utf-8")
