@@ -55,10 +55,7 @@ def places(where: Iterable[str]) -> str:
 def sentence(experiment: Experiment) -> str:
     """Says which runs had which alarms, runs that did not finish included."""
     watched = [run for run in experiment.runs if run.record.alarms is not None]
-    told = [
-        f"{name} in {_listed([run.name for run, _ in found])} ({places(alarm.where for _, alarm in found)})"
-        for name, found in _grouped(watched, lambda _, alarm: alarm.name).items()
-    ]
+    told = [f"{name} in {_runs(found)}" for name, found in _grouped(watched, lambda _, alarm: alarm.name).items()]
     if not watched:
         return "Alarms were not recorded."
     heard = f"Alarms: {'; '.join(told)}." if told else f"No alarms in {_counted(watched)}."
@@ -97,10 +94,20 @@ def _grouped(runs: Sequence[Run], key: Callable[[Run, Alarm], T]) -> dict[T, lis
     return groups
 
 
+def _runs(found: Sequence[tuple[Run, Alarm]]) -> str:
+    """Names the runs of an alarm, those with the same places together."""
+    where: dict[str, list[str]] = {}
+    for run, alarm in found:
+        where.setdefault(run.name, []).append(alarm.where)
+    names: dict[str, list[str]] = {}
+    for name, of_run in where.items():
+        names.setdefault(places(of_run), []).append(name)
+    return ", ".join(f"{_listed(group)} ({place})" for place, group in names.items())
+
+
 def _counted(runs: Sequence[Run]) -> str:
     return f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}"
 
 
-def _listed(names: Iterable[str]) -> str:
-    distinct = list(dict.fromkeys(names))
-    return ", ".join(distinct[:4]) + (f" and {len(distinct) - 4} more" if len(distinct) > 4 else "")
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -18,6 +18,7 @@ def alarmed(folder):
     for seed in (0, 1):
         layers = [alarm("usage_collapse", f"layer {n}", step=20 - 10 * seed) for n in (1, 2, 3)]
         edit_record(folder / f"gated_mlp-s{seed}", alarms=layers)
+    edit_record(folder / "cross_attention-s0", alarms=[alarm("usage_collapse", "layer 0")])
     gap = alarm("train_eval_gap", "validation loss", value=-4.84, threshold=1.0, active=False)
     edit_record(folder / "dense-s2", alarms=[gap], status="failed")
     return folder
@@ -51,11 +52,14 @@ def test_a_report_without_alarms_says_so_in_one_line(folder):
 
 
 def test_a_report_shows_each_alarm_of_a_variant_in_one_row(alarmed):
-    told = "Alarms: train_eval_gap in dense-s2 (validation loss); usage_collapse in gated_mlp-s0, gated_mlp-s1 (layers "
-    assert f"{told}1–3).\n" in compared(alarmed)
+    told = (
+        "Alarms: train_eval_gap in dense-s2 (validation loss); usage_collapse in cross_attention-s0 (layer 0), "
+        "gated_mlp-s0, gated_mlp-s1 (layers 1–3)."
+    )
+    assert f"{told}\n" in compared(alarmed)
     page, text = (path.read_text(encoding="utf-8") for path in write_report(alarmed))
     assert told in page and "&lt;&amp;&gt;" in page
-    gap, collapse = [line for line in text.splitlines() if line.startswith(("| train", "| usage"))]
+    gap, _, collapse = [line for line in text.splitlines() if line.startswith(("| train", "| usage"))]
     assert gap.startswith(
         r"| train\_eval\_gap | dense seed 2 | validation loss 0 of 1 to the end | 20 | −4.84 | 1.00 |"
     )
