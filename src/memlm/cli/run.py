@@ -12,6 +12,7 @@ import typer
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from memlm.cli.options import ConfigArgument, Overrides, RunsOption
 
@@ -104,7 +105,8 @@ class _View:
         from memlm.report.alarms import marks
 
         self._tell_alarms()
-        detail = f"loss {loss:.3f}  {tokens_per_s:,.0f} tokens/s  {marks(self._alarms.values())}".rstrip()
+        told = [f"loss {loss:.3f}  {tokens_per_s:,.0f} tokens/s", marks(self._alarms.values())]
+        detail = ("\n" if self._is_live else "  ").join(told).rstrip()  # beside a bar there is no room for a long line
         if self._task is not None:
             self.progress.update(self._task, completed=step, detail=detail)
             if not self._is_live and step % max(1, self._steps // 10) == 0:
@@ -136,8 +138,8 @@ class _View:
         told = "finished before" if not results else _told(results)
         self._print(f"[{self._done}/{self._total}] {name}  {told}")
 
-    def _print(self, line: str, style: str | None = None) -> None:
-        self.progress.console.print(line, style=style, markup=False, soft_wrap=True)
+    def _print(self, line: str, style: str = "") -> None:
+        self.progress.console.print(Text(line, style), soft_wrap=True)
 
 
 def _told(results: Mapping[str, Any]) -> str:

@@ -28,7 +28,10 @@ def marks(entries: Iterable[Mapping[str, Any]]) -> str:
     for entry in entries:
         if entry["active"]:
             by_name.setdefault(entry["name"], []).append(entry["where"])
-    return "  ".join(f"⚠ {name} {places(where)}" for name, where in by_name.items())
+    by_place: dict[str, list[str]] = {}
+    for name, where in by_name.items():
+        by_place.setdefault(places(where), []).append(name)
+    return "  ".join(f"⚠ {', '.join(names)} {place}" for place, names in by_place.items())
 
 
 def lines(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -33,6 +33,14 @@ def test_alarms_that_begin_together_are_one_line_and_mark_the_progress():
     assert "loss 4.000  1,000 tokens/s  ⚠ usage_collapse layers 1–3, 5" in after
 
 
+def test_alarms_of_the_same_layers_share_a_mark():
+    seen = view()
+    for name, layer in (("usage_collapse", 1), ("dead_slots", 1), ("gate_shut", 0)):
+        seen.alarm("gated_mlp-s0", alarm(name, f"layer {layer}"))
+    seen.step(2, 5.0, 1000.0)
+    assert "⚠ usage_collapse, dead_slots layer 1  ⚠ gate_shut layer 0" in printed(seen)[-1]
+
+
 def test_an_alarm_that_ceased_loses_its_mark():
     seen = view()
     seen.alarm("gated_mlp-s0", alarm("loss_spike", "training loss"))
