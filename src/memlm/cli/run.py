@@ -12,6 +12,7 @@ import typer
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from memlm.cli.options import ConfigArgument, Overrides, RunsOption
 from memlm.errors import Interrupted
@@ -94,6 +95,8 @@ class View:
         )
         self._total, self._done = total, 0
         self._task: TaskID | None = None
+        self._alarms: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self._begun: list[Mapping[str, Any]] = []
         self._is_live = console.is_terminal
 
     def started(self, name: str, steps: int) -> None:
@@ -102,6 +105,7 @@ class View:
         self._steps = steps
         self._task = self.progress.add_task(label, total=steps, detail="")
         self._name = label
+        self._alarms = {}
 
     def continued(self, name: str, step: int) -> None:
         """Tells from where a run goes on."""
@@ -109,22 +113,44 @@ class View:
 
     def step(self, step: int, loss: float, tokens_per_s: float) -> None:
         """Moves the bar; where there is no terminal, a line at each tenth of the run tells the same."""
-        detail = f"loss {loss:.3f}  {tokens_per_s:,.0f} tokens/s"
+        from memlm.report.alarms import marks
+
+        self._tell_alarms()
+        told = [f"loss {loss:.3f}  {tokens_per_s:,.0f} tokens/s", marks(self._alarms.values())]
+        detail = ("\n" if self._is_live else "  ").join(told).rstrip()  # beside a bar there is no room for a long line
         if self._task is not None:
             self.progress.update(self._task, completed=step, detail=detail)
             if not self._is_live and step % max(1, self._steps // 10) == 0:
                 remaining = self.progress.tasks[-1].time_remaining
                 eta = "" if remaining is None else f"  ETA {remaining:.0f} s"
-                self.progress.console.print(f"{self._name}  step {step}/{self._steps}  {detail}{eta}")
+                self._print(f"{self._name}  step {step}/{self._steps}  {detail}{eta}")
+
+    def alarm(self, _name: str, entry: Mapping[str, Any]) -> None:
+        """Takes an alarm of the run at hand that began or ceased; what began is told before the next step."""
+        self._alarms[entry["name"], entry["where"]] = entry
+        if entry["active"]:
+            self._begun.append(entry)
+
+    def _tell_alarms(self) -> None:
+        """Prints what began since the last time: the layers of a model come one by one, and are told in one line."""
+        from memlm.report.alarms import lines
+
+        for line in lines(self._begun):
+            self._print(f"{self._name}  {line}", style="yellow")
+        self._begun = []
 
     def finished(self, name: str, results: Mapping[str, Any]) -> None:
         """Replaces the bar by a line."""
+        self._tell_alarms()
         self._done += 1
         if self._task is not None:
             self.progress.remove_task(self._task)
             self._task = None
         told = "finished before" if not results else _told(results)
-        self.progress.console.print(f"[{self._done}/{self._total}] {name}  {told}", markup=False)
+        self._print(f"[{self._done}/{self._total}] {name}  {told}")
+
+    def _print(self, line: str, style: str = "") -> None:
+        self.progress.console.print(Text(line, style), soft_wrap=True)
 
 
 def _told(results: Mapping[str, Any]) -> str:

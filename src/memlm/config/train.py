@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from memlm.config.alarms import AlarmsConfig
 from memlm.config.base import Config, Count, either
 
 Tracker = Literal["tensorboard", "swanlab", "wandb"]
@@ -72,6 +73,8 @@ class TrainConfig(Config):
     """Interval of memory readings, in steps or as a share of the run."""
     trackers: list[Tracker] = Field(default_factory=list[Tracker])
     """Trackers fed beside metrics.jsonl; a tracker that fails or blocks never stops or slows a run."""
+    alarms: AlarmsConfig = AlarmsConfig()
+    """Thresholds of the alarms while training."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields what the fields cannot see alone."""

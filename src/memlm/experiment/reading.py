@@ -59,6 +59,24 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Alarm:
+    """An alarm of a run: what was found where, first and last at which step, how often, and whether it held to the end.
+
+    ``value`` and ``message`` are those of the first time; see `memlm.train.alarms.Alarms.history`.
+    """
+
+    name: str
+    where: str
+    step: int
+    last_step: int
+    count: int
+    active: bool
+    value: float
+    threshold: float
+    message: str
+
+
+@dataclass(frozen=True)
 class Record:
     """The content of ``record.json``; what a run has not reached yet is None or empty."""
 
@@ -81,6 +99,8 @@ class Record:
     tokens: int = 0
     hypotheses: list[Hypothesis] | None = None
     results: Tree = field(default_factory=dict[str, Any])
+    alarms: list[Alarm] | None = None
+    """None: the run was recorded before there were alarms."""
 
 
 @dataclass(frozen=True)
