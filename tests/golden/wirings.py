@@ -79,7 +79,7 @@ def _losses(model: MemlmForCausalLM, folder: Path) -> list[float]:
     # Steps so small that rounding stays rounding, and a decay so large that its loss would show.
     settings = {"steps": STEPS, "batch_size": BATCH_SIZE, "lr": 3e-3, "weight_decay": 1.0, "device": "cpu"}
     config = TrainConfig(**settings, evaluate_every=0, memory_every=0)
-    hooks = Hooks(evaluate=dict, save=lambda _: None, progress=lambda _step, loss, _speed: losses.append(loss))
+    hooks = Hooks(progress=lambda _step, loss, _speed: losses.append(loss))
     with MetricLog(folder / "metrics.jsonl", []) as log:
         train(model, Sampler(corpus(), SEQ_LEN, BATCH_SIZE, 0), config, log, hooks, folder)
     return losses

@@ -25,7 +25,6 @@ def command(
     """Repeat a run from its record and compare every loss; the exit code is 1 if they do not agree."""
     from memlm.cli.run import View
     from memlm.experiment.rerun import plan_rerun
-    from memlm.experiment.run import Watcher
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
     plan = plan_rerun(run, runs, sys.stderr.isatty())
@@ -34,7 +33,7 @@ def command(
 
     view = View(Console(stderr=True, highlight=False), total=1)
     with view.progress:
-        watcher = Watcher(started=view.started, step=view.step, finished=view.finished)
+        watcher = view.watcher()
         rows = plan.execute(watcher, sys.stderr.isatty(), shlex.join(["memlm", *sys.argv[1:]]))
     console.print(_table(rows))
     console.print(_verdict(plan, rows))

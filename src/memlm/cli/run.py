@@ -19,6 +19,7 @@ from memlm.errors import Interrupted
 from memlm.storage import redacted
 
 if TYPE_CHECKING:
+    from memlm.experiment.attempt import Watcher
     from memlm.experiment.config import ExperimentConfig
 
 
@@ -38,12 +39,12 @@ def command(
         return
     _print_header(console, experiment, runs)
 
-    from memlm.experiment.run import Watcher, run_experiment
+    from memlm.experiment.run import run_experiment
     from memlm.report.page import write_report
 
     view = View(Console(stderr=True, highlight=False), total=len(experiment.variants) * len(experiment.seeds))
     with view.progress:
-        watcher = Watcher(started=view.started, continued=view.continued, step=view.step, finished=view.finished)
+        watcher = view.watcher()
         line = shlex.join(["memlm", *sys.argv[1:]])
         try:
             folder = run_experiment(experiment, runs, watcher, sys.stderr.isatty(), line)
@@ -98,6 +99,12 @@ class View:
         self._alarms: dict[tuple[str, str], Mapping[str, Any]] = {}
         self._begun: list[Mapping[str, Any]] = []
         self._is_live = console.is_terminal
+
+    def watcher(self) -> Watcher:
+        """Returns what an experiment tells its course."""
+        from memlm.experiment.attempt import Watcher
+
+        return Watcher(self.started, self.continued, self.step, self.alarm, self.finished)
 
     def started(self, name: str, steps: int) -> None:
         """Starts a run's bar."""

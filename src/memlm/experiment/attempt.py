@@ -43,12 +43,14 @@ class Watcher:
         started: A run's name and its steps.
         continued: A run's name and the step that it goes on from.
         step: Step, loss, tokens per second.
+        alarm: A run's name, and an alarm of it that began or ceased.
         finished: A run's name and its results; an empty mapping for one that was finished before.
     """
 
     started: Callable[[str, int], None] = lambda _name, _steps: None
     continued: Callable[[str, int], None] = lambda _name, _step: None
     step: Callable[[int, float, float], None] = lambda _step, _loss, _speed: None
+    alarm: Callable[[str, dict[str, Any]], None] = lambda _name, _entry: None
     finished: Callable[[str, dict[str, Any]], None] = lambda _name, _results: None
 
 
@@ -84,6 +86,7 @@ class Attempt:
         self.sampler = Sampler(data.train.ids, config.data.seq_len, config.train.batch_size, seed)
         self.plan = Plan.of(config.train, config.data.seq_len, self.sampler.n_sequences)
         self.record: dict[str, Any] = {}
+        self.alarms: dict[tuple[str, str], dict[str, Any]] = {}
         self.step = 0
 
     def execute(self) -> None:
@@ -119,6 +122,7 @@ class Attempt:
                 error=error,
                 steps=self.step,
                 tokens=self.step * self.plan.tokens_per_step,
+                alarms=list(self.alarms.values()),
             )
 
     def _update(self, **fields: Any) -> None:
@@ -153,6 +157,7 @@ class Attempt:
             results={},
             continued=before.get("continued", []),
             trained=before.get("trained"),
+            alarms=before.get("alarms", []),
         )
 
     def _trained_before(self) -> TrainResult | None:
@@ -184,11 +189,12 @@ class Attempt:
             evaluate=lambda: self.prepared.suite.evaluate_quick(model),
             save=lambda state: self._save(model, state),
             progress=self._progress,
+            alarm=self._alarm,
         )
         with MetricLog(folder / "metrics.jsonl", self._trackers(config), after=self.step) as log:
             trained = train(model, self.sampler, config, log, hooks, folder, state)
         save_model(model, self.prepared.data.tokenizer, folder / FINAL)
-        self._update(trained=asdict(trained))
+        self._update(trained=asdict(trained), alarms=list(self.alarms.values()))
         return trained
 
     def _continue(self, step: int) -> None:
@@ -201,6 +207,11 @@ class Attempt:
     def _progress(self, step: int, loss: float, tokens_per_s: float) -> None:
         self.step = step
         self.prepared.watcher.step(step, loss, tokens_per_s)
+
+    def _alarm(self, entry: dict[str, Any]) -> None:
+        self.alarms[entry["name"], entry["where"]] = entry
+        self._update(alarms=list(self.alarms.values()))
+        self.prepared.watcher.alarm(self.folder.name, entry)
 
     def _save(self, model: MemlmForCausalLM, state: TrainingState) -> None:
         config = self.prepared.config.train

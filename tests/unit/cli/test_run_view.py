@@ -4,14 +4,14 @@ import io
 
 from rich.console import Console
 
-from memlm.cli.run import _View
+from memlm.cli.run import View
 from tests.unit.fabricate import alarm
 
 RESULTS = {"validation_loss": 4.0, "train_loss": 3.9, "tokens_per_s": 9e3, "peak_memory_gib": 1.0, "time_s": 60.0}
 
 
 def view():
-    seen = _View(Console(file=io.StringIO(), width=60, highlight=False), total=2)
+    seen = View(Console(file=io.StringIO(), width=60, highlight=False), total=2)
     seen.started("gated_mlp-s0", 20)
     return seen
 
