@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from memlm.config.base import Config, Count, either
+from memlm.config.checks import Check
 
 Tracker = Literal["tensorboard", "swanlab", "wandb"]
 
@@ -66,6 +67,8 @@ class TrainConfig(Config):
     """Interval of torch profiler traces, in steps or as a share of the run."""
     memory_every: Every = Field(default=10, ge=0)
     """Interval of memory readings, in steps or as a share of the run."""
+    skip_checks: list[Check] = Field(default_factory=list[Check])
+    """Checks of the preflight to leave out; the record says so."""
     trackers: list[Tracker] = Field(default_factory=list[Tracker])
     """Trackers fed beside metrics.jsonl; a tracker that fails or blocks never stops or slows a run."""
 

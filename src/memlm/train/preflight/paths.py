@@ -1,0 +1,131 @@
+"""Checks that two paths through one model agree: modes, later tokens, batches, the cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from memlm.hf import MemlmForCausalLM
+from memlm.hf.modeling import CACHE_FIELD
+from memlm.train.preflight.findings import Fault
+from memlm.train.preflight.subject import BATCH, LENGTH, VOCABULARY, Subject
+from memlm.train.preflight.trace import Event, first_difference, part, trace, whole
+
+CUT = 6
+"""Tokens from this position on are changed, or come one by one."""
+EVERYTHING = part(BATCH, LENGTH, slice(None), slice(None))
+
+
+def determinism(subject: Subject) -> list[Fault]:
+    """The same tokens give the same logits, and finite ones, each time in eval mode."""
+    model, ids = subject.moved(), subject.tokens()
+    first, second = trace(model, ids), trace(model, ids)
+    if not all(tensor.isfinite().all() for tensor in first[-1].tensors):
+        return [Fault("not_finite", _first_not_finite(first), "logits are not finite", "look for a division by zero")]
+    found = first_difference(first, second, whole, whole)
+    if found is None:
+        return []
+    cause = "noise is drawn although the model is in eval mode; draw it under `if self.training`"
+    return [Fault("noise_in_eval", found.module, f"two passes in eval mode differ: {found}", cause)]
+
+
+def train_eval_parity(subject: Subject) -> list[Fault]:
+    """Train and eval mode give the same logits and slots."""
+    model, ids = subject.moved(), subject.tokens()
+    found = first_difference(_seeded(model, ids), _seeded(model.train(), ids), whole, whole)
+    if found is None:
+        return []
+    cause = "a module computes something else in train mode; declare it if that is meant (dropout, batch statistics)"
+    return [Fault("train_eval_mismatch", found.module, f"train and eval mode differ: {found}", cause)]
+
+
+def causality(subject: Subject) -> list[Fault]:
+    """Changing later tokens leaves earlier logits and slots as they were, in eval and in train mode."""
+    ids = subject.tokens()
+    changed = ids.clone()
+    changed[:, CUT:] = 2 + (changed[:, CUT:] + 5) % (VOCABULARY - 2)
+    earlier = part(BATCH, LENGTH, slice(None), slice(0, CUT))
+    for name, training in (("future_leak", False), ("future_leak_in_training", True)):
+        model = subject.moved().train(training)
+        found = first_difference(_seeded(model, ids), _seeded(model, changed), earlier, earlier)
+        if found is not None:
+            evidence = f"new tokens from position {CUT} on change what comes before them: {found}"
+            cause = "something is pooled, normalised or attended over the whole sequence; use each token's own state"
+            return [Fault(name, found.module, evidence, cause)]
+    return []
+
+
+def batch_invariance(subject: Subject) -> list[Fault]:
+    """A sequence has the same logits and slots alone, in a batch, and behind padding."""
+    ids = subject.tokens()
+    alone = part(1, LENGTH, slice(None), slice(None))
+    for name, training in (("batch_dependence", False), ("batch_dependence_in_training", True)):
+        model = subject.moved().train(training)
+        together = _seeded(model, ids)
+        for row in range(BATCH):
+            single = part(BATCH, LENGTH, slice(row, row + 1), slice(None))
+            found = first_difference(together, _seeded(model, ids[row : row + 1]), single, alone)
+            if found is not None:
+                cause = "something is pooled or normalised over the batch; use each token's own state"
+                return [Fault(name, found.module, f"a sequence alone and in a batch differ: {found}", cause)]
+    return _padding(subject)
+
+
+def _padding(subject: Subject) -> list[Fault]:
+    model, ids, n_pad = subject.moved(), subject.tokens(), 4
+    padded = torch.cat([torch.ones(BATCH, n_pad, dtype=torch.long), ids], dim=1)
+    mask = torch.ones_like(padded)
+    mask[:, :n_pad] = 0
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    seen = _seeded(model, padded, attention_mask=mask, position_ids=positions)
+    behind = part(BATCH, LENGTH + n_pad, slice(None), slice(n_pad, None))
+    found = first_difference(seen, _seeded(model, ids), behind, EVERYTHING)
+    if found is None:
+        return []
+    cause = "padding is read as text; honour the attention mask"
+    return [Fault("batch_dependence", found.module, f"{n_pad} padded positions on the left count: {found}", cause)]
+
+
+def cached_generation(subject: Subject) -> list[Fault]:
+    """Token by token with a cache, under both of the argument's names, gives what one pass gives."""
+    model, ids = subject.moved(), subject.tokens()
+    full = _seeded(model, ids)
+    for argument in ("cache", "past_key_values"):
+        first = _output(model, ids[:, :CUT], use_cache=True)
+        cache = first[CACHE_FIELD]
+        for position in range(CUT, LENGTH):
+            token = ids[:, position : position + 1]
+            step = _seeded(model, token, **{argument: cache}, use_cache=True)
+            here = part(BATCH, LENGTH, slice(None), slice(position, position + 1))
+            found = first_difference(full, step, here, part(BATCH, 1, slice(None), slice(None)))
+            if found is not None:
+                evidence = f"token {position} with `{argument}` and in one pass differ: {found}"
+                return [_cache_fault(found.module, evidence, model, token, step)]
+    return []
+
+
+def _cache_fault(module: str, evidence: str, model: MemlmForCausalLM, token: Any, step: list[Event]) -> Fault:
+    alone = _seeded(model, token, use_cache=False)
+    only = part(BATCH, 1, slice(None), slice(None))
+    if first_difference(step[-1:], alone[-1:], only, only) is None:
+        cause = "the step sees its own token alone; accept both names of the cache and hand it to attention"
+        return Fault("cache_ignored", module, evidence, cause)
+    cause = "check the positions, the mask and what is stored; a memory must not need the tokens before its own"
+    return Fault("cache_mismatch", module, evidence, cause)
+
+
+def _output(model: MemlmForCausalLM, *args: Any, **kwargs: Any) -> Any:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return model(*args, **kwargs)
+
+
+def _seeded(model: MemlmForCausalLM, *args: Any, **kwargs: Any) -> list[Event]:
+    """Traces a pass from a fixed random state, so that noise that is meant does not tell two passes apart."""
+    torch.manual_seed(0)
+    return trace(model, *args, **kwargs)
+
+
+def _first_not_finite(events: list[Event]) -> str:
+    return next(event.module for event in events if not all(tensor.isfinite().all() for tensor in event.tensors))

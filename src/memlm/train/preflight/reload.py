@@ -1,0 +1,81 @@
+"""Check of saving and loading: the same weights, ties and logits come back."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from memlm.errors import CheckpointError
+from memlm.hf import MemlmForCausalLM
+from memlm.model.loss import TokenLoss
+from memlm.train.checkpoint import load_model
+from memlm.train.optimizer import build_optimizer
+from memlm.train.preflight.findings import Fault
+from memlm.train.preflight.looping import learning
+from memlm.train.preflight.subject import Subject
+from memlm.train.preflight.trace import first_difference, trace, whole
+
+
+def reload(subject: Subject) -> list[Fault]:
+    """A saved model is the same when loaded: every parameter, what is tied, the logits, and one step of training."""
+    model, ids = subject.moved(), subject.tokens()
+    with tempfile.TemporaryDirectory() as scratch, _without_bars():
+        model.save_pretrained(scratch)
+        torch.manual_seed(subject.seed + 1)  # what is drawn anew while loading comes out differently
+        try:
+            loaded = load_model(Path(scratch), torch.device("cpu")).eval()
+        except CheckpointError as error:
+            cause = "a part of the model is not saved under its own name"
+            return [Fault("lost_on_reload", "model", str(error).replace(scratch, "the checkpoint"), cause)]
+    if _ties(loaded) != _ties(model):
+        gone = sorted(set(_ties(model)) - set(_ties(loaded))) or sorted(_ties(loaded))
+        evidence = "tied before saving and not after: " + "; ".join(" = ".join(names) for names in gone if len(names) > 1)
+        return [Fault("untied_on_reload", gone[0][0].rpartition(".")[0], evidence, _TIE)]
+    lost = [n for (n, was), (_, now) in zip(model.named_parameters(), loaded.named_parameters()) if not torch.equal(was, now)]
+    if lost:
+        evidence = f"{lost[0]}{f' and {len(lost) - 1} more' * (len(lost) > 1)} came back with other numbers"
+        return [Fault("lost_on_reload", lost[0].rpartition(".")[0], evidence, "it is not saved, or drawn anew after loading")]
+    found = first_difference(trace(model, ids), trace(loaded, ids), whole, whole)
+    if found is not None:
+        cause = "the parameters came back, so something else was lost: keep it in a parameter or a persistent buffer"
+        return [Fault("lost_on_reload", found.module, f"the loaded model differs: {found}", cause)]
+    found = first_difference(trace(_stepped(model, ids), ids), trace(_stepped(loaded, ids), ids), whole, whole)
+    if found is not None:
+        return [Fault("untied_on_reload", found.module, f"after one more step the loaded model differs: {found}", _TIE)]
+    return []
+
+
+_TIE = "what is tied must be one parameter with one name, or be tied again while loading"
+
+
+def _ties(model: nn.Module) -> list[tuple[str, ...]]:
+    """Returns the names of every parameter, those of one tensor together."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return sorted(tuple(names) for names in groups.values())
+
+
+def _stepped(model: MemlmForCausalLM, ids: Tensor) -> MemlmForCausalLM:
+    optimizer = build_optimizer(model, learning(1))
+    summed, balance = TokenLoss(model.decoder)(ids)
+    (summed / ids[:, 1:].numel() + balance).backward()
+    optimizer.step()
+    return model.eval()
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
