@@ -74,7 +74,9 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the report as a record keeps it."""
-        checks = [{**asdict(outcome), "faults": [asdict(fault) for fault in outcome.faults]} for outcome in self.outcomes]
+        checks = [
+            {**asdict(outcome), "faults": [asdict(fault) for fault in outcome.faults]} for outcome in self.outcomes
+        ]
         return {"remembered": self.remembered, "seconds": self.seconds, "checks": checks}
 
     @classmethod
@@ -85,7 +87,9 @@ class Report:
             KeyError, TypeError: ``record`` is no such thing.
         """
         return cls(
-            tuple(Outcome(**{**item, "faults": tuple(Fault(**f) for f in item["faults"])}) for item in record["checks"]),
+            tuple(
+                Outcome(**{**item, "faults": tuple(Fault(**f) for f in item["faults"])}) for item in record["checks"]
+            ),
             remembered,
         )
 

@@ -46,7 +46,14 @@ class Sequences(Sampler):
 def learning(steps: int, **changed: Any) -> TrainConfig:
     """Returns settings under which a sound model learns quickly; the checks judge its wiring, not the run's settings."""
     quiet = dict.fromkeys(("log_every", "evaluate_every", "save_every", "profile_every", "memory_every"), 0)
-    settled = {"lr": 1e-2, "warmup": 0.0, "schedule": "constant", "weight_decay": 0.1, "device": "cpu", "precision": "fp32"}
+    settled = {
+        "lr": 1e-2,
+        "warmup": 0.0,
+        "schedule": "constant",
+        "weight_decay": 0.1,
+        "device": "cpu",
+        "precision": "fp32",
+    }
     return TrainConfig.model_validate({"steps": steps, **settled, **quiet, **changed})
 
 

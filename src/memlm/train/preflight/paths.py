@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from memlm.config.checks import FaultName
 from memlm.hf import MemlmForCausalLM
 from memlm.hf.modeling import CACHE_FIELD
 from memlm.train.preflight.findings import Fault
@@ -41,38 +43,73 @@ def train_eval_parity(subject: Subject) -> list[Fault]:
 
 
 def causality(subject: Subject) -> list[Fault]:
-    """Changing later tokens leaves earlier logits and slots as they were, in eval and in train mode."""
+    """Changing later tokens leaves earlier logits and slots as they were."""
+    return _leak(subject, "future_leak", subject.moved())
+
+
+def causality_in_training(subject: Subject) -> list[Fault]:
+    """The same in train mode."""
+    return _leak(subject, "future_leak_in_training", subject.moved().train())
+
+
+def _leak(subject: Subject, fault: FaultName, model: MemlmForCausalLM) -> list[Fault]:
     ids = subject.tokens()
-    changed = ids.clone()
-    changed[:, CUT:] = 2 + (changed[:, CUT:] + 5) % (VOCABULARY - 2)
     earlier = part(BATCH, LENGTH, slice(None), slice(0, CUT))
-    for name, training in (("future_leak", False), ("future_leak_in_training", True)):
-        model = subject.moved().train(training)
-        found = first_difference(_seeded(model, ids), _seeded(model, changed), earlier, earlier)
-        if found is not None:
-            evidence = f"new tokens from position {CUT} on change what comes before them: {found}"
-            cause = "something is pooled, normalised or attended over the whole sequence; use each token's own state"
-            return [Fault(name, found.module, evidence, cause)]
-    return []
+    found = first_difference(_seeded(model, ids), _seeded(model, _other(ids, slice(CUT, None))), earlier, earlier)
+    if found is None:
+        return []
+    evidence = f"new tokens from position {CUT} on change what comes before them: {found}"
+    cause = "something is pooled, normalised or attended over the whole sequence; use each token's own state"
+    return [Fault(fault, found.module, evidence, cause)]
+
+
+def context(subject: Subject) -> list[Fault]:
+    """The mirror of causality: earlier tokens are seen by later ones."""
+    model, ids = subject.moved(), subject.tokens()
+    later = part(BATCH, LENGTH, slice(None), slice(CUT, None))
+    seen = first_difference(_seeded(model, ids), _seeded(model, _other(ids, slice(0, CUT))), later, later)
+    if seen is not None:
+        return []
+    evidence = f"new tokens before position {CUT} change nothing from there on"
+    return [
+        Fault("context_ignored", "decoder.blocks", evidence, "attention sees its own token alone; look at its mask")
+    ]
+
+
+def _other(ids: Tensor, tokens: slice) -> Tensor:
+    """Returns ``ids`` [B, T] with another token at each of the positions ``tokens``."""
+    changed = ids.clone()
+    changed[:, tokens] = 2 + (changed[:, tokens] + 5) % (VOCABULARY - 2)
+    return changed
 
 
 def batch_invariance(subject: Subject) -> list[Fault]:
-    """A sequence has the same logits and slots alone, in a batch, and behind padding."""
+    """A sequence has the same logits and slots alone and in a batch."""
+    return _mixing(subject, "batch_dependence", subject.moved())
+
+
+def batch_invariance_in_training(subject: Subject) -> list[Fault]:
+    """The same in train mode, unless noise is drawn there: other shapes draw other noise."""
+    model, ids = subject.moved().train(), subject.tokens()
+    if first_difference(_seeded(model, ids), trace(model, ids), whole, whole) is not None:
+        return []
+    return _mixing(subject, "batch_dependence_in_training", model)
+
+
+def _mixing(subject: Subject, fault: FaultName, model: MemlmForCausalLM) -> list[Fault]:
     ids = subject.tokens()
-    alone = part(1, LENGTH, slice(None), slice(None))
-    for name, training in (("batch_dependence", False), ("batch_dependence_in_training", True)):
-        model = subject.moved().train(training)
-        together = _seeded(model, ids)
-        for row in range(BATCH):
-            single = part(BATCH, LENGTH, slice(row, row + 1), slice(None))
-            found = first_difference(together, _seeded(model, ids[row : row + 1]), single, alone)
-            if found is not None:
-                cause = "something is pooled or normalised over the batch; use each token's own state"
-                return [Fault(name, found.module, f"a sequence alone and in a batch differ: {found}", cause)]
-    return _padding(subject)
+    together, alone = _seeded(model, ids), part(1, LENGTH, slice(None), slice(None))
+    for row in range(BATCH):
+        single = part(BATCH, LENGTH, slice(row, row + 1), slice(None))
+        found = first_difference(together, _seeded(model, ids[row : row + 1]), single, alone)
+        if found is not None:
+            cause = "something is pooled or normalised over the batch; use each token's own state"
+            return [Fault(fault, found.module, f"a sequence alone and in a batch differ: {found}", cause)]
+    return []
 
 
-def _padding(subject: Subject) -> list[Fault]:
+def padding(subject: Subject) -> list[Fault]:
+    """Padding on the left changes neither logits nor slots of what follows it."""
     model, ids, n_pad = subject.moved(), subject.tokens(), 4
     padded = torch.cat([torch.ones(BATCH, n_pad, dtype=torch.long), ids], dim=1)
     mask = torch.ones_like(padded)
@@ -84,7 +121,7 @@ def _padding(subject: Subject) -> list[Fault]:
     if found is None:
         return []
     cause = "padding is read as text; honour the attention mask"
-    return [Fault("batch_dependence", found.module, f"{n_pad} padded positions on the left count: {found}", cause)]
+    return [Fault("padding_counts", found.module, f"{n_pad} padded positions on the left count: {found}", cause)]
 
 
 def cached_generation(subject: Subject) -> list[Fault]:

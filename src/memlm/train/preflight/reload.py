@@ -26,21 +26,28 @@ def reload(subject: Subject) -> list[Fault]:
     """A saved model is the same when loaded: every parameter, what is tied, the logits, and one step of training."""
     model, ids = subject.moved(), subject.tokens()
     with tempfile.TemporaryDirectory() as scratch, _without_bars():
-        model.save_pretrained(scratch)
-        torch.manual_seed(subject.seed + 1)  # what is drawn anew while loading comes out differently
         try:
+            model.save_pretrained(scratch)
+            torch.manual_seed(subject.seed + 1)  # what is drawn anew while loading comes out differently
             loaded = load_model(Path(scratch), torch.device("cpu")).eval()
-        except CheckpointError as error:
-            cause = "a part of the model is not saved under its own name"
-            return [Fault("lost_on_reload", "model", str(error).replace(scratch, "the checkpoint"), cause)]
-    if _ties(loaded) != _ties(model):
-        gone = sorted(set(_ties(model)) - set(_ties(loaded))) or sorted(_ties(loaded))
-        evidence = "tied before saving and not after: " + "; ".join(" = ".join(names) for names in gone if len(names) > 1)
+        except (CheckpointError, RuntimeError) as error:
+            return [_unloadable(model, " ".join(str(error).replace(scratch, "the checkpoint").split())[:300])]
+    if set(_ties(model)) - set(_ties(loaded)):
+        gone = sorted(set(_ties(model)) - set(_ties(loaded)))
+        evidence = "tied before saving and otherwise after: " + "; ".join(" = ".join(names) for names in gone)
         return [Fault("untied_on_reload", gone[0][0].rpartition(".")[0], evidence, _TIE)]
-    lost = [n for (n, was), (_, now) in zip(model.named_parameters(), loaded.named_parameters()) if not torch.equal(was, now)]
+    lost = [
+        n
+        for (n, was), (_, now) in zip(model.named_parameters(), loaded.named_parameters())
+        if not torch.equal(was, now)
+    ]
     if lost:
         evidence = f"{lost[0]}{f' and {len(lost) - 1} more' * (len(lost) > 1)} came back with other numbers"
-        return [Fault("lost_on_reload", lost[0].rpartition(".")[0], evidence, "it is not saved, or drawn anew after loading")]
+        return [
+            Fault(
+                "lost_on_reload", lost[0].rpartition(".")[0], evidence, "it is not saved, or drawn anew after loading"
+            )
+        ]
     found = first_difference(trace(model, ids), trace(loaded, ids), whole, whole)
     if found is not None:
         cause = "the parameters came back, so something else was lost: keep it in a parameter or a persistent buffer"
@@ -52,6 +59,13 @@ def reload(subject: Subject) -> list[Fault]:
 
 
 _TIE = "what is tied must be one parameter with one name, or be tied again while loading"
+
+
+def _unloadable(model: nn.Module, message: str) -> Fault:
+    lost = [name for names in _ties(model) if len(names) > 1 for name in names if f"'{name}'" in message]
+    if lost:
+        return Fault("untied_on_reload", lost[0].rpartition(".")[0], message, _TIE)
+    return Fault("lost_on_reload", "model", message, "a part of the model is not saved under its own name")
 
 
 def _ties(model: nn.Module) -> list[tuple[str, ...]]:

@@ -27,8 +27,13 @@ def reads(subject: Subject) -> list[Fault]:
     expected = subject.config.memory_layers
     if sorted(found) != expected:
         evidence = f"blocks {sorted(found)} read a memory, and the config says {expected}"
-        return [Fault("wrong_wiring", "decoder.blocks", evidence, "build the memory in the blocks that model.layers names")]
-    n_banks, wanted = len({id(read.bank) for read in found.values()}), 1 if subject.config.shared_bank else len(expected)
+        return [
+            Fault("wrong_wiring", "decoder.blocks", evidence, "build the memory in the blocks that model.layers names")
+        ]
+    n_banks, wanted = (
+        len({id(read.bank) for read in found.values()}),
+        1 if subject.config.shared_bank else len(expected),
+    )
     if n_banks != wanted:
         evidence = f"{len(expected)} layers read {n_banks} banks, and model.shared_bank asks for {wanted}"
         return [Fault("wrong_wiring", "decoder.banks", evidence, "hand each block the bank that the decoder owns")]
@@ -77,7 +82,9 @@ def top_k(subject: Subject) -> list[Fault]:
         off = distance(scores.softmax(-1), read.weights)
         if missed or differ(scores.softmax(-1), read.weights):
             evidence = f"{missed:.0%} of the slots are not those of a full search, weights differ by up to {off:.2g}"
-            return [Fault("wrong_top_k", name, evidence, "slots are first * M + second, best sum first, ties to the lowest")]
+            return [
+                Fault("wrong_top_k", name, evidence, "slots are first * M + second, best sum first, ties to the lowest")
+            ]
     return []
 
 
@@ -133,14 +140,22 @@ def kernels(subject: Subject) -> list[Fault]:
     return faults
 
 
-def _off(operation: Callable[..., Any], arguments: tuple[Any, ...], formula: Callable[..., tuple[Tensor, ...]]) -> float:
+def _off(
+    operation: Callable[..., Any], arguments: tuple[Any, ...], formula: Callable[..., tuple[Tensor, ...]]
+) -> float:
     """Returns the largest difference of results and gradients between an operation and its formula."""
     sides = []
     for function in (operation, formula):
-        given = [a.clone().requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
+        given = [
+            a.clone().requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments
+        ]
         result = function(*given)
         results = result if isinstance(result, tuple) else (result,)
-        total = sum((r * torch.linspace(-1, 2, r.numel(), device=r.device).view_as(r)).sum() for r in results if r.is_floating_point())
+        total = sum(
+            (r * torch.linspace(-1, 2, r.numel(), device=r.device).view_as(r)).sum()
+            for r in results
+            if r.is_floating_point()
+        )
         learning = [a for a in given if isinstance(a, Tensor) and a.requires_grad]
         sides.append([*results, *torch.autograd.grad(total, learning)])  # pyright: ignore[reportArgumentType]
     return max(distance(left.detach(), right.detach()) for left, right in zip(*sides, strict=True))
@@ -152,7 +167,10 @@ def memory_effect(subject: Subject) -> list[Fault]:
     faults = []
     for name, fusion in [(n, m) for n, m in model.named_modules() if isinstance(m, Fusion)]:
         calls: list[tuple[Tensor, Any, Tensor]] = []
-        with fusion.register_forward_hook(lambda _m, args, out, calls=calls: calls.append((*args, out))), torch.no_grad():
+        with (
+            fusion.register_forward_hook(lambda _m, args, out, calls=calls: calls.append((*args, out))),
+            torch.no_grad(),
+        ):
             logits = model(ids).logits
         hidden, read, update = calls[0]
         other = copy.deepcopy(read.bank)

@@ -124,7 +124,7 @@ def part(batch: int, length: int, rows: slice, tokens: slice) -> Pick:
 
 
 def first_difference(ours: list[Event], theirs: list[Event], pick: Pick, pick_theirs: Pick) -> Difference | None:
-    """Returns the first place where two traces of one model differ, or None if they agree.
+    """Returns the first place where two traces of one model differ, or None if their logits and slots agree.
 
     Args:
         ours: A trace.
@@ -132,18 +132,19 @@ def first_difference(ours: list[Event], theirs: list[Event], pick: Pick, pick_th
         pick: What of each tensor in ``ours`` is compared; tensors without such a part, or of another shape, are not.
         pick_theirs: The same for ``theirs``.
     """
-    module, size, reads, other_reads = None, 0.0, 0, 0
+    module, size, matters, reads, others = None, 0.0, False, 0, 0
     for mine, other in zip(ours, theirs, strict=False):
         for tensor, against in zip(mine.tensors, other.tensors, strict=False):
             left, right = pick(tensor), pick_theirs(against)
             if left is None or right is None or left.shape != right.shape:
                 continue
+            different, is_slots = differ(left, right), not left.is_floating_point() and left.ndim == 4  # [B, T, H, K]
             size = distance(left, right)
-            if module is None and differ(left, right):
-                module = mine.module
-            if not left.is_floating_point() and left.ndim == 4:  # [B, T, H, K]
-                reads, other_reads = reads + left.numel(), other_reads + int((left != right).sum())
-    return None if module is None else Difference(module, size, other_reads / max(1, reads))
+            module = mine.module if different and module is None else module
+            matters = matters or (different and (is_slots or mine is ours[-1]))
+            if is_slots:
+                reads, others = reads + left.numel(), others + int((left != right).sum())
+    return Difference(module, size, others / max(1, reads)) if module is not None and matters else None
 
 
 def differ(left: Tensor, right: Tensor) -> bool:
