@@ -306,7 +306,13 @@ FAULTS = [
         batch_normed_query,
         also=("train_eval_mismatch", "batch_dependence_in_training"),
     ),
-    Planted("keys left out of the optimizer", "preflight", "not_optimized", "decoder", keys_left_out_of_the_optimizer),
+    Planted(
+        "keys left out of the optimizer",
+        "preflight",
+        "not_optimized",
+        "decoder.embedding",
+        keys_left_out_of_the_optimizer,
+    ),
     Planted("an embedding drawn too wide", "preflight", "initial_loss", "decoder", wide_embedding),
     Planted("an optimizer that climbs", "preflight", "cannot_overfit", "train.loop", uphill),
     Planted(

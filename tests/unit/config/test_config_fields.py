@@ -131,6 +131,14 @@ TRAIN = [
             ("true", "True", NUMBER),
         ]
     ],
+    (
+        "steps: 4, skip_checks: [causal]",
+        "skip_checks.0 = 'causal'",
+        "unknown value 'causal'. Did you mean 'causality'? Known: accumulation, batch_invariance,"
+        " batch_invariance_in_training, cached_generation, causality, causality_in_training, context, data_order,"
+        " determinism, evaluation, gradients, initial_loss, kernels, loss, memory_effect, overfit, padding, reads,"
+        " reload, top_k, train_eval_parity, untouched_rows.",
+    ),
     ("steps: 4, trackers: swanlab", "trackers = 'swanlab'", "Input should be a valid list"),
     (
         "steps: 4, trackers: [swanlap]",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -93,17 +94,20 @@ class Report:
             remembered,
         )
 
-    def require(self, subject: str) -> None:
-        """Refuses a model with a fault.
 
-        Args:
-            subject: What the model is called, e.g. its variant's name.
+def require(reports: Mapping[str, Report]) -> None:
+    """Refuses models with a fault.
 
-        Raises:
-            PreflightError: with one line a fault.
-        """
-        if not self.faults:
-            return
-        count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
-        lines = "".join(f"\n  {fault}" for fault in self.faults)
-        raise PreflightError(f"{subject}: the preflight found {count}, nothing was trained{lines}")
+    Args:
+        reports: What was found of each, by variant.
+
+    Raises:
+        PreflightError: with one line a fault.
+    """
+    faults = {variant: report.faults for variant, report in reports.items() if report.faults}
+    if not faults:
+        return
+    n_faults = sum(len(found) for found in faults.values())
+    lines = [f"\n  {variant}: {fault}" for variant, found in faults.items() for fault in found]
+    count = "1 fault" if n_faults == 1 else f"{n_faults} faults"
+    raise PreflightError(f"the preflight found {count}, nothing was trained{''.join(lines)}")

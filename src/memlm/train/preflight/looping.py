@@ -44,7 +44,7 @@ class Sequences(Sampler):
 
 
 def learning(steps: int, **changed: Any) -> TrainConfig:
-    """Returns settings under which a sound model learns quickly; the checks judge its wiring, not the run's settings."""
+    """Returns settings under which a sound model learns quickly: its wiring is judged, not the run's settings."""
     quiet = dict.fromkeys(("log_every", "evaluate_every", "save_every", "profile_every", "memory_every"), 0)
     settled = {
         "lr": 1e-2,
@@ -61,15 +61,18 @@ def run_loop(model: MemlmForCausalLM, sampler: Sampler, config: TrainConfig) -> 
     """Trains ``model`` in place and returns the loss of each step, nats per token."""
     losses: list[float] = []
     hooks = Hooks(evaluate=dict, save=lambda _step: None, progress=lambda _step, loss, _speed: losses.append(loss))
-    with tempfile.TemporaryDirectory() as scratch, _own_accelerate():
-        with MetricLog(Path(scratch) / "metrics.jsonl", []) as log:
-            train(model, sampler, config, log, hooks, Path(scratch))
+    with (
+        _own_accelerate(),
+        tempfile.TemporaryDirectory() as scratch,
+        MetricLog(Path(scratch) / "metrics.jsonl", []) as log,
+    ):
+        train(model, sampler, config, log, hooks, Path(scratch))
     return losses
 
 
 @contextmanager
 def _own_accelerate() -> Iterator[None]:
-    """Keeps accelerate's state, which is one for the process, as the run has it: its device and precision are others."""
+    """Puts accelerate's state, one for the whole process, aside: the run has another device and precision."""
     kept = [(cls._shared_state, dict(cls._shared_state)) for cls in (PartialState, AcceleratorState, GradientState)]
     try:
         for shared, _ in kept:

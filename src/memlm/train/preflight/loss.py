@@ -1,4 +1,4 @@
-"""Checks of the loss: sums over tokens of the next token's cross-entropy, in training, in Hugging Face's form, in evaluation."""
+"""Checks of the loss, the next token's cross-entropy: in training, in Hugging Face's form, in evaluation."""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ from memlm.train.preflight.subject import BATCH, LENGTH, VOCABULARY, Subject
 from memlm.train.preflight.trace import Event, first_difference, part, trace, whole
 
 CUT = 6
-"""Tokens from this position on are changed, or come one by one."""
+"""Tokens from this position on, or before it, are changed."""
+STEPS = 4
+"""The last tokens, which come one by one."""
 EVERYTHING = part(BATCH, LENGTH, slice(None), slice(None))
 
 
@@ -129,9 +131,8 @@ def cached_generation(subject: Subject) -> list[Fault]:
     model, ids = subject.moved(), subject.tokens()
     full = _seeded(model, ids)
     for argument in ("cache", "past_key_values"):
-        first = _output(model, ids[:, :CUT], use_cache=True)
-        cache = first[CACHE_FIELD]
-        for position in range(CUT, LENGTH):
+        cache = _output(model, ids[:, :-STEPS], use_cache=True)[CACHE_FIELD]
+        for position in range(LENGTH - STEPS, LENGTH):
             token = ids[:, position : position + 1]
             step = _seeded(model, token, **{argument: cache}, use_cache=True)
             here = part(BATCH, LENGTH, slice(None), slice(position, position + 1))

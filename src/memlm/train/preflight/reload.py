@@ -38,7 +38,7 @@ def reload(subject: Subject) -> list[Fault]:
         return [Fault("untied_on_reload", gone[0][0].rpartition(".")[0], evidence, _TIE)]
     lost = [
         n
-        for (n, was), (_, now) in zip(model.named_parameters(), loaded.named_parameters())
+        for (n, was), (_, now) in zip(model.named_parameters(), loaded.named_parameters(), strict=True)
         if not torch.equal(was, now)
     ]
     if lost:

@@ -14,7 +14,7 @@ from memlm.config.checks import Check
 from memlm.config.train import TrainConfig
 from memlm.data.sampler import Sampler
 from memlm.model.config import ModelConfig
-from memlm.train.preflight import learning, loss, order, paths, reload, remembered, selection
+from memlm.train.preflight import gradients, learning, loss, operations, order, paths, reload, remembered, selection
 from memlm.train.preflight.findings import Fault, Outcome, Report
 from memlm.train.preflight.shrink import shrunken
 from memlm.train.preflight.subject import EvaluateLoss, Subject
@@ -48,12 +48,12 @@ CHECKS: dict[Check, Entry] = {
     "cached_generation": Entry(paths.cached_generation, ("determinism", "causality")),
     "reads": Entry(selection.reads, of_memory=True),
     "top_k": Entry(selection.top_k, ("determinism", "causality", "reads"), of_memory=True),
-    "kernels": Entry(selection.kernels),
+    "kernels": Entry(operations.kernels),
     "loss": Entry(loss.loss, ("determinism",)),
     "evaluation": Entry(loss.evaluation, ("determinism", "loss")),
     "initial_loss": Entry(learning.initial_loss, ("loss",)),
     "memory_effect": Entry(selection.memory_effect, ("determinism", "reads"), of_memory=True),
-    "gradients": Entry(learning.gradients, ("loss", "context", "memory_effect")),
+    "gradients": Entry(gradients.gradients, ("loss", "context", "memory_effect")),
     "untouched_rows": Entry(learning.untouched_rows, ("loss", "reads"), of_memory=True),
     "accumulation": Entry(
         learning.accumulation,
@@ -65,7 +65,7 @@ CHECKS: dict[Check, Entry] = {
 """Every check of the model; `data_order` looks at the sampler instead."""
 
 
-def preflight(  # noqa: PLR0913 (each is something else that the run will use)
+def preflight(
     model: ModelConfig,
     train: TrainConfig,
     *,
@@ -121,10 +121,10 @@ def _reason_to_skip(
 
 def _outcome(check: Check, entry: Entry, subject: Subject) -> Outcome:
     start = time.perf_counter()
-    faults = _guarded(entry.run, subject)
+    faults = guarded(entry.run, subject)
     if faults:
         # Where two slots nearly tie, rounding may decide between them; a fault shows whatever is drawn.
-        again = {fault.fault for fault in _guarded(entry.run, replace(subject, seed=subject.seed + 1))}
+        again = {fault.fault for fault in guarded(entry.run, replace(subject, seed=subject.seed + 1))}
         faults = [fault for fault in faults if fault.fault in again]
     declared: dict[str, str] = {}
     for part in (subject.config.memory, subject.config.fusion):
@@ -134,7 +134,7 @@ def _outcome(check: Check, entry: Entry, subject: Subject) -> Outcome:
     return Outcome(check, status, time.perf_counter() - start, "; ".join(dict.fromkeys(meant)), tuple(faults))
 
 
-def _guarded(check: Callable[[Subject], list[Fault]], subject: Subject) -> list[Fault]:
+def guarded(check: Callable[[Subject], list[Fault]], subject: Subject) -> list[Fault]:
     """Runs a check; a model that raises an error in it is at fault too."""
     try:
         return check(subject)

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from memlm.model.config import ModelConfig
 
 MAX_LAYERS = 4
-MIN_WIDTH = 32
+WIDTH = 32
+"""Of the residual stream, if it suits; narrower models learn too slowly to be judged in a second."""
 
 
 def shrunken(config: ModelConfig) -> ModelConfig:
@@ -64,5 +65,4 @@ def _feed_forward(config: ModelConfig) -> dict[str, Any]:
 
 def _widths(d_model: int, n_heads: int) -> Iterator[int]:
     step = 2 * n_heads
-    least = min(d_model, MIN_WIDTH)
-    return (width for width in range(step, d_model + 1, step) if width >= least)
+    return (width for width in range(step, max(d_model, WIDTH) + 1, step) if width >= WIDTH)

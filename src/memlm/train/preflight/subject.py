@@ -37,19 +37,16 @@ class Subject:
     device: torch.device
     evaluate_loss: EvaluateLoss | None = None
 
-    def fresh(self, config: ModelConfig | None = None) -> MemlmForCausalLM:
+    def fresh(self, shape: ModelConfig | None = None) -> MemlmForCausalLM:
         """Returns a model in float32 on the CPU as training would start from it, in train mode.
 
         Args:
-            config: Another configuration than the small copy's.
+            shape: Another configuration than the small copy's.
         """
         torch.manual_seed(self.seed)
-        shape = (config or self.config).model_dump(mode="json", exclude_unset=True)
-        special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
-        model = MemlmForCausalLM(
-            MemlmConfig(model=shape, vocab_size=VOCABULARY, max_position_embeddings=LENGTH, **special)
-        )
-        return model.float().train()
+        fields = (shape or self.config).model_dump(mode="json", exclude_unset=True)
+        config = MemlmConfig(fields, VOCABULARY, LENGTH, bos_token_id=0, eos_token_id=0, pad_token_id=1)
+        return MemlmForCausalLM(config).float().train()
 
     def moved(self) -> MemlmForCausalLM:
         """Returns a model in eval mode whose every parameter matters: norms and scales leave one, gates leave zero."""
