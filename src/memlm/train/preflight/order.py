@@ -9,7 +9,7 @@ import numpy as np
 from memlm.data.sampler import Sampler
 from memlm.train.preflight.findings import Fault
 
-MOST_BATCHES = 256
+MOST_BATCHES = 64
 """Batches that are looked at in each of two epochs; it bounds the time whatever the size of the data."""
 
 

@@ -123,7 +123,7 @@ def memory_effect(subject: Subject) -> list[Fault]:
             calls: list[Any] = []
             with fusion.register_forward_hook(lambda _m, args, update, to=calls: to.append((*args, update))):
                 logits = model(ids).logits
-            with fusion.register_forward_hook(lambda _m, _args, update: 0 * update):
+            with fusion.register_forward_hook(_nothing):
                 without = model(ids).logits
             ignored, n_reads = _ignored_reads(fusion, *calls[0])
         if ignored:
@@ -135,6 +135,11 @@ def memory_effect(subject: Subject) -> list[Fault]:
             cause = "the block drops what its fusion returns; add it to the residual stream"
             faults.append(Fault("memory_ignored", name.rpartition(".")[0], evidence, cause))
     return faults
+
+
+def _nothing(_module: nn.Module, _args: object, update: Any) -> Tensor:
+    """Stands in for a fusion's update."""
+    return torch.zeros_like(update)
 
 
 def _ignored_reads(fusion: Fusion, hidden: Tensor, read: MemoryRead, update: Tensor) -> tuple[int, int]:
