@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -88,11 +89,22 @@ def preflight(
     key = remembered.key(model, train, device, evaluate_loss is not None)
     report = remembered.recall(key) if use_cache else None
     if report is None:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _one_thread():
             report = _run_all(model, train, device, evaluate_loss)
         if use_cache and not report.faults:
             remembered.keep(key, report)
     return replace(report, outcomes=(*report.outcomes, _order_outcome(sampler, train)))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The copy's tensors are so small that threads do nothing but wait for each other, seconds on a busy machine."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def _run_all(
