@@ -13,6 +13,7 @@ from memlm.train.preflight import Report, preflight, require
 from tests.zoo.faults import FAULTS, Planted, evaluate
 
 BY_PREFLIGHT = [planted for planted in FAULTS if planted.detector != "alarm"]
+BY_ALARM = [planted for planted in FAULTS if planted.detector == "alarm"]
 CHECK_OF = {"data": "data_order", "reload": "reload"}
 """Detectors that are one check of the preflight."""
 
@@ -52,6 +53,13 @@ def test_how_many_were_caught(caught, record_property):
     record_property("reliability", {"what": "planted faults", "tried": len(BY_PREFLIGHT), "good": len(caught)})
     assert len(BY_PREFLIGHT) >= 12
     assert len(caught) == len(BY_PREFLIGHT)
+
+
+@pytest.mark.parametrize("planted", BY_ALARM, ids=lambda planted: planted.name)
+def test_a_fault_that_shows_later_raises_its_alarm(planted):
+    collapse = pytest.importorskip("tests.zoo_collapse", reason="alarms while training are not there yet")
+    assert planted.fault in {alarm.name for alarm in collapse.train_and_watch(has_norms=False)}
+    assert planted.fault not in {alarm.name for alarm in collapse.train_and_watch(has_norms=True)}
 
 
 TWINS = {str(planted.config): planted for planted in FAULTS if planted.name != "a fusion that ignores the memory"}
