@@ -17,7 +17,7 @@ from memlm.train.preflight.subject import Subject
 from memlm.train.preflight.trace import distance
 
 TOLERANCE = 1e-4
-"""Sums of a few float32 terms agree to 1e-6; a wrong slot or a missing gradient is off by 0.1 or more."""
+"""Sums of a few float32 terms agree to 1e-6; a wrong slot or a missing gradient is off by more than 0.1."""
 
 
 class Case(NamedTuple):
