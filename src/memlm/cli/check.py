@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,11 +11,16 @@ from rich.table import Table
 
 from memlm.cli.options import ConfigArgument, Overrides
 
+if TYPE_CHECKING:
+    from memlm.data.cache import TokenData
+    from memlm.experiment.config import ExperimentConfig
+
 
 def command(
     config: ConfigArgument,
     override: Overrides = None,
     measure: Annotated[bool, typer.Option(help="Take a few steps on the device to estimate time and memory.")] = True,
+    preflight: Annotated[bool, typer.Option(help="Try a small copy of each variant; refuse one with a fault.")] = False,
 ) -> None:
     """Check a config and its data, and print each variant's parameters, FLOPs, bytes, time and peak memory."""
     from memlm.experiment.config import load_experiment
@@ -35,6 +40,8 @@ def command(
     device = device_record(experiment.train)
     console.print(f"data: {len(data.train.ids):,} training tokens, {len(data.validation.ids):,} held out")
     console.print(f"device: {device['name']} ({device['kind']})")
+    if preflight:
+        _print_preflight(console, experiment, data)
     columns = ["variant", "parameters", "active", "FLOPs/token", "bytes/token", "steps", "tokens"]
     columns += ["time", "evaluation", "peak memory"] if measure else []
     table = Table(*columns)
@@ -51,3 +58,22 @@ def command(
     console.print(table)
     if measure:
         console.print(f"whole experiment: about {duration(total)}, generation of samples not counted")
+
+
+def _print_preflight(console: Console, experiment: ExperimentConfig, data: TokenData) -> None:
+    """Prints how every check of every variant ended, and refuses those with a fault."""
+    from memlm.experiment.preflight import preflight_variant
+    from memlm.train.preflight import require
+
+    reports = {variant: preflight_variant(experiment, variant, data.train.ids) for variant in experiment.variants}
+    table = Table("check", *reports)
+    for row in zip(*(report.outcomes for report in reports.values()), strict=True):
+        table.add_row(row[0].check, *(f"{outcome.status} {outcome.seconds:.2f} s" for outcome in row))
+    times = ("remembered" if report.remembered else f"{report.seconds:.1f} s" for report in reports.values())
+    table.add_row("all", *times)
+    console.print(table)
+    for variant, report in reports.items():
+        for outcome in report.outcomes:
+            if outcome.status in ("declared", "skipped"):
+                console.print(f"{variant}: {outcome.check} {outcome.status}: {outcome.reason}")
+    require(reports)

@@ -21,6 +21,7 @@ from memlm.errors import CheckpointError
 from memlm.evaluate.suite import Suite
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.models import new_model
+from memlm.experiment.preflight import preflight_variant
 from memlm.experiment.record import code_state, config_hash, environment, now
 from memlm.hf import MemlmForCausalLM
 from memlm.model.cost import cost
@@ -28,6 +29,7 @@ from memlm.storage import write_json, write_text, write_yaml
 from memlm.train.checkpoint import FINAL, finish, load_model, newest_sound, prune, save_model
 from memlm.train.loop import Hooks, TrainResult, build_accelerator, train
 from memlm.train.monitor import MetricLog, Tracker
+from memlm.train.preflight import require
 from memlm.train.schedule import Plan
 from memlm.train.state import TrainingState
 from memlm.train.trackers import BackgroundTracker
@@ -94,7 +96,10 @@ class Attempt:
         prepared, config = self.prepared, self.prepared.config
         self._begin()
         prepared.watcher.started(self.folder.name, self.plan.steps)
-        trained = self._trained_before() or self._train()
+        trained = self._trained_before()
+        if trained is None:
+            self._refuse_faults()
+            trained = self._train()
 
         # What is evaluated is what others will load, so a part lost in saving shows here.
         accelerator = build_accelerator(config.train)
@@ -156,9 +161,17 @@ class Attempt:
             tokens=0,
             results={},
             continued=before.get("continued", []),
+            preflight=before.get("preflight"),
             trained=before.get("trained"),
             alarms=before.get("alarms", []),
         )
+
+    def _refuse_faults(self) -> None:
+        """Runs the preflight, which is remembered for the next seed, and records it."""
+        prepared = self.prepared
+        report = preflight_variant(prepared.config, self.variant, prepared.data.train.ids, self.seed)
+        self._update(preflight=report.as_dict())
+        require({self.variant: report})
 
     def _trained_before(self) -> TrainResult | None:
         """Returns what an earlier attempt trained, if only the evaluation is left to do."""

@@ -95,6 +95,10 @@ TRAIN = [
     ),
     ("steps: 4, min_lr_share: -1", "min_lr_share = -1", at_least(0)),
     ("steps: 4, min_lr_share: 2", "min_lr_share = 2", "Input should be less than or equal to 1"),
+    ("steps: 4, keep_last: 0", "keep_last = 0", at_least(1)),
+    ("steps: 4, keep_best: -1", "keep_best = -1", at_least(0)),
+    ("steps: 4, keep_best: 1, save_every: 0", "keep_best = 1", "has no effect, because save_every is 0"),
+    ("steps: 4, keep_best: 1, evaluate_every: 0", "keep_best = 1", "has no effect, because evaluate_every is 0"),
     (
         "steps: 4, schedule: constant, min_lr_share: 0.5",
         "min_lr_share = 0.5",
@@ -145,6 +149,14 @@ TRAIN = [
             ("true", "True", NUMBER),
         ]
     ],
+    (
+        "steps: 4, skip_checks: [causal]",
+        "skip_checks.0 = 'causal'",
+        "unknown value 'causal'. Did you mean 'causality'? Known: accumulation, batch_invariance,"
+        " batch_invariance_in_training, cached_generation, causality, causality_in_training, context, data_order,"
+        " determinism, evaluation, gradients, initial_loss, kernels, loss, memory_effect, overfit, padding, reads,"
+        " reload, top_k, train_eval_parity, untouched_rows.",
+    ),
     ("steps: 4, trackers: swanlab", "trackers = 'swanlab'", "Input should be a valid list"),
     (
         "steps: 4, trackers: [swanlap]",

@@ -9,7 +9,7 @@ import pytest
 
 from memlm.config.alarms import AlarmsConfig
 from memlm.train.alarms import MIN_STEPS, WINDOW, Alarms, reachable_slots
-from tests.zoo_collapse import train_and_watch
+from tests.zoo.collapse import train_and_watch
 
 NOISE = np.random.default_rng(0).normal(scale=0.1, size=10_000)
 FALL = [2.0 + 6.0 * math.exp(-n / 30) for n in range(300)]
@@ -213,6 +213,6 @@ def test_a_quiet_loss_that_jumps_can_be_written_as_json():
 
 
 def test_unequal_keys_collapse_without_norms_and_not_with_them():
-    """A real training; see tests/zoo_collapse.py."""
+    """A real training; see tests/zoo/collapse.py."""
     assert train_and_watch(has_norms=True) == []
     assert names(train_and_watch(has_norms=False)) == [("usage_collapse", "layer 1"), ("dead_slots", "layer 1")]
