@@ -48,7 +48,7 @@ def edit_record(run: Path, **changes: Any) -> None:
     path = run / "record.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     for key, value in changes.items():
-        record[key] = {**record[key], **value} if isinstance(value, dict) else value
+        record[key] = {**record.get(key, {}), **value} if isinstance(value, dict) else value
     write_json(path, record)
 
 

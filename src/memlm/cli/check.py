@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,7 @@ from memlm.cli.options import ConfigArgument, Overrides
 if TYPE_CHECKING:
     from memlm.data.cache import TokenData
     from memlm.experiment.config import ExperimentConfig
+    from memlm.experiment.estimate import Estimate
 
 
 def command(
@@ -27,13 +29,14 @@ def command(
 
     experiment = load_experiment(config, override or [])
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{config}: sound; {len(experiment.variants)} variants x {len(experiment.seeds)} seeds")
+    n_runs = f"{len(experiment.variants)} variants x {len(experiment.seeds)} seeds"
+    console.print(f"{config}: no mistake in the settings; {n_runs}")
 
     from memlm.data.prepare import prepare
     from memlm.evaluate.suite import Suite
     from memlm.experiment.estimate import estimate
     from memlm.experiment.run import device_record
-    from memlm.report.tables import compact, duration
+    from memlm.report.tables import duration
 
     data = prepare(experiment.data, progress=sys.stderr.isatty())
     suite = Suite.of(experiment.evaluate, data, experiment.data.seq_len)
@@ -42,22 +45,37 @@ def command(
     console.print(f"device: {device['name']} ({device['kind']})")
     if preflight:
         _print_preflight(console, experiment, data)
-    columns = ["variant", "parameters", "active", "FLOPs/token", "bytes/token", "steps", "tokens"]
-    columns += ["time", "evaluation", "peak memory"] if measure else []
-    table = Table(*columns)
-    total = 0.0
-    for variant in experiment.variants:
-        price = estimate(experiment, variant, data, suite, measure)
-        row = [compact(price.cost.parameters), compact(price.cost.active_parameters)]
-        row += [compact(price.cost.flops_per_token), compact(price.cost.bytes_per_token)]
-        row += [f"{price.plan.steps:,}", compact(price.plan.steps * price.plan.tokens_per_step)]
-        if price.time_s is not None and price.evaluate_s is not None:
-            total += (price.time_s + price.evaluate_s) * len(experiment.seeds)
-            row += [duration(price.time_s), duration(price.evaluate_s), f"{price.peak_memory_gib:.2f} GiB"]
-        table.add_row(variant, *row)
+    if measure:
+        console.print("taking a few steps of each variant on this device ...")
+    prices = {variant: estimate(experiment, variant, data, suite, measure) for variant in experiment.variants}
+    table = Table("", *prices)
+    for quantity, told in _quantities(measure).items():
+        table.add_row(quantity, *(told(price) for price in prices.values()))
     console.print(table)
     if measure:
-        console.print(f"whole experiment: about {duration(total)}, generation of samples not counted")
+        each = sum((price.time_s or 0) + (price.evaluate_s or 0) for price in prices.values())
+        whole = duration(each * len(experiment.seeds))
+        console.print(f"whole experiment: about {whole}, generation of samples not counted")
+
+
+def _quantities(measured: bool) -> dict[str, Callable[[Estimate], str]]:
+    """Returns what is told of a variant, and how."""
+    from memlm.report.tables import compact, duration
+
+    counted: dict[str, Callable[[Estimate], str]] = {
+        "parameters": lambda price: compact(price.cost.parameters),
+        "active parameters": lambda price: compact(price.cost.active_parameters),
+        "FLOPs per token": lambda price: compact(price.cost.flops_per_token),
+        "bytes read per token": lambda price: compact(price.cost.bytes_per_token),
+        "steps": lambda price: f"{price.plan.steps:,}",
+        "tokens": lambda price: compact(price.plan.steps * price.plan.tokens_per_step),
+    }
+    timed: dict[str, Callable[[Estimate], str]] = {
+        "training time": lambda price: duration(price.time_s or 0),
+        "evaluation time": lambda price: duration(price.evaluate_s or 0),
+        "peak memory": lambda price: f"{price.peak_memory_gib or 0:.2f} GiB",
+    }
+    return counted | timed if measured else counted
 
 
 def _print_preflight(console: Console, experiment: ExperimentConfig, data: TokenData) -> None:

@@ -104,7 +104,11 @@ class View:
         """Returns what an experiment tells its course."""
         from memlm.experiment.attempt import Watcher
 
-        return Watcher(self.started, self.continued, self.step, self.alarm, self.finished)
+        return Watcher(self.checked, self.started, self.continued, self.step, self.alarm, self.finished)
+
+    def checked(self, name: str, line: str) -> None:
+        """Tells how a run's preflight ended."""
+        self._print(f"[{self._done + 1}/{self._total}] {name}  preflight {line}")
 
     def started(self, name: str, steps: int) -> None:
         """Starts a run's bar."""

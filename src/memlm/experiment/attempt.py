@@ -42,6 +42,7 @@ class Watcher:
     """What is told of an experiment's course; the command line draws it, tests leave it alone.
 
     Attributes:
+        checked: A run's name, and how its preflight ended in one line.
         started: A run's name and its steps.
         continued: A run's name and the step that it goes on from.
         step: Step, loss, tokens per second.
@@ -49,6 +50,7 @@ class Watcher:
         finished: A run's name and its results; an empty mapping for one that was finished before.
     """
 
+    checked: Callable[[str, str], None] = lambda _name, _line: None
     started: Callable[[str, int], None] = lambda _name, _steps: None
     continued: Callable[[str, int], None] = lambda _name, _step: None
     step: Callable[[int, float, float], None] = lambda _step, _loss, _speed: None
@@ -172,6 +174,7 @@ class Attempt:
         report = preflight_variant(prepared.config, self.variant, prepared.data.train.ids, self.seed)
         self._update(preflight=report.as_dict())
         require({self.variant: report})
+        prepared.watcher.checked(self.folder.name, report.summary())
 
     def _trained_before(self) -> TrainResult | None:
         """Returns what an earlier attempt trained, if only the evaluation is left to do."""

@@ -77,6 +77,22 @@ class Alarm:
 
 
 @dataclass(frozen=True)
+class CheckOutcome:
+    """How a check of the preflight ended: passed, declared, skipped or failed, and the reason where it needs one."""
+
+    check: str
+    status: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """The preflight that a run began with."""
+
+    checks: list[CheckOutcome]
+
+
+@dataclass(frozen=True)
 class Record:
     """The content of ``record.json``; what a run has not reached yet is None or empty."""
 
@@ -101,6 +117,8 @@ class Record:
     results: Tree = field(default_factory=dict[str, Any])
     alarms: list[Alarm] | None = None
     """None: the run was recorded before there were alarms."""
+    preflight: Preflight | None = None
+    """None: there was none."""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def test_check_prices_every_variant(experiment):
     done = memlm("check", "tiny.yaml", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "3 variants x 2 seeds" in done.stdout
-    for expected in ("FLOPs/token", "peak memory", "cross_attention", "whole experiment: about"):
+    for expected in ("FLOPs per token", "peak memory", "cross_attention", "whole experiment: about"):
         assert expected in done.stdout
 
 

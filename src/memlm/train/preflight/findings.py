@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -72,6 +73,12 @@ class Report:
     def seconds(self) -> float:
         """Time that the checks took."""
         return sum(outcome.seconds for outcome in self.outcomes)
+
+    def summary(self) -> str:
+        """Returns how many checks ended how, in one line."""
+        counts = Counter(outcome.status for outcome in self.outcomes)
+        told = ", ".join(f"{count} {status}" for status, count in counts.items())
+        return f"{told} ({'remembered' if self.remembered else f'{self.seconds:.1f} s'})"
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the report as a record keeps it."""
