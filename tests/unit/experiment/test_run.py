@@ -217,9 +217,8 @@ def test_a_check_is_left_out_by_name_only_and_the_record_says_so(experiment_yaml
 
 def test_a_faulty_model_is_refused_before_its_first_step(experiment_yaml, tmp_path, monkeypatch):
     config = load_experiment(experiment_yaml, ["seeds=[0]"])
-    monkeypatch.setattr(
-        Decoder, "logits", lambda self, hidden: self.embedding(hidden.argmax(-1)) @ self.embedding.weight.T
-    )
+    monkeypatch.setenv("MEMLM_CACHE", str(tmp_path / "cache"))  # a passed check is remembered by the source alone
+    monkeypatch.setattr(Decoder, "logits", lambda self, hidden: hidden.detach() @ self.embedding.weight.T)
     monkeypatch.setattr(attempt_module, "train", lambda *_: pytest.fail("it was trained"))
     with pytest.raises(PreflightError, match=r"nothing was trained\n  dense: ") as raised:
         run_experiment(config, tmp_path, progress=False)
