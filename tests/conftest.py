@@ -11,6 +11,18 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: kernels then run on the CPU
 
+
+def pytest_addoption(parser):
+    parser.addoption("--update-golden", action="store_true", help="Write the files of tests/golden anew.")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("update_golden"):
+        from tests.golden.wirings import digest
+
+        terminalreporter.write_line(f"golden files written; say why in CHANGELOG.md, with `golden: {digest()}`")
+
+
 SYLLABLES = ["ka", "lo", "mi", "ten", "ur", "sha", "bel", "dor", "ix", "pa", "ru", "vel", "on", "ta", "ge"]
 
 

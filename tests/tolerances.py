@@ -11,3 +11,6 @@ GRADIENT = {"rtol": 1e-3, "atol": 1e-5}
 
 FLOPS = 0.01
 """Relative; counted against the formulas."""
+
+GOLDEN = 1e-4
+"""Relative; the same steps on another CPU, whose sums are rounded otherwise."""

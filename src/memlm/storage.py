@@ -1,43 +1,67 @@
-"""Writing files and folders whole or not at all. Free of torch, and of every other room."""
+"""Writing files and folders whole or not at all, and texts without credentials. Free of torch and of every other room.
+
+A credential is the value of an environment variable whose name says so (``HF_TOKEN``, ``WANDB_API_KEY``). Whatever is
+written through here holds ``***`` in its place, so no writer has to remember.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import yaml
 
+T = TypeVar("T")
+
+CREDENTIAL = re.compile(
+    r"(^|_)(API_?KEY|ACCESS_KEY(_ID)?|PRIVATE_KEY|SECRET(_KEY)?|TOKEN|PASSPHRASE)$|PASSWORD", re.IGNORECASE
+)
+"""Names of environment variables that hold credentials."""
+SHORTEST_CREDENTIAL = 6
+"""Characters; a shorter value would stand in many a word that has nothing to do with it."""
+
+
+def redacted(value: T) -> T:
+    """Returns text with ``***`` for every credential in it; in mappings and lists, every text and key likewise."""
+    found = {v for name, v in os.environ.items() if CREDENTIAL.search(name) and len(v) >= SHORTEST_CREDENTIAL}
+    # The longest first: one may be the beginning of another.
+    return cast(T, _without(value, sorted(found, key=len, reverse=True)))
+
+
+def _without(value: Any, credentials: list[str]) -> Any:
+    if isinstance(value, str):
+        for credential in credentials:
+            value = value.replace(credential, "***")
+        return value
+    if isinstance(value, dict):
+        pairs = cast("dict[Any, Any]", value).items()
+        return {_without(key, credentials): _without(item, credentials) for key, item in pairs}
+    if isinstance(value, (list, tuple)):
+        return [_without(item, credentials) for item in cast("list[Any]", value)]
+    return value
+
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file under another name, then renames it; a reader sees the old text or the new."""
-    descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(staged, 0o644)  # mkstemp's own mode would hide the file from everybody else
-        os.replace(staged, path)
-    except BaseException:
-        Path(staged).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    """Writes a file, whole or not at all."""
+    _write(path, redacted(text))
 
 
 def write_json(path: Path, value: object) -> None:
     """Writes ``value`` as JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    _write(path, json.dumps(redacted(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def write_yaml(path: Path, value: object) -> None:
     """Writes ``value`` as YAML in the order it has, whole or not at all."""
-    write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+    _write(path, yaml.safe_dump(redacted(value), sort_keys=False, allow_unicode=True))
 
 
 @contextmanager
@@ -70,6 +94,22 @@ def sha256(path: Path) -> str:
     """Returns the hash of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file under another name, then renames it; a reader sees the old text or the new."""
+    descriptor, staged = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(staged, 0o644)  # mkstemp's own mode would hide the file from everybody else
+        os.replace(staged, path)
+    except BaseException:
+        Path(staged).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

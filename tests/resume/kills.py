@@ -74,6 +74,7 @@ def outcome(folder: Path) -> dict[str, object]:
     results = record["results"]
     return {
         "status": record["status"],
+        "alarms": record["alarms"],
         "metrics": [{key: value for key, value in line.items() if key not in TIMES} for line in lines],
         "results": {k: v for k, v in results.items() if not k.endswith(("_s", "_gib"))},
         "samples": json.loads((folder / "samples.json").read_text()),

@@ -48,7 +48,7 @@ def edit_record(run: Path, **changes: Any) -> None:
     path = run / "record.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     for key, value in changes.items():
-        record[key] = {**record[key], **value} if isinstance(value, dict) else value
+        record[key] = {**record.get(key, {}), **value} if isinstance(value, dict) else value
     write_json(path, record)
 
 
@@ -77,6 +77,22 @@ def _write_run(folder: Path, variant: str, seed: int) -> None:
         },
     ]
     write_json(run / "samples.json", samples)
+
+
+def alarm(name: str, where: str, **changes: Any) -> dict[str, Any]:
+    """An entry of a record's alarms, as `memlm.train.alarms.Alarms.history` has it."""
+    entry = {
+        "step": 20,
+        "name": name,
+        "where": where,
+        "value": 0.0031,
+        "threshold": 0.01,
+        "message": "the weight lies on 13 effective slots of the 4,065 that even reading would reach <&>",
+        "last_step": 200,
+        "count": 10,
+        "active": True,
+    }
+    return entry | changes
 
 
 def _record(variant: str, seed: int) -> dict[str, Any]:
@@ -117,6 +133,7 @@ def _record(variant: str, seed: int) -> dict[str, Any]:
         "steps": 200,
         "tokens": 400_000,
         "results": _results(variant, seed),
+        "alarms": [],
     }
 
 
@@ -160,7 +177,9 @@ def _usage(layer: int, seed: int) -> dict[str, Any]:
         "effective_slots": 4096 * share / 3,
         "dead_slots": int(4096 * (1 - share)),
         "n_slots": 4096,
+        "reads": 5000,
         "read_norm": 0.7,
+        "update_share": 0.12 - 0.02 * layer,
     }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,43 +12,86 @@ from rich.table import Table
 
 from memlm.cli.options import ConfigArgument, Overrides
 
+if TYPE_CHECKING:
+    from memlm.data.cache import TokenData
+    from memlm.experiment.config import ExperimentConfig
+    from memlm.experiment.estimate import Estimate
+
 
 def command(
     config: ConfigArgument,
     override: Overrides = None,
     measure: Annotated[bool, typer.Option(help="Take a few steps on the device to estimate time and memory.")] = True,
+    preflight: Annotated[bool, typer.Option(help="Try a small copy of each variant; refuse one with a fault.")] = False,
 ) -> None:
     """Check a config and its data, and print each variant's parameters, FLOPs, bytes, time and peak memory."""
     from memlm.experiment.config import load_experiment
 
     experiment = load_experiment(config, override or [])
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{config}: sound; {len(experiment.variants)} variants x {len(experiment.seeds)} seeds")
+    n_runs = f"{len(experiment.variants)} variants x {len(experiment.seeds)} seeds"
+    console.print(f"{config}: no mistake in the settings; {n_runs}")
 
     from memlm.data.prepare import prepare
     from memlm.evaluate.suite import Suite
     from memlm.experiment.estimate import estimate
     from memlm.experiment.run import device_record
-    from memlm.report.tables import compact, duration
+    from memlm.report.tables import duration
 
     data = prepare(experiment.data, progress=sys.stderr.isatty())
     suite = Suite.of(experiment.evaluate, data, experiment.data.seq_len)
     device = device_record(experiment.train)
     console.print(f"data: {len(data.train.ids):,} training tokens, {len(data.validation.ids):,} held out")
     console.print(f"device: {device['name']} ({device['kind']})")
-    columns = ["variant", "parameters", "active", "FLOPs/token", "bytes/token", "steps", "tokens"]
-    columns += ["time", "evaluation", "peak memory"] if measure else []
-    table = Table(*columns)
-    total = 0.0
-    for variant in experiment.variants:
-        price = estimate(experiment, variant, data, suite, measure)
-        row = [compact(price.cost.parameters), compact(price.cost.active_parameters)]
-        row += [compact(price.cost.flops_per_token), compact(price.cost.bytes_per_token)]
-        row += [f"{price.plan.steps:,}", compact(price.plan.steps * price.plan.tokens_per_step)]
-        if price.time_s is not None and price.evaluate_s is not None:
-            total += (price.time_s + price.evaluate_s) * len(experiment.seeds)
-            row += [duration(price.time_s), duration(price.evaluate_s), f"{price.peak_memory_gib:.2f} GiB"]
-        table.add_row(variant, *row)
+    if preflight:
+        _print_preflight(console, experiment, data)
+    if measure:
+        console.print("taking a few steps of each variant on this device ...")
+    prices = {variant: estimate(experiment, variant, data, suite, measure) for variant in experiment.variants}
+    table = Table("", *prices)
+    for quantity, told in _quantities(measure).items():
+        table.add_row(quantity, *(told(price) for price in prices.values()))
     console.print(table)
     if measure:
-        console.print(f"whole experiment: about {duration(total)}, generation of samples not counted")
+        each = sum((price.time_s or 0) + (price.evaluate_s or 0) for price in prices.values())
+        whole = duration(each * len(experiment.seeds))
+        console.print(f"whole experiment: about {whole}, generation of samples not counted")
+
+
+def _quantities(measured: bool) -> dict[str, Callable[[Estimate], str]]:
+    """Returns what is told of a variant, and how."""
+    from memlm.report.tables import compact, duration
+
+    counted: dict[str, Callable[[Estimate], str]] = {
+        "parameters": lambda price: compact(price.cost.parameters),
+        "active parameters": lambda price: compact(price.cost.active_parameters),
+        "FLOPs per token": lambda price: compact(price.cost.flops_per_token),
+        "bytes read per token": lambda price: compact(price.cost.bytes_per_token),
+        "steps": lambda price: f"{price.plan.steps:,}",
+        "tokens": lambda price: compact(price.plan.steps * price.plan.tokens_per_step),
+    }
+    timed: dict[str, Callable[[Estimate], str]] = {
+        "training time": lambda price: duration(price.time_s or 0),
+        "evaluation time": lambda price: duration(price.evaluate_s or 0),
+        "peak memory": lambda price: f"{price.peak_memory_gib or 0:.2f} GiB",
+    }
+    return counted | timed if measured else counted
+
+
+def _print_preflight(console: Console, experiment: ExperimentConfig, data: TokenData) -> None:
+    """Prints how every check of every variant ended, and refuses those with a fault."""
+    from memlm.experiment.preflight import preflight_variant
+    from memlm.train.preflight import require
+
+    reports = {variant: preflight_variant(experiment, variant, data.train.ids) for variant in experiment.variants}
+    table = Table("check", *reports)
+    for row in zip(*(report.outcomes for report in reports.values()), strict=True):
+        table.add_row(row[0].check, *(f"{outcome.status} {outcome.seconds:.2f} s" for outcome in row))
+    times = ("remembered" if report.remembered else f"{report.seconds:.1f} s" for report in reports.values())
+    table.add_row("all", *times)
+    console.print(table)
+    for variant, report in reports.items():
+        for outcome in report.outcomes:
+            if outcome.status in ("declared", "skipped"):
+                console.print(f"{variant}: {outcome.check} {outcome.status}: {outcome.reason}")
+    require(reports)

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from memlm import __version__
-from memlm.cli import check, compare, diff, doctor, list_types, logs, ps, report, run, stop
+from memlm.cli import check, compare, diff, doctor, list_types, logs, ps, report, rerun, run, stop
 from memlm.errors import Interrupted, MemlmError
+from memlm.storage import redacted
 
 app = typer.Typer(
     name="memlm",
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 for name, module in {
     "run": run,
+    "rerun": rerun,
     "check": check,
     "compare": compare,
     "diff": diff,
@@ -51,6 +53,20 @@ def _options(
     """Train, compare, inspect and ship memory-augmented language models, with evidence."""
 
 
+class _Redacting(logging.Formatter):
+    """Writes what is logged, tracebacks included, without credentials: trackers put keys into their errors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line."""
+        return redacted(super().format(record))
+
+
+def _log_to_stderr() -> None:
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    handler.setFormatter(_Redacting("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once
     raise Interrupted(signal.Signals(number).name, number)
@@ -59,20 +75,16 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 def main() -> None:
     """Runs the command line; the exit code is 0, or that of the error."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_time=False, show_path=False)],
-    )
+    _log_to_stderr()
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
     except (MemlmError, Interrupted) as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(redacted(f"error: {error}"), err=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        typer.echo(f"error: {error.filename or ''}: {error.strerror or error}", err=True)
+        typer.echo(redacted(f"error: {error.filename or ''}: {error.strerror or error}"), err=True)
         sys.exit(1)
 
 

@@ -12,11 +12,14 @@ import typer
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from memlm.cli.options import ConfigArgument, Overrides, RunsOption
 from memlm.errors import Interrupted
+from memlm.storage import redacted
 
 if TYPE_CHECKING:
+    from memlm.experiment.attempt import Watcher
     from memlm.experiment.config import ExperimentConfig
 
 
@@ -36,12 +39,12 @@ def command(
         return
     _print_header(console, experiment, runs)
 
-    from memlm.experiment.run import Watcher, run_experiment
+    from memlm.experiment.run import run_experiment
     from memlm.report.page import write_report
 
-    view = _View(Console(stderr=True, highlight=False), total=len(experiment.variants) * len(experiment.seeds))
+    view = View(Console(stderr=True, highlight=False), total=len(experiment.variants) * len(experiment.seeds))
     with view.progress:
-        watcher = Watcher(started=view.started, continued=view.continued, step=view.step, finished=view.finished)
+        watcher = view.watcher()
         line = shlex.join(["memlm", *sys.argv[1:]])
         try:
             folder = run_experiment(experiment, runs, watcher, sys.stderr.isatty(), line)
@@ -72,12 +75,12 @@ def _detach(console: Console, name: str, config: Path, overrides: list[str], run
 def _print_header(console: Console, experiment: ExperimentConfig, runs: Path) -> None:
     """Prints every setting, so that a log tells alone what was run."""
     console.rule(f"memlm run {experiment.name} -> {runs / experiment.name}")
-    settings = experiment.model_dump(mode="json", exclude_none=True)
+    settings = redacted(experiment.model_dump(mode="json", exclude_none=True))
     console.print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, default_flow_style=None), end="")
     console.rule()
 
 
-class _View:
+class View:
     """Draws the course of an experiment: one bar for the run at hand, one line for each that is finished."""
 
     def __init__(self, console: Console, total: int) -> None:
@@ -93,7 +96,19 @@ class _View:
         )
         self._total, self._done = total, 0
         self._task: TaskID | None = None
+        self._alarms: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self._begun: list[Mapping[str, Any]] = []
         self._is_live = console.is_terminal
+
+    def watcher(self) -> Watcher:
+        """Returns what an experiment tells its course."""
+        from memlm.experiment.attempt import Watcher
+
+        return Watcher(self.checked, self.started, self.continued, self.step, self.alarm, self.finished)
+
+    def checked(self, name: str, line: str) -> None:
+        """Tells how a run's preflight ended."""
+        self._print(f"[{self._done + 1}/{self._total}] {name}  preflight {line}")
 
     def started(self, name: str, steps: int) -> None:
         """Starts a run's bar."""
@@ -101,6 +116,7 @@ class _View:
         self._steps = steps
         self._task = self.progress.add_task(label, total=steps, detail="")
         self._name = label
+        self._alarms = {}
 
     def continued(self, name: str, step: int) -> None:
         """Tells from where a run goes on."""
@@ -108,22 +124,44 @@ class _View:
 
     def step(self, step: int, loss: float, tokens_per_s: float) -> None:
         """Moves the bar; where there is no terminal, a line at each tenth of the run tells the same."""
-        detail = f"loss {loss:.3f}  {tokens_per_s:,.0f} tokens/s"
+        from memlm.report.alarms import marks
+
+        self._tell_alarms()
+        told = [f"loss {loss:.3f}  {tokens_per_s:,.0f} tokens/s", marks(self._alarms.values())]
+        detail = ("\n" if self._is_live else "  ").join(told).rstrip()  # beside a bar there is no room for a long line
         if self._task is not None:
             self.progress.update(self._task, completed=step, detail=detail)
             if not self._is_live and step % max(1, self._steps // 10) == 0:
                 remaining = self.progress.tasks[-1].time_remaining
                 eta = "" if remaining is None else f"  ETA {remaining:.0f} s"
-                self.progress.console.print(f"{self._name}  step {step}/{self._steps}  {detail}{eta}")
+                self._print(f"{self._name}  step {step}/{self._steps}  {detail}{eta}")
+
+    def alarm(self, _name: str, entry: Mapping[str, Any]) -> None:
+        """Takes an alarm of the run at hand that began or ceased; what began is told before the next step."""
+        self._alarms[entry["name"], entry["where"]] = entry
+        if entry["active"]:
+            self._begun.append(entry)
+
+    def _tell_alarms(self) -> None:
+        """Prints what began since the last time: the layers of a model come one by one, and are told in one line."""
+        from memlm.report.alarms import lines
+
+        for line in lines(self._begun):
+            self._print(f"{self._name}  {line}", style="yellow")
+        self._begun = []
 
     def finished(self, name: str, results: Mapping[str, Any]) -> None:
         """Replaces the bar by a line."""
+        self._tell_alarms()
         self._done += 1
         if self._task is not None:
             self.progress.remove_task(self._task)
             self._task = None
         told = "finished before" if not results else _told(results)
-        self.progress.console.print(f"[{self._done}/{self._total}] {name}  {told}", markup=False)
+        self._print(f"[{self._done}/{self._total}] {name}  {told}")
+
+    def _print(self, line: str, style: str = "") -> None:
+        self.progress.console.print(Text(line, style), soft_wrap=True)
 
 
 def _told(results: Mapping[str, Any]) -> str:

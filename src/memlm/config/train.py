@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from memlm.config.alarms import AlarmsConfig
 from memlm.config.base import Config, Count, either
+from memlm.config.checks import Check
 
 Tracker = Literal["tensorboard", "swanlab", "wandb"]
 
@@ -70,8 +72,12 @@ class TrainConfig(Config):
     """Interval of torch profiler traces, in steps or as a share of the run."""
     memory_every: Every = Field(default=10, ge=0)
     """Interval of memory readings, in steps or as a share of the run."""
+    skip_checks: list[Check] = Field(default_factory=list[Check])
+    """Checks of the preflight to leave out; the record says so."""
     trackers: list[Tracker] = Field(default_factory=list[Tracker])
     """Trackers fed beside metrics.jsonl; a tracker that fails or blocks never stops or slows a run."""
+    alarms: AlarmsConfig = AlarmsConfig()
+    """Thresholds of the alarms while training."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields what the fields cannot see alone."""
@@ -82,6 +88,9 @@ class TrainConfig(Config):
             yield "min_lr_share", "has no effect with a constant schedule"
         if self.precision == "bf16" and self.device == "cpu":
             yield "precision", "bf16 on a CPU is some 20 times slower than fp32; use fp32 or auto"
+        for name in ("save_every", "evaluate_every"):
+            if self.keep_best and not getattr(self, name):
+                yield "keep_best", f"has no effect, because {name} is 0"
         for name in ("log_every", "evaluate_every", "save_every", "profile_every", "memory_every"):
             value = getattr(self, name)
             if value > 1 and value != int(value):

@@ -1,6 +1,8 @@
-"""Held-out loss, and in the same pass which slots were read."""
+"""Held-out loss, and in the same pass how the memory was used."""
 
 from __future__ import annotations
+
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -32,17 +34,15 @@ def mean_loss(decoder: Decoder, sequences: np.ndarray, batch_size: int, usage: U
         decoder: The model; its mode is restored.
         sequences: As `spread_sequences` returns them.
         batch_size: Sequences in a batch; the last may be smaller, and every token counts the same.
-        usage: Counts the slots that are read, if given.
+        usage: Counts how the memory layers read, if given.
     """
     device = decoder.embedding.weight.device
     was_training = decoder.training
     decoder.eval()
     total = 0.0
-    for start in range(0, len(sequences), batch_size):
-        batch = torch.from_numpy(sequences[start : start + batch_size]).to(device)
-        output = decoder(batch[:, :-1])
-        total += summed_loss(decoder.logits(output.hidden), batch[:, 1:]).item()
-        if usage is not None:
-            usage.add(output.reads)
+    with nullcontext() if usage is None else usage.watching(decoder):
+        for start in range(0, len(sequences), batch_size):
+            batch = torch.from_numpy(sequences[start : start + batch_size]).to(device)
+            total += summed_loss(decoder.logits(decoder(batch[:, :-1]).hidden), batch[:, 1:]).item()
     decoder.train(was_training)
     return total / (sequences.shape[0] * (sequences.shape[1] - 1))

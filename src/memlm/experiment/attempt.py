@@ -21,6 +21,7 @@ from memlm.errors import CheckpointError
 from memlm.evaluate.suite import Suite
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.models import new_model
+from memlm.experiment.preflight import preflight_variant
 from memlm.experiment.record import code_state, config_hash, environment, now
 from memlm.hf import MemlmForCausalLM
 from memlm.model.cost import cost
@@ -28,6 +29,7 @@ from memlm.storage import write_json, write_text, write_yaml
 from memlm.train.checkpoint import FINAL, finish, load_model, newest_sound, prune, save_model
 from memlm.train.loop import Hooks, TrainResult, build_accelerator, train
 from memlm.train.monitor import MetricLog, Tracker
+from memlm.train.preflight import require
 from memlm.train.schedule import Plan
 from memlm.train.state import TrainingState
 from memlm.train.trackers import BackgroundTracker
@@ -40,15 +42,19 @@ class Watcher:
     """What is told of an experiment's course; the command line draws it, tests leave it alone.
 
     Attributes:
+        checked: A run's name, and how its preflight ended in one line.
         started: A run's name and its steps.
         continued: A run's name and the step that it goes on from.
         step: Step, loss, tokens per second.
+        alarm: A run's name, and an alarm of it that began or ceased.
         finished: A run's name and its results; an empty mapping for one that was finished before.
     """
 
+    checked: Callable[[str, str], None] = lambda _name, _line: None
     started: Callable[[str, int], None] = lambda _name, _steps: None
     continued: Callable[[str, int], None] = lambda _name, _step: None
     step: Callable[[int, float, float], None] = lambda _step, _loss, _speed: None
+    alarm: Callable[[str, dict[str, Any]], None] = lambda _name, _entry: None
     finished: Callable[[str, dict[str, Any]], None] = lambda _name, _results: None
 
 
@@ -84,6 +90,7 @@ class Attempt:
         self.sampler = Sampler(data.train.ids, config.data.seq_len, config.train.batch_size, seed)
         self.plan = Plan.of(config.train, config.data.seq_len, self.sampler.n_sequences)
         self.record: dict[str, Any] = {}
+        self.alarms: dict[tuple[str, str], dict[str, Any]] = {}
         self.step = 0
 
     def execute(self) -> None:
@@ -91,7 +98,10 @@ class Attempt:
         prepared, config = self.prepared, self.prepared.config
         self._begin()
         prepared.watcher.started(self.folder.name, self.plan.steps)
-        trained = self._trained_before() or self._train()
+        trained = self._trained_before()
+        if trained is None:
+            self._refuse_faults()
+            trained = self._train()
 
         # What is evaluated is what others will load, so a part lost in saving shows here.
         accelerator = build_accelerator(config.train)
@@ -119,6 +129,7 @@ class Attempt:
                 error=error,
                 steps=self.step,
                 tokens=self.step * self.plan.tokens_per_step,
+                alarms=list(self.alarms.values()),
             )
 
     def _update(self, **fields: Any) -> None:
@@ -152,8 +163,18 @@ class Attempt:
             tokens=0,
             results={},
             continued=before.get("continued", []),
+            preflight=before.get("preflight"),
             trained=before.get("trained"),
+            alarms=before.get("alarms", []),
         )
+
+    def _refuse_faults(self) -> None:
+        """Runs the preflight, which is remembered for the next seed, and records it."""
+        prepared = self.prepared
+        report = preflight_variant(prepared.config, self.variant, prepared.data.train.ids, self.seed)
+        self._update(preflight=report.as_dict())
+        require({self.variant: report})
+        prepared.watcher.checked(self.folder.name, report.summary())
 
     def _trained_before(self) -> TrainResult | None:
         """Returns what an earlier attempt trained, if only the evaluation is left to do."""
@@ -184,11 +205,12 @@ class Attempt:
             evaluate=lambda: self.prepared.suite.evaluate_quick(model),
             save=lambda state: self._save(model, state),
             progress=self._progress,
+            alarm=self._alarm,
         )
         with MetricLog(folder / "metrics.jsonl", self._trackers(config), after=self.step) as log:
             trained = train(model, self.sampler, config, log, hooks, folder, state)
         save_model(model, self.prepared.data.tokenizer, folder / FINAL)
-        self._update(trained=asdict(trained))
+        self._update(trained=asdict(trained), alarms=list(self.alarms.values()))
         return trained
 
     def _continue(self, step: int) -> None:
@@ -201,6 +223,11 @@ class Attempt:
     def _progress(self, step: int, loss: float, tokens_per_s: float) -> None:
         self.step = step
         self.prepared.watcher.step(step, loss, tokens_per_s)
+
+    def _alarm(self, entry: dict[str, Any]) -> None:
+        self.alarms[entry["name"], entry["where"]] = entry
+        self._update(alarms=list(self.alarms.values()))
+        self.prepared.watcher.alarm(self.folder.name, entry)
 
     def _save(self, model: MemlmForCausalLM, state: TrainingState) -> None:
         config = self.prepared.config.train

@@ -154,7 +154,7 @@ def compare(experiment: Experiment) -> Comparison:
         controls=list(_controls(experiment)),
         above_unigram=_above_unigram(experiment),
         missing=[*_missing_runs(experiment), *_missing_values(experiment, results)],
-        warnings=[*_rewritten(experiment), *_warnings(experiment.finished())],
+        warnings=[*_rewritten(experiment), *_unchecked(experiment.finished()), *_warnings(experiment.finished())],
     )
 
 
@@ -283,6 +283,20 @@ def _warnings(runs: Sequence[Run]) -> Iterator[str]:
     dirty = [run.name for run in runs if run.record.dirty]
     if dirty:
         yield f"Uncommitted changes: the commit does not say what code ran in {_listed(dirty)}."
+
+
+def _unchecked(runs: Sequence[Run]) -> Iterator[str]:
+    """Tells of checks that were left out by name, and of what a memory or a fusion declared to be meant."""
+    told: dict[str, list[str]] = {}
+    for run in runs:
+        left_out = run.config.get("train", {}).get("skip_checks", [])
+        for outcome in run.record.preflight.checks if run.record.preflight else []:
+            if outcome.check in left_out:
+                told.setdefault(f"Preflight: {outcome.check} was left out by name in", []).append(run.name)
+            elif outcome.status == "declared":
+                told.setdefault(f"Preflight: {outcome.check}: {outcome.reason}, in", []).append(run.name)
+    for what, names in told.items():
+        yield f"{what} {_listed(names)}."
 
 
 def _rewritten(experiment: Experiment) -> Iterator[str]:

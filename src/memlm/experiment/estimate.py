@@ -97,11 +97,10 @@ def _try(
     short: dict[str, Any] = {"steps": TRIAL_STEPS, "tokens": None, "epochs": None, "trackers": []}
     torch.manual_seed(0)
     model = new_model(config, variant, tokenizer)
-    hooks = Hooks(evaluate=dict, save=lambda _step: None, progress=lambda _step, _loss, _speed: None)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with MetricLog(folder / "metrics.jsonl", []) as log:
-            return model, train(model, sampler, config.train.model_copy(update=quiet | short), log, hooks, folder)
+            return model, train(model, sampler, config.train.model_copy(update=quiet | short), log, Hooks(), folder)
 
 
 def _timed(action: Callable[[], object]) -> float:

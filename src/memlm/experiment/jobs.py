@@ -26,6 +26,7 @@ import psutil
 from pydantic import Field, TypeAdapter, ValidationError
 
 from memlm.errors import RunError
+from memlm.experiment.paths import inside, is_plain
 from memlm.experiment.reading import read_experiment
 from memlm.experiment.record import now
 from memlm.registry import unknown
@@ -122,13 +123,14 @@ def start_detached(arguments: Sequence[str], experiment_folder: Path, program: S
         program: What is started; `memlm run` by this interpreter if not given.
 
     Raises:
-        RunError: a job of this experiment is still alive, the folder cannot be written, or the system is Windows.
+        RunError: a job of this experiment is still alive, the folder cannot be written, its log is a link out of it, or
+            the system is Windows.
     """
     if sys.platform == "win32":
         raise RunError("--detach is not available on Windows; run in the foreground")
     try:
         experiment_folder.mkdir(parents=True, exist_ok=True)
-        log = (experiment_folder / LOG).open("ab")
+        log = inside(experiment_folder, LOG).open("ab")
     except OSError as error:
         raise RunError(f"{experiment_folder}: cannot be written ({error.strerror}); choose another --runs") from error
     with log, _alone(log, experiment_folder):
@@ -151,9 +153,9 @@ def read_job(folder: Path) -> Job | None:
     """Returns an experiment's latest job, None if it never had one.
 
     Raises:
-        RunError: its record is broken.
+        RunError: its record is broken, or a link out of the folder.
     """
-    path = folder / RECORD
+    path = inside(folder, RECORD)
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         return _adapter().validate_python({**fields, "folder": folder})
@@ -185,7 +187,7 @@ def find_job(root: Path, name: str) -> Job:
         RunError: there is none; the message names the nearest.
     """
     # Only a plain name: `root / name` would leave the folder for a name such as `..`.
-    job = read_job(root / name) if name == Path(name).name else None
+    job = read_job(root / name) if is_plain(name) else None
     if job is not None:
         return job
     known = [job.name for job in list_jobs(root)]
@@ -252,10 +254,10 @@ def read_log(job: Job, n_lines: int, follow: bool = False) -> Iterator[bytes]:
         follow: Go on until the job has ended and all that it wrote was yielded.
 
     Raises:
-        RunError: there is no log.
+        RunError: there is no log, or it is a link out of the folder.
     """
     try:
-        file = job.log.open("rb")
+        file = inside(job.folder, LOG).open("rb")
     except OSError as error:
         raise RunError(f"{job.log}: cannot be read ({error.strerror})") from error
     with file:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from memlm.errors import RunError
+from memlm.experiment.paths import FolderName, inside
 
 T = TypeVar("T")
 Status = Literal["running", "finished", "interrupted", "failed"]
@@ -58,11 +59,45 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Alarm:
+    """An alarm of a run: what was found where, first and last at which step, how often, and whether it held to the end.
+
+    ``value`` and ``message`` are those of the first time; see `memlm.train.alarms.Alarms.history`.
+    """
+
+    name: str
+    where: str
+    step: int
+    last_step: int
+    count: int
+    active: bool
+    value: float
+    threshold: float
+    message: str
+
+
+@dataclass(frozen=True)
+class CheckOutcome:
+    """How a check of the preflight ended: passed, declared, skipped or failed, and the reason where it needs one."""
+
+    check: str
+    status: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """The preflight that a run began with."""
+
+    checks: list[CheckOutcome]
+
+
+@dataclass(frozen=True)
 class Record:
     """The content of ``record.json``; what a run has not reached yet is None or empty."""
 
-    experiment: str
-    variant: str
+    experiment: FolderName
+    variant: FolderName
     seed: int
     status: Status
     started: str
@@ -80,6 +115,10 @@ class Record:
     tokens: int = 0
     hypotheses: list[Hypothesis] | None = None
     results: Tree = field(default_factory=dict[str, Any])
+    alarms: list[Alarm] | None = None
+    """None: the run was recorded before there were alarms."""
+    preflight: Preflight | None = None
+    """None: there was none."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +167,9 @@ class Run:
         A last line that was cut off by a kill is left out.
 
         Raises:
-            RunError: any other line is broken.
+            RunError: any other line is broken, or the file is a link out of the folder.
         """
-        path = self.folder / "metrics.jsonl"
+        path = inside(self.folder, "metrics.jsonl")
         lines = _text(path).splitlines() if path.exists() else []
         return list(_parsed(lines, path))
 
@@ -141,7 +180,7 @@ class Run:
 
     def samples(self) -> list[Sample]:
         """Returns the generated samples, none if nothing was generated."""
-        path = self.folder / "samples.json"
+        path = inside(self.folder, "samples.json")
         return _checked(list[Sample], _json(path), path) if path.exists() else []
 
 
@@ -159,8 +198,8 @@ class Hypothesis:
 class Plan:
     """The content of ``experiment.json``: what was meant to run."""
 
-    name: str
-    variants: list[str]
+    name: FolderName
+    variants: list[FolderName]
     seeds: list[int]
     hypotheses: list[Hypothesis] = field(default_factory=list[Hypothesis])
     config: Tree = field(default_factory=dict[str, Any])
@@ -199,11 +238,11 @@ def read_run(folder: Path) -> Run:
     """Reads one run's record and configuration.
 
     Raises:
-        RunError: there is no record, or a file is broken.
+        RunError: there is no record, a file is broken, or one leads out of the folder.
     """
-    path = folder / "record.json"
+    path = inside(folder, "record.json")
     record = _checked(Record, _json(path), path)
-    return Run(folder, record, _yaml(folder / "config.yaml"))
+    return Run(folder, record, _yaml(inside(folder, "config.yaml")))
 
 
 def read_experiment(folder: Path) -> Experiment:
@@ -212,9 +251,9 @@ def read_experiment(folder: Path) -> Experiment:
     A run without a readable record does not stop the reading: it is listed as absent, with the reason.
 
     Raises:
-        RunError: the folder holds no experiment, or its plan is broken.
+        RunError: the folder holds no experiment, or its plan is broken or leads out of the folder.
     """
-    path = folder / "experiment.json"
+    path = inside(folder, "experiment.json")
     if not path.exists():
         raise RunError(f"{folder}: no experiment here (there is no experiment.json)")
     plan = _checked(Plan, _json(path), path)
@@ -227,7 +266,7 @@ def read_experiment(folder: Path) -> Experiment:
             absent[variant, seed] = "was not run"
             continue
         try:
-            runs.append(read_run(run_folder))
+            runs.append(read_run(inside(folder, run_folder.name)))
         except RunError as error:
             absent[variant, seed] = f"cannot be read: {error}"
     names = {run_name(variant, seed) for variant, seed in planned}

@@ -20,7 +20,7 @@ from memlm.config.train import TrainConfig
 from memlm.data.cache import TokenData
 from memlm.data.packing import unigram_entropy
 from memlm.data.prepare import prepare
-from memlm.errors import CheckpointError, Interrupted, MemlmError, RunError
+from memlm.errors import CheckpointError, Interrupted, MemlmError, PreflightError, RunError
 from memlm.evaluate.suite import Suite
 from memlm.experiment.attempt import Attempt, Prepared, Watcher
 from memlm.experiment.config import ExperimentConfig
@@ -167,7 +167,8 @@ def _run_if_needed(prepared: Prepared, variant: str, seed: int) -> None:
             raise RunError(f"{folder}: {OUT_OF_MEMORY}") from error
         if isinstance(error, OSError):
             raise RunError(f"{error.filename or folder}: {error.strerror or error}; {AGAIN}") from error
-        if isinstance(error, MemlmError) and not isinstance(error, CheckpointError):  # which names its own folder
+        # A checkpoint's error names its own folder, and a preflight's has its own exit code.
+        if isinstance(error, MemlmError) and not isinstance(error, (CheckpointError, PreflightError)):
             raise RunError(f"{folder}: {error}") from error
         raise
 
@@ -177,7 +178,8 @@ def device_record(config: TrainConfig) -> dict[str, str]:
     device = build_accelerator(config).device
     if device.type == "cuda":
         return {"kind": "cuda", "name": torch.cuda.get_device_name(device)}
-    return {"kind": device.type, "name": f"{processor()}, {torch.get_num_threads()} threads"}
+    vectors = torch.backends.cpu.get_cpu_capability()  # they decide the order of sums, and with it the last bits
+    return {"kind": device.type, "name": f"{processor()}, {vectors}, {torch.get_num_threads()} threads"}
 
 
 def _data_record(data: TokenData, suite: Suite) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from typing import Protocol, Self
 
 from torch import Tensor, nn
 
 from memlm.config.base import Config
+from memlm.config.checks import FaultName
 
 
 class BankLike(Protocol):
@@ -48,6 +49,15 @@ class FusionConfig(Config):
     def problems_in(self, d_model: int) -> Iterator[tuple[str, str]]:
         """Yields (field, reason) for what does not fit a model of width ``d_model``."""
         return iter(())
+
+    @property
+    def expected_to_break(self) -> Mapping[FaultName, str]:
+        """Faults of the preflight that are meant, each with its reason; it still measures them, and says so."""
+        return {}
+
+    def shrunken(self) -> Self:
+        """Returns the smallest configuration that is still wired alike; the preflight runs on it."""
+        return self
 
     def build(self, d_model: int, n_reads: int, d_value: int) -> Fusion:
         """Returns the module for a memory that reads ``n_reads`` values of width ``d_value`` for each token."""

@@ -7,7 +7,7 @@ match of content.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
@@ -29,6 +29,10 @@ class CrossAttentionConfig(FusionConfig):
         """Yields what does not fit a model of width ``d_model``."""
         if d_model % self.n_heads:
             yield "n_heads", f"must divide d_model, which is {d_model}"
+
+    def shrunken(self) -> Self:
+        """Returns the fusion with few heads."""
+        return type(self).model_validate(self.model_dump() | {"n_heads": min(self.n_heads, 4)})
 
     def build(self, d_model: int, n_reads: int, d_value: int) -> CrossAttention:
         """Returns the module."""

@@ -5,7 +5,7 @@ The lineage's "serial" connection: ``c = [u, m_1 .. m_HK]``, ``down(silu(gate(c)
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
@@ -23,6 +23,10 @@ class GatedMlpConfig(FusionConfig):
     type: Literal["gated_mlp"]
     d_hidden: int | None = Field(default=None, ge=1)
     """Hidden width of the SwiGLU layer; d_model if not given."""
+
+    def shrunken(self) -> Self:
+        """Returns the fusion with a narrow hidden layer."""
+        return type(self).model_validate(self.model_dump() | {"d_hidden": self.d_hidden and min(self.d_hidden, 24)})
 
     def build(self, d_model: int, n_reads: int, d_value: int) -> GatedMlp:
         """Returns the module."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memlm.config.base import Config
+from memlm.config.checks import FaultName
 from memlm.kernels.weighted_lookup import weighted_lookup
 
 
@@ -76,6 +79,15 @@ class MemoryConfig(Config):
     def value_width(self) -> int:
         """Width of a value."""
         raise NotImplementedError(f"{type(self).__name__} does not say how wide its values are")
+
+    @property
+    def expected_to_break(self) -> Mapping[FaultName, str]:
+        """Faults of the preflight that are meant, each with its reason; it still measures them, and says so."""
+        return {}
+
+    def shrunken(self) -> Self:
+        """Returns the smallest configuration that is still wired alike; the preflight runs on it."""
+        return self
 
     def build(self, d_model: int) -> Memory:
         """Returns the module that selects slots from hidden states of width ``d_model``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
@@ -58,6 +58,12 @@ class ProductKeyConfig(MemoryConfig):
             yield "top_k", f"is more than the {self.n_keys} keys of a half (n_keys)"
         if self.d_key % 2:
             yield "d_key", "must be even: the query is split in two halves"
+
+    def shrunken(self) -> Self:
+        """Returns the memory with few keys and heads; keys are 16 wide, because normed numbers, 2 wide, all tie."""
+        most = {"n_keys": 8, "n_heads": 2, "top_k": 3, "d_value": 12}
+        smaller = {name: min(limit, getattr(self, name)) for name, limit in most.items()}
+        return type(self).model_validate(self.model_dump() | smaller | {"d_key": 16})
 
     def build(self, d_model: int) -> ProductKeyMemory:
         """Returns the module that selects slots from hidden states of width ``d_model``."""

@@ -10,9 +10,11 @@ from pathlib import Path
 import yaml
 
 from memlm.experiment.compare import Comparison, Judgement
+from memlm.experiment.paths import inside
 from memlm.experiment.reading import Experiment, Sample
-from memlm.report import figures, tables
+from memlm.report import alarms, figures, tables
 from memlm.report.tables import Table
+from memlm.storage import write_text
 
 N_SAMPLES = 4
 FINDINGS = """\
@@ -59,6 +61,8 @@ class Content:
     judgements: list[Judgement]
     warnings: list[str]
     missing: list[str]
+    alarms: str
+    has_alarms: bool
     sections: list[Section]
     samples: list[Prompt]
     sample_seed: int | None
@@ -83,10 +87,12 @@ def content(comparison: Comparison) -> Content:
         judgements=comparison.judgements,
         warnings=comparison.warnings,
         missing=comparison.missing,
+        alarms=alarms.sentence(experiment),
+        has_alarms=any(run.record.alarms for run in experiment.runs),
         sections=[section for section in _sections(comparison) if not section.is_empty],
         samples=prompts,
         sample_seed=seed,
-        findings=_findings(experiment.folder / "findings.md"),
+        findings=_findings(inside(experiment.folder, "findings.md")),
         provenance=tables.provenance(comparison),
         command=plan.command or f"memlm run {shlex.quote(plan.name + '.yaml')}",
         config=yaml.safe_dump(plan.config, allow_unicode=True, sort_keys=False) if plan.config else "",
@@ -126,9 +132,16 @@ def _sections(comparison: Comparison) -> list[Section]:
         Section(
             "Usage of the memory",
             "On held-out text; means over seeds. Left, the share of slots read at the end, a dot for each seed. Right, "
-            "the share over training, each line's layer at its end; it is taken on less text, and lower for that.",
+            "the share over training, each line's layer at its end; it is taken on less text, and lower for that. "
+            "Update share: the norm of what the reads change, against reads of zero, over the residual stream's.",
             tables.usage(comparison),
             figures.usage(experiment),
+        ),
+        Section(
+            "Alarms",
+            "Told while training, by thresholds that were fixed in train.alarms before the run. One row for each alarm "
+            "of a variant; its numbers are those of the first time.",
+            alarms.table(experiment),
         ),
         Section(
             "Generated text",
@@ -153,7 +166,7 @@ def written(findings: str) -> str:
 
 def _findings(path: Path) -> str:
     if not path.exists():
-        path.write_text(FINDINGS, encoding="utf-8")
+        write_text(path, FINDINGS)
     return written(path.read_text(encoding="utf-8"))
 
 

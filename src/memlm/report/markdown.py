@@ -24,6 +24,7 @@ def _parts(content: Content) -> Iterator[str]:
         yield "This experiment states no hypothesis, so there is no verdict."
     yield _items("Warning", content.warnings)
     yield _items("Missing", content.missing)
+    yield _escape(content.alarms)
     for section in content.sections:
         yield f"## {section.title}"
         yield _escape(section.text)
@@ -52,7 +53,7 @@ def _items(label: str, items: Sequence[str]) -> str:
 
 
 def _table(table: Table) -> str:
-    ruler = [":--" if place < table.labels else "--:" for place in range(len(table.columns))]
+    ruler = [":--" if table.is_text(place) else "--:" for place in range(len(table.columns))]
     rows = [*table.rows, table.foot] if table.foot else table.rows
     lines = [[_escape(column) for column in table.columns], ruler, *([_cell(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -26,12 +26,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first ``labels`` columns are text and whose others are numbers."""
+    """A table whose first ``labels`` columns are text and whose others are numbers.
+
+    ``ends_in_text``: the last column is a sentence, which may be broken into lines.
+    """
 
     columns: list[str]
     rows: list[list[Cell]]
     foot: list[Cell] = field(default_factory=list[Cell])
     labels: int = 1
+    ends_in_text: bool = False
+
+    def is_text(self, place: int) -> bool:
+        """Whether the column at ``place`` is text."""
+        return place < self.labels or (self.ends_in_text and place == len(self.columns) - 1)
 
 
 def fixed(digits: int) -> Format:
@@ -143,18 +151,21 @@ USAGE: list[tuple[str, str, Format]] = [
     ("Slots", "n_slots", fixed(0)),
     ("KL from uniform, nats", "kl_uniform", fixed(2)),
     ("Read norm", "read_norm", fixed(2)),
+    ("Update share", "update_share", percent),
 ]
 
 
 def usage(comparison: Comparison) -> Table:
-    """How each layer of each variant used its memory on held-out text."""
+    """How each layer of each variant used its memory on held-out text; what no run recorded has no column."""
+    recorded = {path.rpartition(".")[2] for found in comparison.results.values() for path in found}
+    columns = [column for column in USAGE if column[1] in recorded]
     rows: list[list[Cell]] = []
     for variant, found in comparison.results.items():
         layers = dict.fromkeys(layer for run in comparison.experiment.finished(variant) for layer in run.layers)
         for layer in layers:
-            cells = [_mean(found.get(f"usage.{layer}.{key}"), form) for _, key, form in USAGE]
+            cells = [_mean(found.get(f"usage.{layer}.{key}"), form) for _, key, form in columns]
             rows.append([Cell(variant), Cell(layer), *cells])
-    return Table(["Variant", "Layer", *(label for label, _, _ in USAGE)], rows, labels=2)
+    return Table(["Variant", "Layer", *(label for label, _, _ in columns)], rows, labels=2)
 
 
 def generation(comparison: Comparison) -> Table:

@@ -24,6 +24,7 @@ from memlm.errors import CheckpointError
 from memlm.hf import MemlmForCausalLM
 from memlm.storage import replaced_folder, sha256, write_json
 from memlm.train.state import NUMBERS, TENSORS, TrainingState, read_numbers
+from memlm.train.trust import refuse_code
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +104,12 @@ def load_weights(folder: Path, device: torch.device) -> MemlmForCausalLM:
     """Returns the model in ``folder`` on ``device``; unlike `load_model` it asks for no manifest.
 
     Raises:
-        CheckpointError: the weights do not fit the configuration exactly.
+        CheckpointError: the folder brings code, or its weights do not fit its configuration exactly.
     """
-    model, info = MemlmForCausalLM.from_pretrained(folder, output_loading_info=True)  # pyright: ignore[reportGeneralTypeIssues]
+    refuse_code(folder)
+    model, info = MemlmForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+        folder, output_loading_info=True, local_files_only=True, use_safetensors=True
+    )
     faults = [f"{kind.replace('_', ' ')} {sorted(info[kind])}" for kind in LOADING_FAULTS if info[kind]]
     if faults:
         raise CheckpointError(f"{folder} does not fit its own configuration: {'; '.join(faults)}")

@@ -19,6 +19,7 @@ from memlm.data.sampler import Sampler
 from memlm.errors import RunError
 from memlm.hf import MemlmForCausalLM
 from memlm.model.loss import TokenLoss
+from memlm.train.alarms import Alarm, Alarms
 from memlm.train.interrupts import deferred_signals
 from memlm.train.monitor import MetricLog, PeakMemory, Stopwatch, write_profile
 from memlm.train.optimizer import build_optimizer, freeze_values, set_learning_rates
@@ -37,11 +38,13 @@ class Hooks:
         evaluate: Returns metrics of the model as it is now; called between steps.
         save: Writes the model as it is now and the training state; called between steps.
         progress: Is told the step, its loss and tokens per second, every step.
+        alarm: Is told every alarm that begins or ceases, as an entry of `Alarms.history`; after a resume all so far.
     """
 
-    evaluate: Callable[[], Mapping[str, float]]
-    save: Callable[[TrainingState], None]
-    progress: Callable[[int, float, float], None]
+    evaluate: Callable[[], Mapping[str, float]] = dict[str, float]
+    save: Callable[[TrainingState], None] = lambda _state: None
+    progress: Callable[[int, float, float], None] = lambda _step, _loss, _speed: None
+    alarm: Callable[[dict[str, Any]], None] = lambda _entry: None
 
 
 @dataclass(frozen=True)
@@ -117,77 +120,133 @@ def train(
         state: Go on from here; ``model`` has the weights that belong to it.
 
     Raises:
-        RunError: a loss or gradient is not finite; the model is left as it was before that step.
+        RunError: a loss or gradient is not finite, more often than the config allows; the model is left as it was
+            before that step.
         Interrupted: a signal came; the state was saved.
     """
-    torch.compiler.reset()  # the compiler gives up, silently, after a few models in one process
-    accelerator = build_accelerator(config)
-    plan = Plan.of(config, sampler.seq_len, sampler.n_sequences, accelerator.num_processes)
-    model.to(accelerator.device)  # pyright: ignore[reportArgumentType]
-    optimizer = build_optimizer(model, config)
-    module, prepared = accelerator.prepare(TokenLoss(model.decoder), optimizer)
-    history, done = (History(), 0) if state is None else (state.history, state.step)
-    if state is not None:
-        restore(state.tensors, model, optimizer)
-    every = {
-        name: interval(getattr(config, f"{name}_every"), plan.steps)
-        for name in ("log", "evaluate", "save", "profile", "memory")
-    }
-    watch = Stopwatch(accelerator.device, history.times)
-    memory = PeakMemory(accelerator.device, history.peak_memory_gib)
+    return _Training(model, sampler, config, log, hooks, folder, state).run()
 
-    model.train()
-    for step in range(done + 1, plan.steps + 1):
-        due = {name: bool(n) and (step % n == 0 or step == plan.steps) for name, n in every.items()}
-        if plan.freeze_values_at is not None and step > plan.freeze_values_at:
-            freeze_values(model)
-        profile = torch.profiler.profile() if due["profile"] else None
-        factor = lr_factor(step - 1, plan.steps, config)
-        with deferred_signals() as pending:
-            with watch.lap():
-                set_learning_rates(optimizer, config, factor)
-                loss = _backward(accelerator, module, sampler, step - 1, plan, config, profile)
-                norm = _finite_norm(accelerator, module, config, loss, step)
-                prepared.step()
-                prepared.zero_grad(set_to_none=True)
-            history.losses.append(loss)
-            hooks.progress(step, loss, plan.tokens_per_step / watch.times[-1])
-            if profile is not None:
-                write_profile(profile, folder / "profile", step)
 
-            metrics: dict[str, Any] = {}
-            if due["log"]:
-                recent = history.losses[-every["log"] :]
-                metrics = {
-                    "train/loss": sum(recent) / len(recent),
-                    "train/lr": config.lr * factor,
-                    "train/grad_norm": norm,
-                    "train/tokens_per_s": plan.tokens_per_step * len(recent) / sum(watch.times[-len(recent) :]),
-                }
-            if due["memory"]:
-                metrics["train/peak_memory_gib"] = memory.gib()
-            if due["evaluate"]:
-                with accelerator.autocast():
-                    metrics |= hooks.evaluate()
-            if metrics:
-                log.write(step, {"tokens": step * plan.tokens_per_step, "time_s": watch.total, **metrics})
-            if step < plan.steps and (due["save"] or pending):  # the last step is saved by the caller, as the result
-                log.sync()
-                history.peak_memory_gib = memory.gib()
-                loss_now = metrics.get("evaluate/validation_loss")
-                hooks.save(TrainingState(step, capture(model, optimizer), history, loss_now))
-        if pending:
-            raise pending[0]
+class _Training:
+    """One training; the arguments are those of `train`."""
 
-    tail = history.losses[-max(1, plan.steps // 10) :]
-    return TrainResult(
-        train_loss=sum(tail) / len(tail),
-        time_s=watch.total,
-        tokens_per_s=plan.tokens_per_step / watch.typical(),
-        peak_memory_gib=memory.gib(),
-        steps=plan.steps,
-        tokens=plan.steps * plan.tokens_per_step,
-    )
+    def __init__(
+        self,
+        model: MemlmForCausalLM,
+        sampler: Sampler,
+        config: TrainConfig,
+        log: MetricLog,
+        hooks: Hooks,
+        folder: Path,
+        state: TrainingState | None,
+    ) -> None:
+        torch.compiler.reset()  # the compiler gives up, silently, after a few models in one process
+        self.model, self.sampler, self.config = model, sampler, config
+        self.log, self.hooks, self.folder = log, hooks, folder
+        self.accelerator = build_accelerator(config)
+        self.plan = Plan.of(config, sampler.seq_len, sampler.n_sequences, self.accelerator.num_processes)
+        model.to(self.accelerator.device)  # pyright: ignore[reportArgumentType]
+        self.optimizer = build_optimizer(model, config)
+        self.module, self.prepared = self.accelerator.prepare(TokenLoss(model.decoder), self.optimizer)
+        self.history, self.done = (History(), 0) if state is None else (state.history, state.step)
+        if state is not None:
+            restore(state.tensors, model, self.optimizer)
+        self.alarms = Alarms(config.alarms, self.history.alarms)
+        self.history.alarms = self.alarms.history
+        self.every = {
+            name: interval(getattr(config, f"{name}_every"), self.plan.steps)
+            for name in ("log", "evaluate", "save", "profile", "memory")
+        }
+        self.watch = Stopwatch(self.accelerator.device, self.history.times)
+        self.memory = PeakMemory(self.accelerator.device, self.history.peak_memory_gib)
+
+    def run(self) -> TrainResult:
+        """Takes the steps that are left to take."""
+        for entry in self.alarms.history:
+            self.hooks.alarm(entry)
+        self.model.train()
+        for step in range(self.done + 1, self.plan.steps + 1):
+            with deferred_signals() as pending:
+                norm, begun = self._take(step)
+                metrics = self._measure(step, norm, begun)
+                # The last step is saved by the caller, as the result.
+                if step < self.plan.steps and (self._is_due("save", step) or pending):
+                    self._save(step, metrics.get("evaluate/validation_loss"))
+            if pending:
+                raise pending[0]
+        return TrainResult(
+            train_loss=self.history.mean_loss(max(1, self.plan.steps // 10)),
+            time_s=self.watch.total,
+            tokens_per_s=self.plan.tokens_per_step / self.watch.typical(),
+            peak_memory_gib=self.memory.gib(),
+            steps=self.plan.steps,
+            tokens=self.plan.steps * self.plan.tokens_per_step,
+        )
+
+    def _is_due(self, name: str, step: int) -> bool:
+        every = self.every[name]
+        return bool(every) and (step % every == 0 or step == self.plan.steps)
+
+    def _take(self, step: int) -> tuple[float, list[Alarm]]:
+        """Takes one step; returns the gradient's norm before clipping, and the alarms that begin with the step."""
+        if self.plan.freeze_values_at is not None and step > self.plan.freeze_values_at:
+            freeze_values(self.model)
+        profile = torch.profiler.profile() if self._is_due("profile", step) else None
+        with self.watch.lap():
+            set_learning_rates(self.optimizer, self.config, lr_factor(step - 1, self.plan.steps, self.config))
+            loss = _backward(self.accelerator, self.module, self.sampler, step - 1, self.plan, self.config, profile)
+            norm = _clip(self.accelerator, self.module, self.config)
+            is_finite = math.isfinite(loss) and math.isfinite(norm)
+            if is_finite:
+                self.prepared.step()
+            self.prepared.zero_grad(set_to_none=True)
+        self.history.losses.append(loss if is_finite else math.nan)
+        begun = self._told(self.alarms.after_step(step, self.history.losses))
+        if self.alarms.must_end(self.history.losses):
+            raise RunError(
+                f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}: not finite, so the step was not taken; "
+                "lower train.lr, lengthen train.warmup or set train.clip"
+            )
+        self.hooks.progress(step, loss, self.plan.tokens_per_step / self.watch.times[-1])
+        if profile is not None:
+            write_profile(profile, self.folder / "profile", step)
+        return norm, begun
+
+    def _measure(self, step: int, norm: float, begun: list[Alarm]) -> dict[str, Any]:
+        """Writes what is due after a step to the log, and returns it."""
+        metrics: dict[str, Any] = {}
+        if self._is_due("log", step):
+            every = self.every["log"]
+            recent = self.watch.times[-every:]
+            metrics = {
+                "train/loss": self.history.mean_loss(every),
+                "train/lr": self.config.lr * lr_factor(step - 1, self.plan.steps, self.config),
+                "train/grad_norm": norm,
+                "train/tokens_per_s": self.plan.tokens_per_step * len(recent) / sum(recent),
+            }
+        if self._is_due("memory", step):
+            metrics["train/peak_memory_gib"] = self.memory.gib()
+        if self._is_due("evaluate", step):
+            with self.accelerator.autocast():
+                metrics |= self.hooks.evaluate()
+            begun = begun + self._told(self.alarms.after_evaluation(step, metrics, self.history.losses))
+        if begun:
+            metrics["alarms"] = sorted({alarm.name for alarm in begun})
+        if metrics:
+            spent = {"tokens": step * self.plan.tokens_per_step, "time_s": self.watch.total}
+            self.log.write(step, spent | metrics)
+        return metrics
+
+    def _told(self, begun: list[Alarm]) -> list[Alarm]:
+        for entry in self.alarms.changed:
+            self.hooks.alarm(entry)
+        return begun
+
+    def _save(self, step: int, validation_loss: float | None) -> None:
+        self.log.sync()
+        self.history.peak_memory_gib = self.memory.gib()
+        tensors = capture(self.model, self.optimizer)
+        self.hooks.save(TrainingState(step, tensors, self.history, validation_loss))
 
 
 def _backward(
@@ -220,14 +279,7 @@ def _backward(
     return reduced.item() / plan.tokens_per_step
 
 
-def _finite_norm(accelerator: Accelerator, module: nn.Module, config: TrainConfig, loss: float, step: int) -> float:
-    """Clips the gradient and returns its norm before clipping; nothing has been updated if it is not finite."""
-    limit = config.clip or math.inf
-    total = accelerator.clip_grad_norm_(module.parameters(), limit)
-    norm = float(total) if total is not None else 0.0
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise RunError(
-            f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}: not finite, so the step was not taken; "
-            "lower train.lr, lengthen train.warmup or set train.clip"
-        )
-    return norm
+def _clip(accelerator: Accelerator, module: nn.Module, config: TrainConfig) -> float:
+    """Clips the gradient and returns its norm before clipping."""
+    norm = accelerator.clip_grad_norm_(module.parameters(), config.clip or math.inf)
+    return 0.0 if norm is None else float(norm)

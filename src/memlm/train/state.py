@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ OPTIMIZER = "optimizer/"
 GENERATOR = "generator/"
 HISTORY = "history/"
 SERIES = ("losses", "times")
+PLAIN = ("peak_memory_gib", "alarms")
 
 
 @dataclass
@@ -27,14 +30,21 @@ class History:
     """What was measured so far; results and the metrics log are computed from it.
 
     Attributes:
-        losses: Loss of each step, nats per token.
+        losses: Loss of each step, nats per token; NaN where the step was left out because something was not finite.
         times: Seconds of each step.
         peak_memory_gib: Largest peak of the processes that took the steps.
+        alarms: As of `memlm.train.alarms.Alarms.history`.
     """
 
     losses: list[float] = field(default_factory=list[float])
     times: list[float] = field(default_factory=list[float])
     peak_memory_gib: float = 0.0
+    alarms: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    def mean_loss(self, steps: int) -> float:
+        """Returns the mean loss of the last steps, those left out apart; NaN if all were."""
+        finite = [loss for loss in self.losses[-steps:] if math.isfinite(loss)]
+        return fmean(finite) if finite else math.nan
 
 
 @dataclass(frozen=True)
@@ -59,8 +69,9 @@ class TrainingState:
         for name in SERIES:
             tensors[HISTORY + name] = torch.tensor(getattr(self.history, name), dtype=torch.float64)
         save_file(tensors, folder / TENSORS)
-        numbers = {"step": self.step, "validation_loss": self.validation_loss, "owner": owner}
-        write_json(folder / NUMBERS, numbers | {"peak_memory_gib": self.history.peak_memory_gib})
+        numbers: dict[str, Any] = {name: getattr(self.history, name) for name in PLAIN}
+        numbers |= {"step": self.step, "validation_loss": self.validation_loss, "owner": owner}
+        write_json(folder / NUMBERS, numbers)
 
     @classmethod
     def read(cls, folder: Path) -> TrainingState:
@@ -68,7 +79,7 @@ class TrainingState:
         numbers = read_numbers(folder)
         tensors = load_file(folder / TENSORS)
         series = {name: tensors.pop(HISTORY + name).tolist() for name in SERIES}
-        history = History(**series, peak_memory_gib=numbers["peak_memory_gib"])
+        history = History(**series, **{name: numbers[name] for name in PLAIN})
         return cls(numbers["step"], tensors, history, numbers["validation_loss"])
 
 

@@ -6,8 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import pytest
+
+from memlm.config.checks import Check
 
 
 def memlm(*arguments, cwd):
@@ -65,7 +68,7 @@ def test_check_prices_every_variant(experiment):
     done = memlm("check", "tiny.yaml", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "3 variants x 2 seeds" in done.stdout
-    for expected in ("FLOPs/token", "peak memory", "cross_attention", "whole experiment: about"):
+    for expected in ("FLOPs per token", "peak memory", "cross_attention", "whole experiment: about"):
         assert expected in done.stdout
 
 
@@ -107,3 +110,23 @@ def test_a_signal_ends_a_run_cleanly(number, experiment, tmp_path):
     assert process.returncode == 128 + number
     assert "stopped by" in errors and "Traceback" not in errors
     assert json.loads((metrics.parent / "record.json").read_text())["status"] == "interrupted"
+
+
+ALL_BUT_TWO = [check for check in get_args(Check) if check not in ("reads", "initial_loss")]
+
+
+@pytest.mark.parametrize(("options", "code"), [([], 0), (["-o", "model.init_std=2.0"], 3)])
+def test_check_tries_every_variant_and_refuses_a_fault(options, code, experiment):
+    folder, _ = experiment
+    skip = ["-o", f"train.skip_checks=[{', '.join(ALL_BUT_TWO)}]"]
+    done = memlm("check", "tiny.yaml", "--preflight", "--no-measure", *skip, *options, cwd=folder)
+    assert done.returncode == code
+    assert "cached_generation" in done.stdout and "dense: reads skipped: the model has no memory" in done.stdout
+    assert "gated_mlp: padding skipped: left out by train.skip_checks" in done.stdout
+    if code:
+        assert (
+            "error: the preflight found 3 faults, nothing was trained\n  dense: initial_loss in decoder:" in done.stderr
+        )
+        assert "Traceback" not in done.stderr
+    else:
+        assert "passed" in done.stdout and "failed" not in done.stdout

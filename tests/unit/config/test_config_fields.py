@@ -95,12 +95,30 @@ TRAIN = [
     ),
     ("steps: 4, min_lr_share: -1", "min_lr_share = -1", at_least(0)),
     ("steps: 4, min_lr_share: 2", "min_lr_share = 2", "Input should be less than or equal to 1"),
+    ("steps: 4, keep_last: 0", "keep_last = 0", at_least(1)),
+    ("steps: 4, keep_best: -1", "keep_best = -1", at_least(0)),
+    ("steps: 4, keep_best: 1, save_every: 0", "keep_best = 1", "has no effect, because save_every is 0"),
+    ("steps: 4, keep_best: 1, evaluate_every: 0", "keep_best = 1", "has no effect, because evaluate_every is 0"),
     (
         "steps: 4, schedule: constant, min_lr_share: 0.5",
         "min_lr_share = 0.5",
         "has no effect with a constant schedule",
     ),
     ("steps: 4, clip: -1", "clip = -1", at_least(0)),
+    ("steps: 4, alarms:", "alarms = None", "must be a mapping of fields"),
+    ("steps: 4, alarms: {usage_collapse: 0}", "alarms.usage_collapse = 0", above(0)),
+    ("steps: 4, alarms: {usage_collapse: 1}", "alarms.usage_collapse = 1", "Input should be less than 1"),
+    ("steps: 4, alarms: {dead_slots: 90}", "alarms.dead_slots = 90", "Input should be less than 1"),
+    ("steps: 4, alarms: {gate_shut: false}", "alarms.gate_shut = False", NUMBER),
+    ("steps: 4, alarms: {loss_spike: -6}", "alarms.loss_spike = -6", above(0)),
+    ("steps: 4, alarms: {non_finite:}", "alarms.non_finite = None", WHOLE),
+    ("steps: 4, alarms: {non_finite: -1}", "alarms.non_finite = -1", at_least(0)),
+    ("steps: 4, alarms: {train_eval_gap: .inf}", "alarms.train_eval_gap = inf", FINITE),
+    (
+        "steps: 4, alarms: {dead_slot: 0.5}",
+        "alarms.dead_slot = 0.5",
+        "AlarmsConfig has no such field. Did you mean 'dead_slots'?",
+    ),
     ("steps: 4, train_values_epochs: 0", "train_values_epochs = 0", at_least(1)),
     (
         "steps: 4, precision: fp16",
@@ -131,6 +149,14 @@ TRAIN = [
             ("true", "True", NUMBER),
         ]
     ],
+    (
+        "steps: 4, skip_checks: [causal]",
+        "skip_checks.0 = 'causal'",
+        "unknown value 'causal'. Did you mean 'causality'? Known: accumulation, batch_invariance,"
+        " batch_invariance_in_training, cached_generation, causality, causality_in_training, context, data_order,"
+        " determinism, evaluation, gradients, initial_loss, kernels, loss, memory_effect, overfit, padding, reads,"
+        " reload, top_k, train_eval_parity, untouched_rows.",
+    ),
     ("steps: 4, trackers: swanlab", "trackers = 'swanlab'", "Input should be a valid list"),
     (
         "steps: 4, trackers: [swanlap]",

@@ -15,6 +15,8 @@ FORM = "must read dotted.path=value, such as train.lr=1e-3"
         ("train.compile=true", lambda c: c.train.compile, True),
         ("train.value_lr=null", lambda c: c.train.value_lr, None),
         ("train.value_lr=", lambda c: c.train.value_lr, None),
+        ("train.alarms.dead_slots=null", lambda c: c.train.alarms.dead_slots, None),
+        ("train.alarms.dead_slots=0.5", lambda c: c.train.alarms.dead_slots, 0.5),
         ("train.trackers=[swanlab, wandb]", lambda c: c.train.trackers, ["swanlab", "wandb"]),
         ("seeds=[7]", lambda c: c.seeds, [7]),
         ("name=other", lambda c: c.name, "other"),

@@ -88,34 +88,72 @@ def test_shuffling_permutes_rows_by_its_seed_and_restores_them(decoder):
 
 def read(slots, weights, n_slots=8):
     shape = (1, -1, 1, 2)
-    return {0: MemoryRead(torch.tensor(slots).view(shape), torch.tensor(weights).view(shape), Bank(n_slots, 4))}
+    return MemoryRead(torch.tensor(slots).view(shape), torch.tensor(weights).view(shape), Bank(n_slots, 4))
 
 
 def test_usage_by_hand():
     counter = UsageCounter()
-    counter.add(read([0, 1, 0, 2], [0.5, 0.5, 0.75, 0.25]))
-    counter.add(read([0, 1], [0.75, 0.25]))
-    usage = counter.result()[0]
+    counter.add(3, read([0, 1, 0, 2], [0.5, 0.5, 0.75, 0.25]), torch.tensor([[0.5, 0.25]]))
+    counter.add(3, read([0, 1], [0.75, 0.25]), torch.tensor([[0.0]]))
+    usage = counter.result()[3]
     weight = np.array([2.0, 0.75, 0.25]) / 3
     entropy = -(weight * np.log(weight)).sum()
     assert (usage.share_read, usage.dead_slots, usage.n_slots, usage.reads) == (3 / 8, 5, 8, 6)
     assert usage.effective_slots == pytest.approx(math.exp(entropy))
     assert usage.kl_uniform == pytest.approx(math.log(8) - entropy)
+    assert usage.update_share == pytest.approx(0.25), "every token counts the same, whatever the batches"
 
 
 def test_even_use_is_no_divergence():
     counter = UsageCounter()
-    counter.add(read(list(range(8)), [0.5] * 8))
+    counter.add(0, read(list(range(8)), [0.5] * 8), torch.ones(1, 4))
     usage = counter.result()[0]
     assert (usage.share_read, usage.dead_slots) == (1, 0)
     assert usage.kl_uniform == pytest.approx(0, abs=1e-6)
     assert usage.effective_slots == pytest.approx(8, rel=1e-5)
 
 
-def test_read_norm_is_the_norm_of_the_weighted_sum():
-    reads = read([3, 4], [0.25, 0.75])
-    values = reads[0].bank.values
+def test_read_norm_is_the_mean_norm_of_the_weighted_sums():
+    batches = [read([3, 4, 3, 3], [0.25, 0.75, 0.5, 0.5]), read([1, 2], [0.5, 0.5])]
     counter = UsageCounter()
-    counter.add(reads)
-    expected = (0.25 * values[3] + 0.75 * values[4]).norm()
-    torch.testing.assert_close(torch.tensor(counter.result()[0].read_norm), expected.detach(), **FLOAT32)
+    norms = []
+    for batch in batches:
+        tokens = batch.slots.shape[1]
+        counter.add(0, batch, torch.ones(1, tokens))
+        values = batch.bank.values[batch.slots[0, :, 0]]
+        norms += [(batch.weights[0, t, 0, :, None] * values[t]).sum(0).norm() for t in range(tokens)]
+    expected = torch.stack(norms).mean().detach()
+    torch.testing.assert_close(torch.tensor(counter.result()[0].read_norm), expected, **FLOAT32)
+
+
+def measured(decoder):
+    usage = UsageCounter()
+    mean_loss(decoder, spread_sequences(IDS, 16, 64), 3, usage)
+    return usage.result()
+
+
+def test_update_share_is_what_the_reads_change_over_the_residual_stream(decoder):
+    sequences = spread_sequences(IDS, 16, 64)
+    seen = {}
+    block = decoder.blocks[0]
+    block.update_norm.register_forward_pre_hook(lambda _, inputs: seen.update(residual=inputs[0]))
+    block.register_forward_hook(lambda _module, _inputs, output: seen.update(hidden=output.hidden))
+    decoder(torch.from_numpy(sequences[:, :-1]))
+    with_reads = seen.pop("hidden")
+    with memory_off(decoder):
+        decoder(torch.from_numpy(sequences[:, :-1]))
+    change = (with_reads - seen["hidden"]).norm(dim=-1) / seen["residual"].norm(dim=-1)
+    share = torch.tensor(measured(decoder)[0].update_share)
+    torch.testing.assert_close(share, change.mean().detach(), **FLOAT32)
+    assert share > 0.01
+
+
+def test_update_share_is_zero_when_the_memory_adds_nothing(decoder):
+    with memory_off(decoder):
+        assert [usage.update_share for usage in measured(decoder).values()] == [0.0, 0.0]
+
+
+def test_watching_leaves_no_hook_behind(decoder):
+    with pytest.raises(RuntimeError, match="inside"), UsageCounter().watching(decoder):
+        raise RuntimeError("inside")
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in decoder.modules())

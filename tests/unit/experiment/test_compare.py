@@ -2,6 +2,7 @@ import shutil
 from statistics import mean
 
 import pytest
+import yaml
 from fabricate import ENTROPY, SEEDS, edit_record, fabricate, loss_of
 
 from memlm.errors import RunError
@@ -128,3 +129,23 @@ def test_an_experiment_without_a_finished_run_compares_nothing(folder):
     assert len(comparison.missing) == 12
     assert comparison.ledger.held["tokens"] == "cannot be told"
     assert comparison.judgements[0].word == "inconclusive"
+
+
+def test_what_the_preflight_left_out_is_told(folder):
+    for seed in SEEDS:
+        run = folder / f"gated_mlp-s{seed}"
+        checks = [
+            {"check": "overfit", "status": "skipped", "reason": "by name"},
+            {"check": "top_k", "status": "skipped", "reason": "after another one"},
+            {"check": "causality_in_training", "status": "declared", "reason": "future_leak_in_training: BatchNorm"},
+        ]
+        if seed:
+            edit_record(run, preflight={"checks": checks})
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["train"]["skip_checks"] = ["overfit"]
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+    told = [warning for warning in compared(folder).warnings if warning.startswith("Preflight")]
+    assert told == [
+        "Preflight: overfit was left out by name in gated_mlp-s1, gated_mlp-s2.",
+        "Preflight: causality_in_training: future_leak_in_training: BatchNorm, in gated_mlp-s1, gated_mlp-s2.",
+    ]

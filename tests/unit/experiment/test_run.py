@@ -10,7 +10,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memlm.data.sampler import Sampler
-from memlm.errors import Interrupted, RunError
+from memlm.errors import Interrupted, PreflightError, RunError
 from memlm.experiment import attempt as attempt_module
 from memlm.experiment import record
 from memlm.experiment import run as run_module
@@ -18,6 +18,7 @@ from memlm.experiment.compare import compare
 from memlm.experiment.config import load_experiment
 from memlm.experiment.reading import read_experiment
 from memlm.experiment.run import Watcher, run_experiment
+from memlm.model.decoder import Decoder
 from memlm.report.page import write_report
 
 
@@ -203,3 +204,23 @@ def test_a_new_file_is_part_of_the_recorded_difference(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "__file__", str(module))
     commit, difference = record.code_state()
     assert len(commit) == 40 and "+a new memory" in difference
+
+
+def test_a_check_is_left_out_by_name_only_and_the_record_says_so(experiment_yaml, tmp_path):
+    config = load_experiment(experiment_yaml, ["seeds=[0]", "train.skip_checks=[overfit]", "hypotheses=[]"])
+    folder = run_experiment(config, tmp_path, progress=False)
+    for record_ in records(folder).values():
+        outcomes = {outcome["check"]: outcome["status"] for outcome in record_["preflight"]["checks"]}
+        assert outcomes["overfit"] == "skipped" and outcomes["causality"] == "passed"
+    assert any("overfit was left out by name" in warning for warning in compare(read_experiment(folder)).warnings)
+
+
+def test_a_faulty_model_is_refused_before_its_first_step(experiment_yaml, tmp_path, monkeypatch):
+    config = load_experiment(experiment_yaml, ["seeds=[0]"])
+    monkeypatch.setenv("MEMLM_CACHE", str(tmp_path / "cache"))  # a passed check is remembered by the source alone
+    monkeypatch.setattr(Decoder, "logits", lambda self, hidden: hidden.detach() @ self.embedding.weight.T)
+    monkeypatch.setattr(attempt_module, "train", lambda *_: pytest.fail("it was trained"))
+    with pytest.raises(PreflightError, match=r"nothing was trained\n  dense: ") as raised:
+        run_experiment(config, tmp_path, progress=False)
+    assert raised.value.exit_code == 3
+    assert records(tmp_path / "tiny")["dense-s0"]["status"] == "failed"

@@ -35,7 +35,7 @@ def new_model(wiring=WIRING, seed=0):
 def run(model, tmp_path, name="metrics.jsonl", seed=0, hooks=None, **settings):
     config = TrainConfig(**{"steps": 4, "batch_size": 4, "lr": 1e-2, "evaluate_every": 0, "device": "cpu"} | settings)
     sampler = Sampler(TOKENS, T, config.batch_size, seed)
-    hooks = hooks or Hooks(evaluate=dict, save=lambda _: None, progress=lambda *_: None)
+    hooks = hooks or Hooks()
     with MetricLog(tmp_path / name, []) as log:
         return train(model, sampler, config, log, hooks, tmp_path)
 
@@ -91,6 +91,27 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
         run(model, tmp_path)
     for name, weight in weights(model).items():
         torch.testing.assert_close(weight, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_step_that_is_not_finite_is_left_out_if_the_config_allows_it(tmp_path):
+    class Poisoned(Sampler):
+        def batch(self, index):
+            for parameter in model.parameters():
+                parameter.data[..., 0] *= math.nan if index == 1 else 1.0
+            return super().batch(index)
+
+    model, told = new_model(), []
+    config = TrainConfig(
+        steps=2, batch_size=4, log_every=1, evaluate_every=0, device="cpu", alarms={"non_finite": 1}, save_every=0
+    )
+    with MetricLog(tmp_path / "metrics.jsonl", []) as log:
+        hooks = Hooks(alarm=lambda entry: told.append(dict(entry)))
+        result = train(model, Poisoned(TOKENS, T, 4, 0), config, log, hooks, tmp_path)
+    (alarm,) = told
+    assert (alarm["name"], alarm["step"], alarm["value"]) == ("non_finite", 2, 1)
+    first, second = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert second["alarms"] == ["non_finite"] and second["train/loss"] is None and "alarms" not in first
+    assert math.isnan(result.train_loss)
 
 
 def test_values_freeze_after_their_epochs(tmp_path):

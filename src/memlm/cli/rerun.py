@@ -1,0 +1,78 @@
+"""`memlm rerun`: repeats a recorded run and says whether the numbers agree."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from memlm.experiment.rerun import Comparison, Rerun
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder, e.g. runs/demo/dense-s0.", metavar="RUN")],
+    runs: Annotated[
+        Path | None,
+        typer.Option("--runs", help="The folder that takes the rerun; .rerun beside the run if not given."),
+    ] = None,
+) -> None:
+    """Repeat a run from its record and compare every loss; the exit code is 1 if they do not agree."""
+    from memlm.cli.run import View
+    from memlm.experiment.rerun import plan_rerun
+
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    plan = plan_rerun(run, runs, sys.stderr.isatty())
+    for line in _expectation(plan):
+        console.print(line)
+
+    view = View(Console(stderr=True, highlight=False), total=1)
+    with view.progress:
+        watcher = view.watcher()
+        rows = plan.execute(watcher, sys.stderr.isatty(), shlex.join(["memlm", *sys.argv[1:]]))
+    console.print(_table(rows))
+    console.print(_verdict(plan, rows))
+    if not all(row.agrees for row in rows):
+        raise typer.Exit(1)
+
+
+def _expectation(plan: Rerun) -> list[str]:
+    head = f"rerun of {plan.recorded.folder} -> {plan.folder}"
+    if plan.is_exact:
+        return [head, "expected bit for bit: same device, versions and code"]
+    return [
+        head,
+        f"expected within {_tolerance()}, not bit for bit:",
+        *(f"  {obstacle}" for obstacle in plan.obstacles),
+    ]
+
+
+def _table(rows: list[Comparison]) -> Table:
+    table = Table("", "recorded", "rerun", "difference", "agrees")
+    for row in rows:
+        difference = "" if row.difference is None else f"{row.difference:.2g}"
+        table.add_row(row.what, _shown(row.recorded), _shown(row.rerun), difference, "yes" if row.agrees else "NO")
+    return table
+
+
+def _verdict(plan: Rerun, rows: list[Comparison]) -> str:
+    name, how = plan.recorded.name, "bit for bit" if plan.is_exact else f"within {_tolerance()}"
+    apart = [row.what for row in rows if not row.agrees]
+    if apart:
+        return f"{name} does NOT agree {how}: {'; '.join(apart)}"
+    return f"{name} agrees {how}"
+
+
+def _tolerance() -> str:
+    from memlm.experiment.rerun import LOSS_TOLERANCE, QUALITY_TOLERANCE
+
+    return f"{LOSS_TOLERANCE:.0%} of each loss and {QUALITY_TOLERANCE:g} point of quality"
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else repr(value)

@@ -1,0 +1,79 @@
+"""Check of the memory's operations on the run's device, against formulas written without them."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import memlm.kernels
+from memlm.train.preflight.findings import Fault
+from memlm.train.preflight.selection import every_slot
+from memlm.train.preflight.subject import Subject
+from memlm.train.preflight.trace import distance
+
+TOLERANCE = 1e-4
+"""Sums of a few float32 terms agree to 1e-6; a wrong slot or a missing gradient is off by more than 0.1."""
+
+
+class Case(NamedTuple):
+    """Arguments of an operation, and the formula for what it returns."""
+
+    arguments: tuple[Any, ...]
+    formula: Callable[..., Any]
+
+
+def _product_key_topk(draw: int) -> Case:
+    scores = torch.randn(3, 5, 2, 2, 17, generator=torch.Generator().manual_seed(draw))
+    if draw % 2:
+        scores = (scores * 2).round()  # small integers tie often, and their sums are exact
+    return Case((scores, 6), every_slot)
+
+
+def _weighted_lookup(draw: int) -> Case:
+    generator = torch.Generator().manual_seed(draw)
+    values, weights = torch.randn(11, 4, generator=generator), torch.randn(3, 5, 7, generator=generator)
+    slots = torch.randint(11, (3, 5, 7), generator=generator)  # rows repeat
+    return Case((values, slots, weights), lambda values, slots, weights: (values[slots] * weights[..., None]).sum(-2))
+
+
+CASES: dict[str, Callable[[int], Case]] = {"product_key_topk": _product_key_topk, "weighted_lookup": _weighted_lookup}
+"""For each operation a case from a draw."""
+
+
+def kernels(subject: Subject) -> list[Fault]:
+    """Every operation and its reference give what the formula gives, gradients included."""
+    faults = []
+    for operation in (module.name for module in pkgutil.iter_modules(memlm.kernels.__path__) if module.ispkg):
+        for where in (f"memlm.kernels.{operation}", f"memlm.kernels.{operation}.reference"):
+            function = getattr(importlib.import_module(where), operation)
+            off = max(_off(function, CASES[operation](draw), subject.device) for draw in range(4))
+            if off > TOLERANCE:
+                evidence = f"results or gradients on {subject.device} are off by up to {off:.2g}"
+                faults.append(Fault("wrong_kernel", where, evidence, "compare it with the formula in its reference.py"))
+    return faults
+
+
+def _off(function: Callable[..., Any], case: Case, device: torch.device) -> float:
+    """Returns the largest difference of results and gradients between a function and its formula."""
+    ours, theirs = (_results(each, case.arguments, device) for each in (function, case.formula))
+    return max(distance(left, right) for left, right in zip(ours, theirs, strict=True))
+
+
+def _results(function: Callable[..., Any], arguments: tuple[Any, ...], device: torch.device) -> list[Tensor]:
+    """Returns what a function returns, and the gradients of an uneven sum of it."""
+    given = [
+        argument.detach().clone().to(device) if isinstance(argument, Tensor) else argument for argument in arguments
+    ]
+    learning = [a.requires_grad_() for a in given if isinstance(a, Tensor) and a.is_floating_point()]
+    result = function(*given)
+    results: list[Tensor] = list(result) if isinstance(result, tuple) else [result]
+    total = torch.zeros((), device=device)
+    for part in results:
+        if part.is_floating_point():
+            total = total + (part * torch.linspace(-1, 2, part.numel(), device=device).view_as(part)).sum()
+    return [part.detach() for part in (*results, *torch.autograd.grad(total, learning))]
