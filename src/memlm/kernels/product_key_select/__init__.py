@@ -11,7 +11,6 @@ from torch.utils.flop_counter import register_flop_formula
 
 from memlm.kernels.choice import is_fast
 from memlm.kernels.product_key_select import reference
-from memlm.kernels.product_key_topk.reference import staircase
 
 LIMITS = {"n_keys": 512, "top_k": 16, "half of a key": 128}
 """Up to here the fast version keeps a tile's scores in registers."""
@@ -41,7 +40,7 @@ def _select(query: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         from memlm.kernels.product_key_select import fast
 
         return fast.select(query.contiguous(), keys.contiguous(), _pairs(top_k, query.device), top_k)
-    return reference.select(query, keys, top_k)
+    return reference.product_key_select(query, keys, top_k)
 
 
 @_select.register_fake
@@ -96,5 +95,5 @@ def _is_fast(query: Tensor, keys: Tensor, top_k: int) -> bool:
 
 @lru_cache
 def _pairs(top_k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    rows, columns = staircase(top_k, device)
+    rows, columns = reference.staircase(top_k, device)
     return rows.int(), columns.int()

@@ -45,8 +45,25 @@ def _half_best(query, keys, rows, live, C, M, BC: tl.constexpr, BM: tl.constexpr
 
 
 @triton.jit
-def _select(query, keys, first, second, slots, best, N, H, C, M, P, BT: tl.constexpr, BC: tl.constexpr,
-            BM: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, PP: tl.constexpr):
+def _select(
+    query,
+    keys,
+    first,
+    second,
+    slots,
+    best,
+    N,
+    H,
+    C,
+    M,
+    P,
+    BT: tl.constexpr,
+    BC: tl.constexpr,
+    BM: tl.constexpr,
+    K: tl.constexpr,
+    KP: tl.constexpr,
+    PP: tl.constexpr,
+):
     head = tl.program_id(1)
     tokens = tl.program_id(0) * BT + tl.arange(0, BT)
     live = tokens < N
@@ -98,8 +115,21 @@ def _grad_query(grad, slots, keys, grad_query, N, H, C, M, BT: tl.constexpr, BC:
 
 
 @triton.jit
-def _grad_keys(grad, slots, query, partial, N, H, C, M, TILES: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr,
-               BM: tl.constexpr, K: tl.constexpr):
+def _grad_keys(
+    grad,
+    slots,
+    query,
+    partial,
+    N,
+    H,
+    C,
+    M,
+    TILES: tl.constexpr,
+    BT: tl.constexpr,
+    BC: tl.constexpr,
+    BM: tl.constexpr,
+    K: tl.constexpr,
+):
     """Sums over one share of the tokens; the shares are added afterwards in a fixed order, so every run agrees."""
     share, half = tl.program_id(0), tl.program_id(1)
     numbers = tl.program_id(2) * BM + tl.arange(0, BM)
@@ -141,8 +171,16 @@ def select(
 
 
 def backward(
-    grad: Tensor, slots: Tensor, query: Tensor, keys: Tensor, block: int = 64, keys_block: int = 128,
-    warps: int = 4, shares: int = 64, q_block: int = 32, q_warps: int = 4,
+    grad: Tensor,
+    slots: Tensor,
+    query: Tensor,
+    keys: Tensor,
+    block: int = 64,
+    keys_block: int = 128,
+    warps: int = 4,
+    shares: int = 64,
+    q_block: int = 32,
+    q_warps: int = 4,
 ) -> tuple[Tensor, Tensor]:
     """Returns the gradients of queries and keys."""
     N, H, _, C = query.shape
