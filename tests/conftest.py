@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.reliability"]
+
 SYLLABLES = ["ka", "lo", "mi", "ten", "ur", "sha", "bel", "dor", "ix", "pa", "ru", "vel", "on", "ta", "ge"]
 
 
