@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from yaml.reader import ReaderError
 
 from memlm.config.base import Config
-from memlm.errors import ConfigError
+from memlm.errors import ConfigError, printable
 
 C = TypeVar("C", bound=Config)
 Path_ = tuple[str, ...]
@@ -160,8 +160,7 @@ def _is_inherited(tree: Tree, problem: Problem, told: set[tuple[Path_, str, str]
 
 
 def _one_line(text: str, limit: int) -> str:
-    text = text if len(text) <= limit else f"{text[: limit - 3]}..."
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return printable(text if len(text) <= limit else f"{text[: limit - 3]}...")
 
 
 def _from_pydantic(tree: Tree, item: dict[str, Any]) -> Problem:
