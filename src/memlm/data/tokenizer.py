@@ -58,6 +58,8 @@ def load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
     Raises:
         DataError: it is missing or broken, its size is not ``vocab_size``, or it has no end mark.
     """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: the tokenizer is a folder, a pipe or a device, not a file; mend data.tokenizer")
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except OSError as error:

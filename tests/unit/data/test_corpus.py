@@ -3,7 +3,9 @@
 import gzip
 import json
 import lzma
+import os
 import sys
+import tracemalloc
 from types import SimpleNamespace
 
 import pytest
@@ -158,6 +160,31 @@ def test_unreadable_file(tmp_path, name):
     assert error(pattern) == f"{path}: {reason}; mend it or set data.on_bad_input: skip"
     (source,) = find_sources(pattern, Reading())
     assert "unreadable" in source.fingerprint() and source.size == 0
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    told = error(str(tmp_path / "*.jsonl"))
+    assert told == f"{tmp_path / 'a.jsonl'}: is a pipe or a device; copy it into a file or set data.on_bad_input: skip"
+    reading = Reading(skip=True)
+    assert read(str(tmp_path / "a.jsonl"), reading) == [] and reading.dropped == {"no regular file": 1}
+
+
+@pytest.mark.parametrize("packed", [".gz", ".xz", ".zst"])
+def test_an_archive_that_holds_far_more_than_it_seems(tmp_path, packed, monkeypatch):
+    monkeypatch.setattr("memlm.data.files.MAX_LINE_BYTES", 20_000_000)
+    path = tmp_path / f"a.jsonl{packed}"
+    path.write_bytes(PACK[packed](b" " * 200_000_000 + b'\n{"text": "after it"}\n'))
+    assert path.stat().st_size < 1_000_000
+    tracemalloc.start()
+    told = error(str(path))
+    reading = Reading(skip=True)
+    assert [document.text for document in read(str(path), reading)] == ["after it"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert told == f"{path}:1: is longer than 20 MB; cut it into documents or set data.on_bad_input: skip"
+    assert reading.dropped == {"line too long": 1}
+    assert peak < 300_000_000  # zstd makes up to 128 MB of what is read at once
 
 
 def test_text_that_is_not_utf8(tmp_path):
