@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
@@ -106,8 +107,11 @@ def find_files(pattern: str, reading: Reading, hint: str = "") -> list[Source]:
     Raises:
         DataError: there is none, or one of a kind that cannot be read, and it is not to be skipped.
     """
-    expanded = os.path.expanduser(pattern)
-    paths = [expanded] if os.path.exists(expanded) else sorted(glob.glob(expanded, recursive=True))
+    try:
+        expanded = os.path.expanduser(pattern)
+        paths = [expanded] if os.path.exists(expanded) else sorted(glob.glob(expanded, recursive=True))
+    except (ValueError, re.error):  # a name that no file can have
+        paths = []
     if not paths:
         reading.bad("no such file", pattern, "no file matches" + hint, "mend the path")
     return [source for path in paths for source in _sources(Path(path), reading)]

@@ -184,7 +184,7 @@ def test_an_archive_that_holds_far_more_than_it_seems(tmp_path, packed, monkeypa
     tracemalloc.stop()
     assert told == f"{path}:1: is longer than 20 MB; cut it into documents or set data.on_bad_input: skip"
     assert reading.dropped == {"line too long": 1}
-    assert peak < 300_000_000  # zstd makes up to 128 MB of what is read at once
+    assert peak < 400_000_000  # zstd makes up to 128 MB of what is read at once, and holds it twice while it does
 
 
 def test_text_that_is_not_utf8(tmp_path):
@@ -195,6 +195,8 @@ def test_text_that_is_not_utf8(tmp_path):
 def test_names_that_stand_for_nothing(tmp_path):
     missing = str(tmp_path / "*.jsonl")
     assert error(missing) == f"{missing}: no file matches; mend the path or set data.on_bad_input: skip"
+    for impossible in ("~\0", "*\0/*", "\0"):
+        assert error(impossible).startswith(impossible.replace("\0", "\\x00") + ": no file matches; mend the path or")
     assert "no file matches (did you mean the built-in 'python-docs'?)" in error("python-dox")
     assert f"the folder has no .txt, .md, .rst file; give JSON Lines as {tmp_path / '*.jsonl'}" in error(str(tmp_path))
     (tmp_path / "a.csv").write_text("a", encoding="utf-8")
