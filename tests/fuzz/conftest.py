@@ -1,15 +1,19 @@
 """`fuzz` tries inputs that nobody would write: few and always the same in `make test`, many and random in torture."""
 
+import io
 import random
 import signal
+import sys
 from collections import Counter
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis.strategies import SearchStrategy
+
+from memlm.cli import main
 
 PATIENCE_S = 20
 """An input that takes longer counts as a hang."""
@@ -79,3 +83,30 @@ def fuzz(request, record_property):
             record_property("reliability", row)
 
     return fuzz
+
+
+@pytest.fixture
+def memlm(monkeypatch):
+    """Runs the command line in this process: exit code, output and errors; what is not an exit is a traceback."""
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)  # handlers would gather
+
+    def memlm(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["memlm", *arguments])
+        output = io.TextIOWrapper(io.BytesIO(), "utf-8")
+        errors = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")  # as the interpreter has them
+        code = 0
+        with redirect_stdout(output), redirect_stderr(errors):
+            try:
+                main.main()
+            except SystemExit as end:
+                code = end.code or 0
+        texts = []
+        for stream in (output, errors):
+            stream.flush()
+            texts.append(stream.buffer.getvalue().decode())
+        return code, *texts
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield memlm
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -105,7 +105,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Tree:
         path: The YAML file.
         overrides: Assignments ``dotted.path=value``; the value is YAML.
     """
-    tree = _read_file(Path(path))
+    tree = read_file(Path(path))
     base = tree.data.pop("base", None)
     if base is not None:
         tree = _with_base(tree, base, Path(path))
@@ -170,7 +170,8 @@ def _from_pydantic(tree: Tree, item: dict[str, Any]) -> Problem:
     return Problem(tree.where(path), path, value, reason)
 
 
-def _read_file(path: Path) -> Tree:
+def read_file(path: Path) -> Tree:
+    """Reads one file as it stands; what is wrong with it is in the tree's problems."""
     tree = Tree(str(path))
     try:
         data = _parse(tree, path.read_text(encoding="utf-8"))
@@ -277,7 +278,7 @@ def _with_base(tree: Tree, base: object, path: Path) -> Tree:
             tree.problems.append(Problem(where, ("base",), repr(base), reason))
         tree.is_whole = False
         return tree
-    lower = _read_file(path.parent / base)
+    lower = read_file(path.parent / base)
     if lower.data.pop("base", None) is not None:
         reason = "has a base itself; one level is all there is"
         tree.problems.append(Problem(where, ("base",), repr(base), reason))
