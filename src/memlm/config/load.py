@@ -211,6 +211,8 @@ def _parse(tree: Tree, text: str) -> Any:
     return UNREAD
 
 
+_MISREAD = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-9]+)+(\.[0-9_]*)?)")
+"""Octal 010 and sexagesimal 1:30, which YAML 1.1 takes for numbers that nobody means."""
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _TAGS: dict[type[yaml.Node], tuple[str, ...]] = {
     yaml.ScalarNode: ("null", "bool", "int", "float", "str"),
@@ -239,11 +241,14 @@ def _construct(tree: Tree, node: yaml.Node, path: Path_) -> Any:
         tree.problems.append(Problem(mark, path, _written(node), "holds half a character (a lone surrogate)"))
         return UNREAD
     try:
-        return yaml.SafeLoader("").construct_object(node)
+        value = yaml.SafeLoader("").construct_object(node)
+        if tag not in ("int", "float") or not _MISREAD.fullmatch(node.value):
+            return value
+        reason = f"is {value} to YAML; write that number, or quote it if it is text"
     except (ValueError, KeyError):
         reason = f"cannot be read as the YAML type {tag!r}; quote it if it is text"
-        tree.problems.append(Problem(mark, path, _written(node), reason))
-        return UNREAD
+    tree.problems.append(Problem(mark, path, _written(node), reason))
+    return UNREAD
 
 
 def _construct_mapping(tree: Tree, node: yaml.MappingNode, path: Path_) -> dict[str, Any]:
