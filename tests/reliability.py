@@ -1,7 +1,8 @@
 """The table of reliability: what was tried on purpose to break memlm, and how often it did as it should.
 
-A test adds rows by ``record_property("reliability", {"what": ..., "tried": ..., "good": ..., "note": ...})``; rows of the
-same ``what`` are summed. The table ends the session's summary; ``--reliability-file PATH`` writes it as Markdown too.
+A test adds rows by ``record_property("reliability", {"what": ..., "tried": ..., "good": ..., "note": ...})``; rows of
+the same ``what`` are summed. The table ends the session's summary;
+``--reliability-file PATH`` also writes it as Markdown.
 """
 
 from collections.abc import Iterable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 MAX_LENGTH = 2000
 """Characters of the longest error."""
 

@@ -103,7 +103,7 @@ def memlm(monkeypatch):
         texts = []
         for stream in (output, errors):
             stream.flush()
-            texts.append(stream.buffer.getvalue().decode())
+            texts.append(stream.buffer.getvalue().decode(errors="replace"))
         return code, *texts
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -43,7 +43,9 @@ def mutations(folder: Path) -> st.SearchStrategy[Damage]:
         st.builds(_a_folder, name),
     ]
     if readable:
-        ways.append(st.builds(_changed_json, st.sampled_from(readable), position, st.sampled_from(["set", "drop"]), ODD))
+        ways.append(
+            st.builds(_changed_json, st.sampled_from(readable), position, st.sampled_from(["set", "drop"]), ODD)
+        )
     return st.one_of(ways)
 
 

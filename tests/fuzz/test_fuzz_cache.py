@@ -69,10 +69,14 @@ def test_tokenizer_file(fuzz, corpus, tmp_path):
         assert all(getattr(data, split).ids.max() < 280 for split in SPLITS)
         return "taken"
 
-    mine = st.sampled_from(NOT_JSON).map(lambda content: lambda folder: (folder / "tokenizer.json").write_bytes(content))
+    mine = st.sampled_from(NOT_JSON).map(
+        lambda content: lambda folder: (folder / "tokenizer.json").write_bytes(content)
+    )
     renamed = st.sampled_from([END, "added_tokens", "vocab", "model"]).map(
-        lambda word: lambda folder: (folder / "tokenizer.json").write_text(
-            (sound / "tokenizer.json").read_text().replace(word, "x" + word)
+        lambda word: (
+            lambda folder: (folder / "tokenizer.json").write_text(
+                (sound / "tokenizer.json").read_text().replace(word, "x" + word)
+            )
         )
     )
     fuzz("tokenizer.json", st.one_of(mutations(sound), mine, renamed), check, compact=60, torture=3000)

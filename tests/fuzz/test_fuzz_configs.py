@@ -18,7 +18,6 @@ BASE = (CONFIGS / "lineage" / "base.yaml").read_bytes()
 WORDS = sorted({*ExperimentConfig.model_fields, "type", "product_key", "gated_mlp", "all", "replace", "400k", "1e999"})
 
 
-
 def one_of(values):
     """`sampled_from` for values whose text would flood a failure's report."""
     return st.integers(0, len(values) - 1).map(lambda n: values[n])
@@ -38,19 +37,18 @@ CHANGES = st.lists(
     st.tuples(st.sampled_from(["drop", "rename", "set", "nest", "copy"]), st.integers(0, 10**6), VALUES), max_size=4
 )
 
+NINE = ", ".join(9 * ["*a{0}"])
+BOMB = "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [{NINE.format(n - 1)}]" for n in range(1, 10))]).encode()
 # What a YAML file can hold besides plain values.
 ODDITIES = [
     b"\xef\xbb\xbf", b"\xff\xfe", b"\x00", b"\x85", b"\t", b"\r", b"&a ", b"*a", b"<<: *a\n", b"? ", b"!!binary ",
     b"!!python/object/apply:os.system [true] ", b"!!set {", b"%YAML 9.9\n---\n", b"---\n", b"...\n", b"|\n", b">-\n",
-    b"base: c.yaml\n", b"base: base.yaml\n", b"base: [base.yaml]\n", b"base: .\n", b"base: /dev/null\n", b"seeds: 1:30\n",
-    b"seeds: [010, 0x_, 1:90, 2001-99-99]\n", b"name: \"\\ud800\"\n", b"[" * 200, b"{a: " * 200, b"- " * 200,
-    b"variants: &a {a: *a}\n", b"a: &a [x]\n" + b"".join(b"a%d: &a%d [*a%s]\n" % (n, n, b", *a".join([b"" if n == 1 else b"%d" % (n - 1)] * 9))
-                               for n in range(1, 10)),
+    b"base: c.yaml\n", b"base: base.yaml\n", b"base: [base.yaml]\n", b"base: .\n", b"base: /dev/null\n",
+    b"seeds: [010, 0x_, 1:30, 1:90, 2001-99-99]\n", b"name: \"\\ud800\"\n", b"[" * 200, b"{a: " * 200, b"- " * 200,
+    b"variants: &a {a: *a}\n", BOMB,
 ]  # fmt: skip
 EDITS = st.lists(
-    st.tuples(
-        st.integers(0, 10**6), st.integers(0, 20), st.one_of(one_of(ODDITIES), st.binary(max_size=8))
-    ),
+    st.tuples(st.integers(0, 10**6), st.integers(0, 20), st.one_of(one_of(ODDITIES), st.binary(max_size=8))),
     min_size=1,
     max_size=4,
 )

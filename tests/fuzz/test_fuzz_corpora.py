@@ -17,14 +17,32 @@ from memlm.config.data import DataConfig
 from memlm.data.prepare import prepare
 from memlm.errors import DataError
 
-WORDS = ["memory", "slot", "key", "value", "记忆", "模型", "reads", "the", "🐍", "\u0000", "\u2028", "\ufeff", "<|end|>"]
+WORDS = [
+    "memory",
+    "slot",
+    "key",
+    "value",
+    "记忆",
+    "模型",
+    "reads",
+    "the",
+    "🐍",
+    "\u0000",
+    "\u2028",
+    "\ufeff",
+    "<|end|>",
+]
 SOUND = [f"{n} " + " ".join(random.Random(n).choices(WORDS, k=30)) for n in range(60)]
 """Enough text for a vocabulary and for every split, so that most files with little wrong are taken."""
 
-TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(WORDS), st.integers(1, 60).map(lambda n: "wide " * 4**(n % 8)))
+TEXTS = st.one_of(
+    st.text(max_size=20), st.sampled_from(WORDS), st.integers(1, 60).map(lambda n: "wide " * 4 ** (n % 8))
+)
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXTS),
-    lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(st.sampled_from(["text", "a\nb", "\x1b"]), inner)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2), st.dictionaries(st.sampled_from(["text", "a\nb", "\x1b"]), inner)
+    ),
     max_leaves=4,
 )
 LINES = st.one_of(
@@ -34,7 +52,8 @@ LINES = st.one_of(
     st.binary(max_size=20),
     st.sampled_from([
         b"", b" ", b"\x00", b"\xef\xbb\xbf", b"\xff\xfe{}", b"{", b"[]", b'{"text": }', b'{"text": NaN}',
-        b'{"text": "\\ud83d\\udc0d"}', b'{"text": "\\ud83d"}', b'{"text": "\\udc0d\\ud83d"}', b'{"text": "\xed\xa0\xbd"}',
+        b'{"text": "\\ud83d\\udc0d"}', b'{"text": "\\ud83d"}', b'{"text": "\\udc0d\\ud83d"}',
+        b'{"text": "\xed\xa0\xbd"}',
         b'{"text": "a", "text": "b"}', b'{"text": "a"} x', b'\xef\xbb\xbf{"text": "after a mark"}',
         b"[" * 100_000, b'{"a":' * 100_000, b'{"text": ' + b"9" * 5000 + b"}", b'{"text": 1e99999}',
         b'{"' + b"k" * 100_000 + b'": 1}', b'{"text": "' + b"x" * 3_000_000 + b'"}', '{"text": "é"}'.encode("latin-1"),
@@ -173,6 +192,14 @@ def test_names(fuzz, attempt, tmp_path):
             return "refused"
         raise AssertionError("made tokens of nothing")
 
-    parts = st.sampled_from(["folder.jsonl", "empty.txt", "*", "**", "[", "]", "{", "/", "..", "~", "~x", "\x00", "\n", "x" * 300])
+    parts = st.sampled_from(
+        ["folder.jsonl", "empty.txt", "*", "**", "[", "]", "{", "/", "..", "~", "~x", "\x00", "\n", "x" * 300]
+    )
     names = st.lists(st.one_of(parts, st.text(max_size=5)), min_size=1, max_size=4).map("".join)
-    fuzz("corpora, names", names.filter(lambda n: n.strip("./~*") and not n.startswith("/")), check, compact=50, torture=1000)
+    fuzz(
+        "corpora, names",
+        names.filter(lambda n: n.strip("./~*") and not n.startswith("/")),
+        check,
+        compact=50,
+        torture=1000,
+    )

@@ -56,7 +56,7 @@ def test_runs(fuzz, tmp_path, monkeypatch, memlm):
                 continue  # a second damage may find nothing of the first file left
         code, output, errors = memlm(*COMMANDS[command])
         if code == 0:
-            assert output.strip()
+            assert output.strip() or command == "logs"  # a log may be empty
             return "shown"
         assert code == 1 and errors.startswith("error: ") and errors[:-1].isprintable(), errors
         return "refused"

@@ -132,7 +132,7 @@ def _tokens(folder: Path, split: Split, summary: dict[str, Any]) -> Tokens:
     # An empty file cannot be memory-mapped.
     ids = np.memmap(path, kind, "r") if n_tokens else np.frombuffer(b"", kind)
     # Against damage, not malice: ten times as fast as a cryptographic hash. A flipped bit may be no token at all.
-    if zlib.crc32(ids) != summary["crc32"][split]:
+    if zlib.crc32(ids.data) != summary["crc32"][split]:
         raise ValueError(f"{path.name} is not as it was written")
     return Tokens(ids, counts[f"{split}/documents"], counts[f"{split}/bytes"])
 

@@ -82,8 +82,9 @@ class TokenWriter:
         for encoding, mark in zip(encodings, self._marks, strict=True):
             ids = np.array(encoding.ids + mark, dtype=self._dtype)
             self.n_tokens += len(ids)
-            self._file.write(ids.tobytes())
-            self.crc32 = zlib.crc32(ids, self.crc32)
+            content = ids.tobytes()
+            self._file.write(content)
+            self.crc32 = zlib.crc32(content, self.crc32)
         self._pieces, self._marks, self._waiting = [], [], 0
 
 

@@ -27,7 +27,9 @@ PIECE_LENGTH = 100_000
 """Characters of the longest text that is given to the tokenizer in one piece."""
 WORD_LENGTH = 500
 """Characters of the longest word that the tokenizer is trained on; training takes the square of a word's length."""
-_LONG_WORD = re.compile(rf"[^\W\d_]{{{WORD_LENGTH}}}|\d{{{WORD_LENGTH}}}|\s{{{WORD_LENGTH}}}|(?:[^\w\s]|_){{{WORD_LENGTH}}}")
+_LONG_WORD = re.compile(
+    rf"[^\W\d_]{{{WORD_LENGTH}}}|\d{{{WORD_LENGTH}}}|\s{{{WORD_LENGTH}}}|(?:[^\w\s]|_){{{WORD_LENGTH}}}"
+)
 _MAY_HAVE_ONE = re.compile(rf"\S{{{WORD_LENGTH}}}|\s{{{WORD_LENGTH}}}")  # a quarter of the time
 
 
@@ -94,11 +96,11 @@ def pieces(text: str) -> Iterator[str]:
 
 def _first(texts: Iterable[str], n_bytes: int) -> Iterator[str]:
     for text in texts:
-        for piece in (part for piece in pieces(text) for part in _without_long_words(piece)):
-            n_bytes -= len(piece.encode())
+        for part in (part for piece in pieces(text) for part in _without_long_words(piece)):
+            n_bytes -= len(part.encode())
             if n_bytes < 0:
                 return
-            yield piece
+            yield part
 
 
 def _without_long_words(text: str) -> Iterator[str]:

@@ -308,9 +308,10 @@ def _parsed(lines: list[str], path: Path) -> Iterator[Tree]:
                 return
             reason = error.msg if isinstance(error, json.JSONDecodeError) else error
             raise RunError(f"{path}:{number}: is not valid JSON: {reason}") from None
-        if not isinstance(fields, dict) or None in (_finite(fields.get(name)) for name in ("step", "tokens")):
+        measured = cast(Tree, fields) if isinstance(fields, dict) else {}
+        if None in (_finite(measured.get(name)) for name in ("step", "tokens")):
             raise RunError(f"{path}:{number}: is no line of metrics (it needs the numbers step and tokens)")
-        yield fields
+        yield measured
 
 
 def _finite(value: object) -> float | None:

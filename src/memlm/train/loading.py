@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from memlm.errors import MemlmError, CheckpointError
+from memlm.errors import CheckpointError, MemlmError
 
 
 @contextmanager

@@ -10,7 +10,9 @@ from memlm.train.loading import loading_errors
 
 
 def test_a_librarys_error_is_one_line():
-    told = r"^runs/checkpoint: cannot be loaded \(ValueError: header too large\); it is damaged or was written by another"
+    told = (
+        r"^runs/checkpoint: cannot be loaded \(ValueError: header too large\); it is damaged or was written by another"
+    )
     with pytest.raises(CheckpointError, match=told), loading_errors(Path("runs/checkpoint")):
         raise ValueError("header\n  too large")
 
