@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.reliability"]
+
 
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="Write the files of tests/golden anew.")
