@@ -11,6 +11,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: kernels then run on the CPU
 
+pytest_plugins = ["tests.reliability"]
+
 
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="Write the files of tests/golden anew.")

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+MAX_LENGTH = 2000
+"""Characters of the longest error."""
+
+
+def printable(text: str) -> str:
+    """Returns ``text`` with an escape for each character that cannot be printed, line ends among them."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
 
 class MemlmError(Exception):
-    """Base of every error meant for a person; the command line prints it without a traceback."""
+    """Base of every error meant for a person; the command line prints it without a traceback.
+
+    Names and values of the user's are part of the text, so it is brought onto one line here, once for all.
+    """
 
     exit_code = 1
+    is_one_line = True
+    """False where the text has lines of its own, each of which is made one before."""
+
+    def __init__(self, text: str) -> None:
+        if self.is_one_line:
+            if len(text) > MAX_LENGTH:  # what and where stand at the front, how to mend it at the end
+                text = f"{text[: MAX_LENGTH - 503]}...{text[-500:]}"
+            text = printable(text)
+        super().__init__(text)
 
 
 class ConfigError(MemlmError):
     """The configuration is wrong; nothing was run."""
 
     exit_code = 2
+    is_one_line = False
 
 
 class DataError(MemlmError):
@@ -27,6 +48,7 @@ class PreflightError(MemlmError):
     """A model is not sound: its text names the fault, the module and the likely cause. Nothing was trained."""
 
     exit_code = 3
+    is_one_line = False
 
 
 class RunError(MemlmError):

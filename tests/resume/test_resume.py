@@ -33,6 +33,16 @@ def untouched(config, tmp_path_factory):
     return outcome(run_experiment(config, tmp_path_factory.mktemp("untouched"), progress=False) / "memory-s0")
 
 
+@pytest.fixture
+def counted(record_property):
+    """Adds a row to the table of reliability, once a test has come to its end."""
+
+    def count(what):
+        record_property("reliability", {"what": what, "tried": 1, "good": 1, "note": ""})
+
+    return count
+
+
 class Died(Exception):
     """Stands for an end that nothing could be done about."""
 
@@ -58,7 +68,7 @@ def broken_off(config, root, step=9):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_saves_first_and_the_run_goes_on(config, untouched, tmp_path, name):
+def test_a_signal_saves_first_and_the_run_goes_on(config, untouched, tmp_path, name, counted):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted) as raised:
         run_until(config, tmp_path, 7, lambda: os.kill(os.getpid(), getattr(signal, name)))
@@ -73,6 +83,7 @@ def test_a_signal_saves_first_and_the_run_goes_on(config, untouched, tmp_path, n
     assert continued == [("memory-s0", 7)]
     record = json.loads((run / "record.json").read_text())
     assert [(entry["step"], entry["commit"]) for entry in record["continued"]] == [(7, record["commit"])]
+    counted("runs ended by TERM or INT")
 
 
 def flip_a_byte(path):
@@ -87,7 +98,7 @@ def cut(path):
 
 @pytest.mark.parametrize("damage", [flip_a_byte, cut, lambda path: path.unlink()], ids=["flipped", "cut", "missing"])
 @pytest.mark.parametrize("file", ["model.safetensors", "state.safetensors", "state.json", "manifest.json"])
-def test_a_damaged_checkpoint_is_told_and_passed_over(config, untouched, tmp_path, caplog, file, damage):
+def test_a_damaged_checkpoint_is_told_and_passed_over(config, untouched, tmp_path, caplog, file, damage, counted):
     run = broken_off(config, tmp_path)
     assert [checkpoint.step for checkpoint in checkpoints(run)] == [8, 6]
     damage(run / "checkpoint-8" / file)
@@ -99,24 +110,27 @@ def test_a_damaged_checkpoint_is_told_and_passed_over(config, untouched, tmp_pat
         folder = run_experiment(config, tmp_path, watcher, progress=False)
     assert continued == [6] and "checkpoint-8" in caplog.text and "passed over" in caplog.text
     assert outcome(folder / "memory-s0") == untouched
+    counted("damaged checkpoints and records")
 
 
-def test_with_every_checkpoint_damaged_the_run_begins_again(config, untouched, tmp_path, caplog):
+def test_with_every_checkpoint_damaged_the_run_begins_again(config, untouched, tmp_path, caplog, counted):
     run = broken_off(config, tmp_path)
     for checkpoint in checkpoints(run):
         flip_a_byte(checkpoint.folder / "model.safetensors")
     assert outcome(run_experiment(config, tmp_path, progress=False) / "memory-s0") == untouched
     assert caplog.text.count("passed over") == 2
+    counted("damaged checkpoints and records")
 
 
 @pytest.mark.parametrize("damage", [flip_a_byte, cut, lambda path: path.unlink()], ids=["flipped", "cut", "missing"])
-def test_a_damaged_record_loses_nothing(config, untouched, tmp_path, damage):
+def test_a_damaged_record_loses_nothing(config, untouched, tmp_path, damage, counted):
     run = broken_off(config, tmp_path)
     damage(run / "record.json")
     continued = []
     watcher = Watcher(continued=lambda name, step: continued.append(step))
     assert outcome(run_experiment(config, tmp_path, watcher, progress=False) / "memory-s0") == untouched
     assert continued == [8]
+    counted("damaged checkpoints and records")
 
 
 def test_a_failed_evaluation_does_not_cost_the_training(config, untouched, tmp_path, monkeypatch):
@@ -129,7 +143,9 @@ def test_a_failed_evaluation_does_not_cost_the_training(config, untouched, tmp_p
         assert outcome(run_experiment(config, tmp_path, progress=False) / "memory-s0") == untouched
 
 
-def test_a_damaged_result_is_trained_again_from_the_last_checkpoint(config, untouched, tmp_path, monkeypatch, caplog):
+def test_a_damaged_result_is_trained_again_from_the_last_checkpoint(
+    config, untouched, tmp_path, monkeypatch, caplog, counted
+):
     with monkeypatch.context() as patch:
         patch.setattr(Suite, "evaluate", lambda *_: die())
         with pytest.raises(Died):
@@ -137,6 +153,7 @@ def test_a_damaged_result_is_trained_again_from_the_last_checkpoint(config, unto
     flip_a_byte(tmp_path / "killed" / "memory-s0" / "checkpoint" / "model.safetensors")
     assert outcome(run_experiment(config, tmp_path, progress=False) / "memory-s0") == untouched
     assert "checkpoint: is damaged (model.safetensors is not what was written)" in caplog.text
+    counted("damaged checkpoints and records")
 
 
 def test_the_newest_and_the_best_are_kept_and_then_the_best(config, tmp_path):
@@ -188,7 +205,8 @@ def small_disk(folder, megabytes):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_one_line_and_costs_nothing(config, untouched, tmp_path):
+@pytest.mark.parametrize("free_kib", [0, 4, 40, 120], ids="{} KiB left".format)
+def test_a_full_disk_is_one_line_and_costs_nothing(config, untouched, tmp_path, counted, free_kib):
     with small_disk(tmp_path / "disk", 4) as disk:
         ballast = disk / "ballast"
 
@@ -196,6 +214,7 @@ def test_a_full_disk_is_one_line_and_costs_nothing(config, untouched, tmp_path):
             with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
                 while True:
                     file.write(bytes(4096))
+            os.truncate(ballast, ballast.stat().st_size - free_kib * 1024)
 
         with pytest.raises(MemlmError, match=r"No space left on device.*give the same command again") as raised:
             run_until(config, disk, 7, fill)
@@ -204,3 +223,4 @@ def test_a_full_disk_is_one_line_and_costs_nothing(config, untouched, tmp_path):
         assert [checkpoint.step for checkpoint in checkpoints(run)] == [6, 4]
         ballast.unlink()
         assert outcome(run_experiment(config, disk, progress=False) / "memory-s0") == untouched
+    counted("full disks")

@@ -17,7 +17,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from fabricate import edit_record, fabricate
 
 OUTSIDE = ["../../dense", "/etc/dense", "..", ".", "", "a/b", "a\\b", "C:a", "a\0b"]
-JOB = {"format": 1, "pid": 1, "created": 0.0, "host": "x", "command": [], "log": "/etc/passwd", "started": ""}
+JOB = {
+    "format": 1,
+    "pid": 1,
+    "created": 0.0,
+    "host": "x",
+    "command": [],
+    "log": "/etc/passwd",
+    "started": "2026-11-24T00:00:00+00:00",
+}
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ ExperimentArgument = Annotated[Path, typer.Argument(help="The experiment's folde
 
 def command(folder: ExperimentArgument) -> None:
     """Print the comparison of an experiment from its records; no model and no GPU is needed."""
-    print_comparison(Console(highlight=False, soft_wrap=True), folder)
+    print_comparison(Console(highlight=False, markup=False, soft_wrap=True), folder)
 
 
 def print_comparison(console: Console, folder: Path) -> None:

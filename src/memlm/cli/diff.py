@@ -17,7 +17,7 @@ def command(
     """Print only what differs in config, code, versions, device, data and results."""
     from memlm.experiment.difference import difference
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     rows = difference(run_a, run_b)
     if not rows:
         console.print("nothing differs")

@@ -33,7 +33,7 @@ def command(
     from memlm.experiment.config import load_experiment
 
     experiment = load_experiment(config, override or [])
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     if detach:
         _detach(console, experiment.name, config, override or [], runs)
         return

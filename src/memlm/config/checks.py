@@ -66,3 +66,6 @@ FaultName = Literal[
     "wrong_wiring",
 ]
 """The faults that the checks tell apart."""
+
+LEFT_OUT = "left out by train.skip_checks"
+"""Why a check was skipped that a config leaves out."""

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from yaml.reader import ReaderError
 
 from memlm.config.base import Config
-from memlm.errors import ConfigError
+from memlm.errors import ConfigError, printable
 
 C = TypeVar("C", bound=Config)
 Path_ = tuple[str, ...]
@@ -105,7 +105,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Tree:
         path: The YAML file.
         overrides: Assignments ``dotted.path=value``; the value is YAML.
     """
-    tree = _read_file(Path(path))
+    tree = read_file(Path(path))
     base = tree.data.pop("base", None)
     if base is not None:
         tree = _with_base(tree, base, Path(path))
@@ -160,8 +160,7 @@ def _is_inherited(tree: Tree, problem: Problem, told: set[tuple[Path_, str, str]
 
 
 def _one_line(text: str, limit: int) -> str:
-    text = text if len(text) <= limit else f"{text[: limit - 3]}..."
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return printable(text if len(text) <= limit else f"{text[: limit - 3]}...")
 
 
 def _from_pydantic(tree: Tree, item: dict[str, Any]) -> Problem:
@@ -171,7 +170,8 @@ def _from_pydantic(tree: Tree, item: dict[str, Any]) -> Problem:
     return Problem(tree.where(path), path, value, reason)
 
 
-def _read_file(path: Path) -> Tree:
+def read_file(path: Path) -> Tree:
+    """Reads one file as it stands; what is wrong with it is in the tree's problems."""
     tree = Tree(str(path))
     try:
         data = _parse(tree, path.read_text(encoding="utf-8"))
@@ -211,6 +211,8 @@ def _parse(tree: Tree, text: str) -> Any:
     return UNREAD
 
 
+_MISREAD = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-9]+)+(\.[0-9_]*)?)")
+"""Octal 010 and sexagesimal 1:30, which YAML 1.1 takes for numbers that nobody means."""
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _TAGS: dict[type[yaml.Node], tuple[str, ...]] = {
     yaml.ScalarNode: ("null", "bool", "int", "float", "str"),
@@ -239,11 +241,14 @@ def _construct(tree: Tree, node: yaml.Node, path: Path_) -> Any:
         tree.problems.append(Problem(mark, path, _written(node), "holds half a character (a lone surrogate)"))
         return UNREAD
     try:
-        return yaml.SafeLoader("").construct_object(node)
+        value = yaml.SafeLoader("").construct_object(node)
+        if tag not in ("int", "float") or not _MISREAD.fullmatch(node.value):
+            return value
+        reason = f"is {value} to YAML; write that number, or quote it if it is text"
     except (ValueError, KeyError):
         reason = f"cannot be read as the YAML type {tag!r}; quote it if it is text"
-        tree.problems.append(Problem(mark, path, _written(node), reason))
-        return UNREAD
+    tree.problems.append(Problem(mark, path, _written(node), reason))
+    return UNREAD
 
 
 def _construct_mapping(tree: Tree, node: yaml.MappingNode, path: Path_) -> dict[str, Any]:
@@ -278,7 +283,7 @@ def _with_base(tree: Tree, base: object, path: Path) -> Tree:
             tree.problems.append(Problem(where, ("base",), repr(base), reason))
         tree.is_whole = False
         return tree
-    lower = _read_file(path.parent / base)
+    lower = read_file(path.parent / base)
     if lower.data.pop("base", None) is not None:
         reason = "has a base itself; one level is all there is"
         tree.problems.append(Problem(where, ("base",), repr(base), reason))

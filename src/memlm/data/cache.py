@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import shutil
 import uuid
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +62,7 @@ def load(folder: Path) -> TokenData | None:
         return None
     try:
         return _read(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         logger.warning("the tokens in %s are damaged (%s) and are made again", folder, error)
         _remove(folder)
         return None
@@ -99,8 +102,9 @@ def write_summary(
         "tokenizer_fingerprint": sha256(folder / TOKENIZER),
         "vocab_size": vocab_size,
         "counts": counts,
+        "crc32": {split: writer.crc32 for split, writer in writers.items()},
     }
-    (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    (folder / SUMMARY).write_text(json.dumps(_sealed(summary), indent=2) + "\n", encoding="utf-8")
 
 
 def bin_path(folder: Path, split: Split) -> Path:
@@ -110,24 +114,33 @@ def bin_path(folder: Path, split: Split) -> Path:
 
 def _read(folder: Path) -> TokenData:
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    counts = {str(name): int(count) for name, count in summary["counts"].items()}
+    if not isinstance(summary, dict) or summary != _sealed(summary):
+        raise ValueError(f"{SUMMARY} is not as it was written")
     tokenizer = folder / TOKENIZER
     if sha256(tokenizer) != summary["tokenizer_fingerprint"]:
         raise ValueError(f"{TOKENIZER} is not the one it was made with")
-    train, validation, judge = (_tokens(folder, split, counts, summary["vocab_size"]) for split in SPLITS)
-    return TokenData(
-        train, validation, judge, tokenizer, summary["fingerprint"], summary["tokenizer_fingerprint"], counts
-    )
+    train, validation, judge = (_tokens(folder, split, summary) for split in SPLITS)
+    fingerprint, counts = summary["fingerprint"], summary["counts"]
+    return TokenData(train, validation, judge, tokenizer, fingerprint, summary["tokenizer_fingerprint"], counts)
 
 
-def _tokens(folder: Path, split: Split, counts: dict[str, int], vocab_size: int) -> Tokens:
-    path, kind, n_tokens = bin_path(folder, split), dtype(vocab_size), counts[f"{split}/tokens"]
-    size = path.stat().st_size
+def _tokens(folder: Path, split: Split, summary: dict[str, Any]) -> Tokens:
+    path, kind, counts = bin_path(folder, split), dtype(summary["vocab_size"]), summary["counts"]
+    size, n_tokens = path.stat().st_size, counts[f"{split}/tokens"]
     if size != n_tokens * kind.itemsize:
         raise ValueError(f"{path.name} has {size} bytes, not {n_tokens * kind.itemsize}")
     # An empty file cannot be memory-mapped.
     ids = np.memmap(path, kind, "r") if n_tokens else np.frombuffer(b"", kind)
+    # Against damage, not malice: ten times as fast as a cryptographic hash. A flipped bit may be no token at all.
+    if zlib.crc32(ids.data) != summary["crc32"][split]:
+        raise ValueError(f"{path.name} is not as it was written")
     return Tokens(ids, counts[f"{split}/documents"], counts[f"{split}/bytes"])
+
+
+def _sealed(summary: dict[str, Any]) -> dict[str, Any]:
+    """Returns the summary with the hash of all else in it."""
+    rest = {name: value for name, value in summary.items() if name != "seal"}
+    return rest | {"seal": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
 def _remove(folder: Path) -> None:

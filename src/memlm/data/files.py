@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,6 +20,8 @@ from memlm.storage import sha256
 
 TEXT = (".txt", ".md", ".rst")
 JSON_LINES = tuple(f".{kind}{packed}" for kind in ("jsonl", "ndjson") for packed in ("", ".gz", ".xz", ".zst"))
+MAX_LINE_BYTES = 100_000_000
+"""A line that is longer is bad input: a few kilobytes of an archive can claim to hold gigabytes without a line end."""
 
 
 class _File:
@@ -80,9 +83,9 @@ class JsonLines(_File):
         start, number, n_lines = reading.n_bytes, 0, 0
         try:
             with self.path.open("rb") as stored, closing(_decompressed(stored, self.path.suffix.lower())) as lines:
-                for number, line in enumerate(lines, 1):
+                for number, line in enumerate(_bounded(lines), 1):
                     reading.n_bytes = start + stored.tell()
-                    if not line.strip():
+                    if len(line) <= MAX_LINE_BYTES and not line.strip():
                         continue
                     n_lines += 1
                     document = _from_line(line, f"{self.path}:{number}", reading)
@@ -104,8 +107,11 @@ def find_files(pattern: str, reading: Reading, hint: str = "") -> list[Source]:
     Raises:
         DataError: there is none, or one of a kind that cannot be read, and it is not to be skipped.
     """
-    expanded = os.path.expanduser(pattern)
-    paths = [expanded] if os.path.exists(expanded) else sorted(glob.glob(expanded, recursive=True))
+    try:
+        expanded = os.path.expanduser(pattern)
+        paths = [expanded] if os.path.exists(expanded) else sorted(glob.glob(expanded, recursive=True))
+    except (ValueError, re.error):  # a name that no file can have
+        paths = []
     if not paths:
         reading.bad("no such file", pattern, "no file matches" + hint, "mend the path")
     return [source for path in paths for source in _sources(Path(path), reading)]
@@ -119,6 +125,9 @@ def _sources(path: Path, reading: Reading) -> list[Source]:
             message = f"the folder has no {', '.join(TEXT)} file"
             reading.bad("no such file", str(path), message, f"give JSON Lines as {path / '*.jsonl'}, mend the path")
         return [TextFile(file) for file in found]
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end, and cannot be read twice
+        reading.bad("no regular file", str(path), "is a pipe or a device", "copy it into a file")
+        return []
     if name.endswith(TEXT):
         return [TextFile(path)]
     if name.endswith(JSON_LINES):
@@ -133,7 +142,19 @@ def _is_text(file: Path, folder: Path) -> bool:
     return file.suffix.lower() in TEXT and file.is_file() and not is_hidden
 
 
+def _bounded(lines: io.BufferedReader) -> Iterator[bytes]:
+    """Yields lines; of one that is too long only the beginning, which is still too long."""
+    while line := lines.readline(MAX_LINE_BYTES + 1):
+        rest = line
+        while len(line) > MAX_LINE_BYTES and rest and not rest.endswith(b"\n"):
+            rest = lines.readline(1 << 20)
+        yield line
+
+
 def _from_line(line: bytes, where: str, reading: Reading) -> Document | None:
+    if len(line) > MAX_LINE_BYTES:
+        reading.bad("line too long", where, f"is longer than {MAX_LINE_BYTES // 10**6} MB", "cut it into documents")
+        return None
     text = _decoded(line, where, reading)
     if text is None:
         return None
@@ -176,7 +197,7 @@ class _ZstdFile(io.RawIOBase):
     def __init__(self, stored: BinaryIO) -> None:
         self._zstandard = optional("zstandard", "zst", "reading .zst files")
         self._stored = stored
-        self._plain = b""
+        self._plain = memoryview(b"")
         self._frame = None
 
     def readable(self) -> bool:
@@ -184,15 +205,15 @@ class _ZstdFile(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         while not self._plain:
-            packed = self._stored.read(1 << 14)
+            packed = self._stored.read(1 << 12)  # of which zstd can make 128 MB at most
             if not packed:
                 if self._frame is not None:
                     raise EOFError("Compressed file ended before the end-of-stream marker was reached")
                 return 0
-            self._plain = self._decompress(packed)
+            self._plain = memoryview(self._decompress(packed))
         n = min(len(buffer), len(self._plain))
         buffer[:n] = self._plain[:n]
-        self._plain = self._plain[n:]
+        self._plain = self._plain[n:]  # of a view, so that nothing is copied
         return n
 
     def _decompress(self, packed: bytes) -> bytes:

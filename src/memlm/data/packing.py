@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class TokenWriter:
     """
 
     def __init__(self, path: Path, tokenizer: Tokenizer, vocab_size: int) -> None:
-        self.n_documents = self.n_bytes = self.n_tokens = 0
+        self.n_documents = self.n_bytes = self.n_tokens = self.crc32 = 0
         self._tokenizer = tokenizer
         self._end = [tokenizer.token_to_id(END)]
         self._dtype = dtype(vocab_size)
@@ -81,7 +82,9 @@ class TokenWriter:
         for encoding, mark in zip(encodings, self._marks, strict=True):
             ids = np.array(encoding.ids + mark, dtype=self._dtype)
             self.n_tokens += len(ids)
-            self._file.write(ids.tobytes())
+            content = ids.tobytes()
+            self._file.write(content)
+            self.crc32 = zlib.crc32(content, self.crc32)
         self._pieces, self._marks, self._waiting = [], [], 0
 
 

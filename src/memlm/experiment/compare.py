@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from memlm.config.checks import LEFT_OUT
 from memlm.errors import RunError
 from memlm.evaluate.statistics import (
     Claim,
@@ -289,9 +290,8 @@ def _unchecked(runs: Sequence[Run]) -> Iterator[str]:
     """Tells of checks that were left out by name, and of what a memory or a fusion declared to be meant."""
     told: dict[str, list[str]] = {}
     for run in runs:
-        left_out = run.config.get("train", {}).get("skip_checks", [])
         for outcome in run.record.preflight.checks if run.record.preflight else []:
-            if outcome.check in left_out:
+            if outcome.reason == LEFT_OUT:
                 told.setdefault(f"Preflight: {outcome.check} was left out by name in", []).append(run.name)
             elif outcome.status == "declared":
                 told.setdefault(f"Preflight: {outcome.check}: {outcome.reason}, in", []).append(run.name)

@@ -18,16 +18,17 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, BinaryIO, Literal, cast
 
 import psutil
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from memlm.errors import RunError
 from memlm.experiment.paths import inside, is_plain
-from memlm.experiment.reading import read_experiment
+from memlm.experiment.reading import Number, parse_json, read_experiment
 from memlm.experiment.record import now
 from memlm.registry import unknown
 from memlm.storage import write_json
@@ -48,6 +49,14 @@ KILL_S = 5.0
 BLOCK = 1 << 16
 
 
+def _check_time(text: str) -> str:
+    try:
+        datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        raise ValueError("started is no time") from None
+    return text
+
+
 @dataclass(frozen=True)
 class Job:
     """A process that runs, or ran, an experiment in the background.
@@ -62,10 +71,10 @@ class Job:
     """
 
     folder: Path
-    pid: Annotated[int, Field(gt=0)]
-    created: float
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
+    created: Number
     command: list[str]
-    started: str
+    started: Annotated[str, AfterValidator(_check_time)]
     host: str
 
     @property
@@ -157,7 +166,7 @@ def read_job(folder: Path) -> Job | None:
     """
     path = inside(folder, RECORD)
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = cast("dict[str, object]", parse_json(path.read_text(encoding="utf-8")))
         return _adapter().validate_python({**fields, "folder": folder})
     except FileNotFoundError:
         return None
@@ -345,7 +354,7 @@ def _last_step(path: Path) -> int:
     for line in reversed(lines):  # the last one may be half written
         try:
             return int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
     return 0
 

@@ -8,17 +8,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+from memlm.config.load import read_file
 from memlm.errors import RunError
 from memlm.experiment.paths import FolderName, inside
 
 T = TypeVar("T")
 Status = Literal["running", "finished", "interrupted", "failed"]
 Tree = dict[str, Any]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Whole = Annotated[int, Field(ge=0, le=10**18)]
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,11 @@ class Data:
 
     fingerprint: str
     tokenizer_fingerprint: str
-    train_tokens: int
-    validation_tokens: int
-    bytes_per_token: float
-    unigram_entropy: float
-    judge_tokens: int = 0
+    train_tokens: Whole
+    validation_tokens: Whole
+    bytes_per_token: Number
+    unigram_entropy: Number
+    judge_tokens: Whole = 0
     counts: Tree = field(default_factory=dict[str, Any])
 
 
@@ -51,11 +53,11 @@ class Data:
 class Cost:
     """What a model costs: parameters, and FLOPs and bytes read for each token."""
 
-    parameters: int
-    active_parameters: int
-    memory_parameters: int
-    flops_per_token: float
-    bytes_per_token: float
+    parameters: Whole
+    active_parameters: Whole
+    memory_parameters: Whole
+    flops_per_token: Number
+    bytes_per_token: Number
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,12 @@ class Alarm:
 
     name: str
     where: str
-    step: int
-    last_step: int
-    count: int
+    step: Whole
+    last_step: Whole
+    count: Whole
     active: bool
-    value: float
-    threshold: float
+    value: Number
+    threshold: Number
     message: str
 
 
@@ -98,7 +100,7 @@ class Record:
 
     experiment: FolderName
     variant: FolderName
-    seed: int
+    seed: Whole
     status: Status
     started: str
     device: Device
@@ -111,8 +113,8 @@ class Record:
     config_hash: str = ""
     data: Data | None = None
     cost: Cost | None = None
-    steps: int = 0
-    tokens: int = 0
+    steps: Whole = 0
+    tokens: Whole = 0
     hypotheses: list[Hypothesis] | None = None
     results: Tree = field(default_factory=dict[str, Any])
     alarms: list[Alarm] | None = None
@@ -153,16 +155,17 @@ class Run:
         node: Any = self.record.results
         for key in path.split("."):
             node = cast(Tree, node).get(key) if isinstance(node, dict) else None
-        is_number = isinstance(node, (int, float)) and not isinstance(node, bool)
-        return float(node) if is_number and math.isfinite(node) else None
+        return _finite(node)
 
     @property
     def layers(self) -> list[str]:
         """The layers whose memory use was measured, in order; none for a model without a memory."""
-        return sorted(self.record.results.get("usage") or {}, key=lambda layer: (len(layer), layer))
+        usage = self.record.results.get("usage")
+        layers = cast(Tree, usage) if isinstance(usage, dict) else {}
+        return sorted(layers, key=lambda layer: (len(layer), layer))
 
-    def metrics(self) -> list[dict[str, float]]:
-        """Returns the lines of ``metrics.jsonl``, none if nothing was logged.
+    def metrics(self) -> list[Tree]:
+        """Returns the lines of ``metrics.jsonl``, none if nothing was logged; each has ``step`` and ``tokens``.
 
         A last line that was cut off by a kill is left out.
 
@@ -174,8 +177,15 @@ class Run:
         return list(_parsed(lines, path))
 
     def series(self, key: str) -> list[tuple[float, float]]:
-        """Returns (tokens, value) over training for one key of the metrics; after a resume the later value counts."""
-        points = {line["step"]: (line["tokens"], line[key]) for line in self.metrics() if line.get(key) is not None}
+        """Returns (tokens, value) over training for one key of the metrics; after a resume the later value counts.
+
+        What is no finite number is left out.
+        """
+        points: dict[float, tuple[float, float]] = {}
+        for line in self.metrics():
+            value = _finite(line.get(key))
+            if value is not None:
+                points[line["step"]] = line["tokens"], value
         return [points[step] for step in sorted(points)]
 
     def samples(self) -> list[Sample]:
@@ -191,7 +201,7 @@ class Hypothesis:
     name: str
     claim: str
     metric: str = "validation_loss"
-    margin: float = 0.0
+    margin: Number = 0.0
 
 
 @dataclass(frozen=True)
@@ -200,7 +210,7 @@ class Plan:
 
     name: FolderName
     variants: list[FolderName]
-    seeds: list[int]
+    seeds: list[Whole]
     hypotheses: list[Hypothesis] = field(default_factory=list[Hypothesis])
     config: Tree = field(default_factory=dict[str, Any])
     command: str = ""
@@ -274,6 +284,20 @@ def read_experiment(folder: Path) -> Experiment:
     return Experiment(folder, plan, runs, absent, strays)
 
 
+def parse_json(text: str) -> object:
+    """Returns the value in a JSON text.
+
+    Raises:
+        ValueError: it is no JSON, nests too deep, or holds half a character, which nothing could print.
+    """
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
+    return value
+
+
 @lru_cache
 def _adapter(kind: type[T]) -> TypeAdapter[T]:
     return TypeAdapter(kind)
@@ -299,23 +323,42 @@ def _text(path: Path) -> str:
 
 def _json(path: Path) -> object:
     try:
-        return json.loads(_text(path))
+        return parse_json(_text(path))
     except json.JSONDecodeError as error:
         raise RunError(f"{path}:{error.lineno}: is not valid JSON: {error.msg}") from None
+    except ValueError as error:
+        raise RunError(f"{path}: is JSON that cannot be read: {error}") from None
 
 
 def _yaml(path: Path) -> Tree:
-    try:
-        tree = yaml.safe_load(_text(path))
-    except yaml.YAMLError as error:
-        raise RunError(f"{path}: is not valid YAML: {error}") from None
-    return _checked(dict[str, Any], tree, path)
+    tree = read_file(path)
+    for problem in tree.problems:
+        where = problem.where if problem.where and problem.where.line else path
+        raise RunError(f"{where}: {problem.reason}")
+    return tree.data
 
 
-def _parsed(lines: list[str], path: Path) -> Iterator[dict[str, float]]:
+def _parsed(lines: list[str], path: Path) -> Iterator[Tree]:
     for number, line in enumerate(lines, start=1):
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise RunError(f"{path}:{number}: is not valid JSON: {error.msg}") from None
+            fields = parse_json(line)
+        except ValueError as error:
+            if number == len(lines):
+                return
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+            raise RunError(f"{path}:{number}: is not valid JSON: {reason}") from None
+        measured = cast(Tree, fields) if isinstance(fields, dict) else {}
+        if None in (_finite(measured.get(name)) for name in ("step", "tokens")):
+            raise RunError(f"{path}:{number}: is no line of metrics (it needs the numbers step and tokens)")
+        yield measured
+
+
+def _finite(value: object) -> float | None:
+    """Returns a finite number as it is meant, None for anything else."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

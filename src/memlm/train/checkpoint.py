@@ -23,6 +23,7 @@ from memlm.data.tokenizer import END, PAD
 from memlm.errors import CheckpointError
 from memlm.hf import MemlmForCausalLM
 from memlm.storage import replaced_folder, sha256, write_json
+from memlm.train.loading import loading_errors
 from memlm.train.state import NUMBERS, TENSORS, TrainingState, read_numbers
 from memlm.train.trust import refuse_code
 
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 MANIFEST = "manifest.json"
+WEIGHTS = {"config.json", "model.safetensors"}
 FINAL = "checkpoint"
 """The folder of the finished model, in the folder of its run."""
 
@@ -107,9 +109,10 @@ def load_weights(folder: Path, device: torch.device) -> MemlmForCausalLM:
         CheckpointError: the folder brings code, or its weights do not fit its configuration exactly.
     """
     refuse_code(folder)
-    model, info = MemlmForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
-        folder, output_loading_info=True, local_files_only=True, use_safetensors=True
-    )
+    with loading_errors(folder):
+        model, info = MemlmForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+            folder, output_loading_info=True, local_files_only=True, use_safetensors=True
+        )
     faults = [f"{kind.replace('_', ' ')} {sorted(info[kind])}" for kind in LOADING_FAULTS if info[kind]]
     if faults:
         raise CheckpointError(f"{folder} does not fit its own configuration: {'; '.join(faults)}")
@@ -129,11 +132,14 @@ def verify(folder: Path) -> None:
 def _manifest(folder: Path) -> dict[str, str]:
     try:
         hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
-        return {str(name): str(digest) for name, digest in hashes.items()}
+        found = {str(name): str(digest) for name, digest in hashes.items()}
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: holds no checkpoint ({MANIFEST} is missing)") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{folder}: is damaged ({MANIFEST} cannot be read: {error})") from None
+    if not found.keys() >= WEIGHTS or any(Path(name).name != name for name in found):
+        raise CheckpointError(f"{folder}: is damaged ({MANIFEST} does not name the files of a model)")
+    return found
 
 
 def _verify_file(folder: Path, name: str, expected: str) -> None:
@@ -174,7 +180,7 @@ def newest_sound(run: Path, device: torch.device) -> tuple[MemlmForCausalLM, Tra
     for checkpoint in checkpoints(run):
         try:
             return load_model(checkpoint.folder, device), TrainingState.read(checkpoint.folder)
-        except (CheckpointError, OSError) as error:
+        except CheckpointError as error:
             logger.warning("%s; it is passed over", error)
     return None
 

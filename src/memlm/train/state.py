@@ -75,7 +75,13 @@ class TrainingState:
 
     @classmethod
     def read(cls, folder: Path) -> TrainingState:
-        """Reads what `write` wrote; the caller has verified the files."""
+        """Reads what `write` wrote; the caller has verified the files.
+
+        Raises:
+            CheckpointError: the folder holds a model alone.
+        """
+        if not (folder / TENSORS).exists():
+            raise CheckpointError(f"{folder}: holds a model and no training state, so no run can go on from it")
         numbers = read_numbers(folder)
         tensors = load_file(folder / TENSORS)
         series = {name: tensors.pop(HISTORY + name).tolist() for name in SERIES}

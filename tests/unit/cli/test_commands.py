@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,16 @@ def test_a_mistake_is_one_clear_line(arguments, code, message, experiment):
 )
 def test_list_names_the_types(kind, expected, tmp_path):
     assert expected in memlm("list", kind, cwd=tmp_path).stdout
+
+
+def test_text_of_a_record_is_no_markup(experiment):
+    folder, _ = experiment
+    shutil.copytree(folder / "runs" / "tiny" / "dense-s0", folder / "runs" / "odd")
+    record = json.loads((folder / "runs" / "odd" / "record.json").read_text())
+    record["commit"] = "[/odd]"
+    (folder / "runs" / "odd" / "record.json").write_text(json.dumps(record))
+    done = memlm("diff", "runs/tiny/dense-s0", "runs/odd", cwd=folder)
+    assert done.returncode == 0 and "[/odd]" in done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -3,7 +3,9 @@
 import gzip
 import json
 import lzma
+import os
 import sys
+import tracemalloc
 from types import SimpleNamespace
 
 import pytest
@@ -160,6 +162,31 @@ def test_unreadable_file(tmp_path, name):
     assert "unreadable" in source.fingerprint() and source.size == 0
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    told = error(str(tmp_path / "*.jsonl"))
+    assert told == f"{tmp_path / 'a.jsonl'}: is a pipe or a device; copy it into a file or set data.on_bad_input: skip"
+    reading = Reading(skip=True)
+    assert read(str(tmp_path / "a.jsonl"), reading) == [] and reading.dropped == {"no regular file": 1}
+
+
+@pytest.mark.parametrize("packed", [".gz", ".xz", ".zst"])
+def test_an_archive_that_holds_far_more_than_it_seems(tmp_path, packed, monkeypatch):
+    monkeypatch.setattr("memlm.data.files.MAX_LINE_BYTES", 20_000_000)
+    path = tmp_path / f"a.jsonl{packed}"
+    path.write_bytes(PACK[packed](b" " * 200_000_000 + b'\n{"text": "after it"}\n'))
+    assert path.stat().st_size < 1_000_000
+    tracemalloc.start()
+    told = error(str(path))
+    reading = Reading(skip=True)
+    assert [document.text for document in read(str(path), reading)] == ["after it"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert told == f"{path}:1: is longer than 20 MB; cut it into documents or set data.on_bad_input: skip"
+    assert reading.dropped == {"line too long": 1}
+    assert peak < 400_000_000  # zstd makes up to 128 MB of what is read at once, and holds it twice while it does
+
+
 def test_text_that_is_not_utf8(tmp_path):
     (tmp_path / "a.txt").write_bytes("é".encode("latin-1"))
     assert error(str(tmp_path / "a.txt")).startswith(f"{tmp_path / 'a.txt'}: is not UTF-8 (byte 0); mend it or")
@@ -168,6 +195,8 @@ def test_text_that_is_not_utf8(tmp_path):
 def test_names_that_stand_for_nothing(tmp_path):
     missing = str(tmp_path / "*.jsonl")
     assert error(missing) == f"{missing}: no file matches; mend the path or set data.on_bad_input: skip"
+    for impossible in ("~\0", "*\0/*", "\0"):
+        assert error(impossible).startswith(impossible.replace("\0", "\\x00") + ": no file matches; mend the path or")
     assert "no file matches (did you mean the built-in 'python-docs'?)" in error("python-dox")
     assert f"the folder has no .txt, .md, .rst file; give JSON Lines as {tmp_path / '*.jsonl'}" in error(str(tmp_path))
     (tmp_path / "a.csv").write_text("a", encoding="utf-8")

@@ -197,9 +197,22 @@ def damage_nothing_left(folder):
     folder.mkdir()
 
 
+def flip_last_bit(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 128]))
+
+
+def replace(path, old, new):
+    path.write_text(path.read_text().replace(old, new))
+
+
 DAMAGES = {
     "missing bin": lambda folder: (folder / "train.bin").unlink(),
     "truncated bin": lambda folder: (folder / "judge.bin").write_bytes((folder / "judge.bin").read_bytes()[:-1]),
+    "flipped bit in a bin": lambda folder: flip_last_bit(folder / "train.bin"),
+    "changed count": lambda folder: replace(folder / "summary.json", '"train/documents": ', '"train/documents": 1'),
+    "summary of an older version": lambda folder: replace(folder / "summary.json", '"seal"', '"seals"'),
+    "endless summary": lambda folder: (folder / "summary.json").write_text("[" * 100_000),
     "broken summary": lambda folder: (folder / "summary.json").write_text('{"counts": '),
     "odd summary": lambda folder: (folder / "summary.json").write_text("[]"),
     "changed tokenizer": lambda folder: (folder / "tokenizer.json").write_text("{}"),

@@ -48,6 +48,14 @@ def test_training_stops_at_its_limit(trained, monkeypatch):
     assert train_tokenizer([*TEXTS * 3, "zebra zebra zebra " * 50], SIZE).to_str() == trained.to_str()
 
 
+def test_training_takes_words_without_end(trained, monkeypatch):
+    monkeypatch.setattr(tokenizer, "pieces", lambda text: [text])
+    for character in "x记1_ \n":
+        assert max(map(len, tokenizer._first([character * 2001 + " a"], 10**6))) <= tokenizer.WORD_LENGTH + 1
+    mixed = "abc123记忆!?\n\n  " * 200  # long, but of many words
+    assert list(tokenizer._first([*TEXTS, mixed], 10**6)) == [*TEXTS, mixed]
+
+
 def test_too_little_text():
     with pytest.raises(DataError, match=r"^the training text fills only 26\d entries of a vocabulary of 6400; give"):
         train_tokenizer(["so little text, so little"], 6400)

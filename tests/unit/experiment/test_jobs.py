@@ -162,7 +162,25 @@ def test_jobs_are_found_by_name(start, tmp_path, caplog):
     assert "demo/job.json: is no record of a job" in caplog.text
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"pid": "x"}'])
+SOUND_JOB = '{"pid": 7, "created": 1.0, "command": [], "started": "2026-01-01T00:00:00+00:00", "host": "h"}'
+
+
+def test_a_sound_record_is_read(tmp_path):
+    (tmp_path / "job.json").write_text(SOUND_JOB)
+    assert read_job(tmp_path).pid == 7
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *["", "[]", "{}", '{"pid": "x"}', "[" * 100_000],
+        SOUND_JOB.replace("7", str(2**31)),
+        SOUND_JOB.replace("1.0", "NaN"),
+        SOUND_JOB.replace("2026-01-01T", "yesterday"),
+        SOUND_JOB.replace("2026-01-01", "0001-01-01").replace("+00", "+14"),
+        SOUND_JOB.replace('"h"', '"\\ud800"'),
+    ],
+)
 def test_a_broken_record_is_named(tmp_path, content):
     (tmp_path / "job.json").write_text(content)
     with pytest.raises(RunError, match=r"job\.json: is no record of a job \(.+\); remove it"):

@@ -72,3 +72,64 @@ def test_reading_comparing_and_reporting_need_no_torch():
         "sys.exit(bool({'torch', 'transformers', 'accelerate'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+ODD_METRICS = {
+    "[1]": "is no line of metrics (it needs the numbers step and tokens)",
+    '{"step": 3}': "is no line of metrics (it needs the numbers step and tokens)",
+    '{"step": 1e999, "tokens": 1}': "is no line of metrics (it needs the numbers step and tokens)",
+    "[" * 100_000: "is not valid JSON: it nests too deep",
+}
+
+
+@pytest.mark.parametrize("line", ODD_METRICS)
+def test_a_line_of_metrics_is_an_object_with_its_place(folder, line):
+    path = folder / "dense-s0" / "metrics.jsonl"
+    path.write_text(f"{line}\n" + path.read_text())
+    with pytest.raises(RunError) as caught:
+        read_run(path.parent).series("train/loss")
+    assert str(caught.value) == f"{path}:1: {ODD_METRICS[line]}"
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1" + "0" * 400, '"x"', "[1]", "true", "null"])
+def test_what_is_no_finite_number_is_in_no_series(folder, value):
+    path = folder / "dense-s0" / "metrics.jsonl"
+    whole = read_run(path.parent).series("train/loss")
+    path.write_text(path.read_text() + f'{{"step": 999, "tokens": 9999, "train/loss": {value}}}\n')
+    assert read_run(path.parent).series("train/loss") == whole
+
+
+BROKEN_RECORDS = {
+    "[" * 100_000: "is JSON that cannot be read: it nests too deep",
+    '{"experiment": "\\ud800"}': "is JSON that cannot be read: 'utf-8' codec can't encode",
+    '{"seed": ' + "9" * 5000 + "}": "is JSON that cannot be read: Exceeds the limit",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN_RECORDS)
+def test_json_that_no_parser_likes_is_one_line(folder, text):
+    path = folder / "dense-s0" / "record.json"
+    path.write_text(text)
+    with pytest.raises(RunError) as caught:
+        read_run(path.parent)
+    assert str(caught.value).startswith(f"{path}: {BROKEN_RECORDS[text]}")
+
+
+@pytest.mark.parametrize("usage", [5, "x", ["0"], None])
+def test_usage_that_is_no_mapping_is_none(folder, usage):
+    edit_record(folder / "dense-s0", results={"usage": usage})
+    assert read_run(folder / "dense-s0").layers == []
+
+
+def test_numbers_of_a_record_are_finite(folder):
+    edit_record(folder / "dense-s0", cost={"flops_per_token": float("inf")})
+    with pytest.raises(RunError, match=r"record\.json: cost\.flops_per_token: input should be a finite number"):
+        read_run(folder / "dense-s0")
+
+
+def test_a_spoiled_configuration_has_its_line(folder):
+    path = folder / "dense-s0" / "config.yaml"
+    path.write_text("model: {}\ndata: [\n")
+    with pytest.raises(RunError) as caught:
+        read_run(path.parent)
+    assert str(caught.value).startswith(f"{path}:3: is not valid YAML: ")

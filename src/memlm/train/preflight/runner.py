@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from memlm.config.checks import Check
+from memlm.config.checks import LEFT_OUT, Check
 from memlm.config.train import TrainConfig
 from memlm.data.sampler import Sampler
 from memlm.model.config import ModelConfig
@@ -122,7 +122,7 @@ def _reason_to_skip(
     check: Check, entry: Entry, subject: Subject, train: TrainConfig, outcomes: dict[Check, Outcome]
 ) -> str:
     if check in train.skip_checks:
-        return "left out by train.skip_checks"
+        return LEFT_OUT
     if entry.of_memory and subject.config.memory is None:
         return "the model has no memory"
     if check == "evaluation" and subject.evaluate_loss is None:
@@ -164,7 +164,7 @@ def _where(error: Exception) -> str:
 
 def _order_outcome(sampler: Sampler | None, train: TrainConfig) -> Outcome:
     if "data_order" in train.skip_checks:
-        return Outcome("data_order", "skipped", reason="left out by train.skip_checks")
+        return Outcome("data_order", "skipped", reason=LEFT_OUT)
     if sampler is None:
         return Outcome("data_order", "skipped", reason="no sampler was given")
     start = time.perf_counter()
