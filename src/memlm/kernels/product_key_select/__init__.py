@@ -60,7 +60,7 @@ def _backward(grad: Tensor, slots: Tensor, query: Tensor, keys: Tensor) -> tuple
 
 @_backward.register_fake
 def _(grad: Tensor, slots: Tensor, query: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(query), torch.empty_like(keys)
+    return query.new_empty(query.shape), keys.new_empty(keys.shape)
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: tuple[Tensor, Tensor]) -> None:

@@ -165,7 +165,8 @@ def select(
     up = triton.next_power_of_2
     _select[triton.cdiv(N, block), H](
         query, keys, *pairs, slots, scores, N, H, C, M, P,
-        BT=block, BC=max(16, up(C)), BM=max(16, up(M)), K=top_k, KP=up(top_k), PP=up(P), num_warps=warps,
+        BT=block, BC=max(16, up(C)), BM=max(16, up(M)), K=top_k, KP=max(4, up(top_k)), PP=max(8, up(P)),
+        num_warps=warps,
     )  # fmt: skip
     return slots, scores
 
@@ -187,7 +188,7 @@ def backward(
     M, K = keys.shape[2], slots.shape[-1]
     up = triton.next_power_of_2
     BC = max(16, up(C))
-    grad_query = torch.empty_like(query)
+    grad_query = query.new_empty(query.shape)
     _grad_query[triton.cdiv(N, q_block), H * 2](
         grad, slots, keys, grad_query, N, H, C, M, BT=q_block, BC=BC, K=K, num_warps=q_warps
     )

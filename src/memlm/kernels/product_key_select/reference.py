@@ -26,7 +26,7 @@ def backward(grad: Tensor, slots: Tensor, query: Tensor, keys: Tensor) -> tuple[
     spread.scatter_add_(-1, chosen, grad.float()[:, :, None].expand_as(chosen))
     grad_query = torch.einsum("nhpm,hpmc->nhpc", spread, keys.float())
     grad_keys = torch.einsum("nhpm,nhpc->hpmc", spread, query.float())
-    return grad_query.to(query.dtype), grad_keys.to(keys.dtype)
+    return grad_query.to(query.dtype).contiguous(), grad_keys.to(keys.dtype).contiguous()
 
 
 def rounded(scores: Tensor) -> Tensor:
