@@ -53,6 +53,17 @@ def test_the_operation_obeys_the_rules_of_custom_operations():
     torch.library.opcheck(operation, (query, keys, 3), test_utils=checks)
 
 
+def test_autocast_leaves_its_sums_alone():
+    query, keys = (tensor.bfloat16().requires_grad_() for tensor in draw(9, 2, 8, 12))
+    slots, scores = product_key_select(query, keys, 3)
+    gradients = torch.autograd.grad(scores.sum(), (query, keys))
+    with torch.autocast("cpu", torch.bfloat16):
+        under, found = product_key_select(query, keys, 3)
+        assert torch.equal(under, slots) and torch.equal(found, scores)
+        for ours, theirs in zip(torch.autograd.grad(found.sum(), (query, keys)), gradients, strict=True):
+            assert torch.equal(ours, theirs)
+
+
 def test_it_compiles_whole_with_its_gradient():
     def loss(query, keys):
         slots, scores = product_key_select(query, keys, 3)

@@ -40,7 +40,8 @@ def _select(query: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         from memlm.kernels.product_key_select import fast
 
         return fast.select(query.contiguous(), keys.contiguous(), _pairs(top_k, query.device), top_k)
-    return reference.product_key_select(query, keys, top_k)
+    with torch.autocast(query.device.type, enabled=False):  # the sums are float32's
+        return reference.product_key_select(query, keys, top_k)
 
 
 @_select.register_fake
@@ -55,7 +56,8 @@ def _backward(grad: Tensor, slots: Tensor, query: Tensor, keys: Tensor) -> tuple
         from memlm.kernels.product_key_select import fast
 
         return fast.backward(grad.contiguous(), slots, query.contiguous(), keys.contiguous())
-    return reference.backward(grad, slots, query, keys)
+    with torch.autocast(query.device.type, enabled=False):
+        return reference.backward(grad, slots, query, keys)
 
 
 @_backward.register_fake
