@@ -1,10 +1,15 @@
 """What all tests share: a small text, its experiment, and a cache of their own."""
 
 import json
+import os
 import random
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: kernels then run on the CPU
 
 pytest_plugins = ["tests.reliability"]
 

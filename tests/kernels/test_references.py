@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from memlm.kernels.product_key_topk import product_key_topk
+from memlm.kernels.product_key_select.reference import best_slots
 from memlm.kernels.weighted_lookup import weighted_lookup
 from tests.tolerances import FLOAT32
 
@@ -22,22 +22,22 @@ def test_selection_equals_brute_force(n_keys, top_k, ties):
     scores = torch.randn(3, 5, 2, 2, n_keys, generator=generator)
     if ties:
         scores = (scores * 2).round()  # small integers tie often, and their sums are exact
-    slots, values = product_key_topk(scores, top_k)
+    slots, values = best_slots(scores, top_k)
     expected_slots, expected_values = brute_force(scores, top_k)
     assert torch.equal(slots, expected_slots)
     assert torch.equal(values, expected_values)
 
 
 def test_equal_scores_go_to_the_lowest_slots():
-    slots, _ = product_key_topk(torch.zeros(1, 2, 6), 4)
+    slots, _ = best_slots(torch.zeros(1, 2, 6), 4)
     assert slots.tolist() == [[0, 1, 2, 3]]
-    slots, _ = product_key_topk(torch.tensor([[[0.0, -0.0, 0.0], [-0.0, 0.0, -1.0]]]), 3)
+    slots, _ = best_slots(torch.tensor([[[0.0, -0.0, 0.0], [-0.0, 0.0, -1.0]]]), 3)
     assert slots.tolist() == [[0, 1, 3]], "-0.0 ties with 0.0"
 
 
 def test_gradient_reaches_the_selected_half_keys_only():
     scores = torch.randn(4, 2, 9, requires_grad=True, generator=torch.Generator().manual_seed(0))
-    slots, values = product_key_topk(scores, 3)
+    slots, values = best_slots(scores, 3)
     values.sum().backward()
     expected = torch.zeros_like(scores)
     for row, chosen in enumerate(slots.tolist()):

@@ -82,13 +82,13 @@ def discarded_scores(patch: Patch) -> None:
 
 
 def noise_in_eval(patch: Patch) -> None:
-    sound = ProductKeyMemory.half_scores
+    sound = ProductKeyMemory.addresses
 
     def noisy(self, hidden):
-        scores = sound(self, hidden)
-        return scores + 0.1 * torch.randn_like(scores)
+        query, keys = sound(self, hidden)
+        return query + 0.1 * torch.randn_like(query), keys
 
-    patch.setattr(ProductKeyMemory, "half_scores", noisy)
+    patch.setattr(ProductKeyMemory, "addresses", noisy)
 
 
 def frozen_values(patch: Patch) -> None:
@@ -96,8 +96,8 @@ def frozen_values(patch: Patch) -> None:
 
 
 def detached_keys(patch: Patch) -> None:
-    sound = torch.einsum
-    patch.setattr(torch, "einsum", lambda formula, query, keys: sound(formula, query, keys.detach()))
+    sound = memlm.memory.product_key.product_key_select
+    patch.setattr(memlm.memory.product_key, "product_key_select", lambda q, keys, k: sound(q, keys.detach(), k))
 
 
 def decay_on_values(patch: Patch) -> None:
@@ -198,25 +198,25 @@ def attention_sees_nothing(patch: Patch) -> None:
 
 
 def halves_swapped(patch: Patch) -> None:
-    sound = memlm.memory.product_key.product_key_topk
+    sound = memlm.memory.product_key.product_key_select
 
-    def swapped(scores, top_k):
-        slots, best = sound(scores, top_k)
-        n_keys = scores.shape[-1]
+    def swapped(query, keys, top_k):
+        slots, best = sound(query, keys, top_k)
+        n_keys = keys.shape[2]
         return slots % n_keys * n_keys + slots // n_keys, best
 
-    patch.setattr(memlm.memory.product_key, "product_key_topk", swapped)
+    patch.setattr(memlm.memory.product_key, "product_key_select", swapped)
 
 
 def batch_normed_query(patch: Patch) -> None:
-    sound = ProductKeyMemory.half_scores
+    sound = ProductKeyMemory.addresses
 
     def normed(self, hidden):
         if self.training:
             hidden = F.batch_norm(hidden.flatten(0, 1), None, None, training=True).view_as(hidden)
         return sound(self, hidden)
 
-    patch.setattr(ProductKeyMemory, "half_scores", normed)
+    patch.setattr(ProductKeyMemory, "addresses", normed)
 
 
 def keys_left_out_of_the_optimizer(patch: Patch) -> None:

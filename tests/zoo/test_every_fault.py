@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import memlm.hf.modeling
 import memlm.kernels.weighted_lookup
+import memlm.memory.product_key
 import memlm.train.preflight.looping
 from memlm.config.checks import Check, FaultName
 from memlm.fusion.base import scaled_values
@@ -132,17 +133,22 @@ def left_out_labels_counted(patch):
 
 
 def queries_detached(patch):
-    sound = torch.einsum
-    patch.setattr(torch, "einsum", lambda formula, query, keys: sound(formula, query.detach(), keys))
+    sound = ProductKeyMemory.reset_parameters
+
+    def reset(self):
+        sound(self)
+        self.query.register_forward_hook(lambda _module, _args, query: query.detach())
+
+    patch.setattr(ProductKeyMemory, "reset_parameters", reset)
 
 
 def second_half_of_the_keys_detached(patch):
-    sound = torch.einsum
+    sound = memlm.memory.product_key.product_key_select
 
-    def half(formula, query, keys):
-        return sound(formula, query, torch.cat([keys[:, :1], keys[:, 1:].detach()], dim=1))
+    def half(query, keys, top_k):
+        return sound(query, torch.cat([keys[:, :1], keys[:, 1:].detach()], dim=1), top_k)
 
-    patch.setattr(torch, "einsum", half)
+    patch.setattr(memlm.memory.product_key, "product_key_select", half)
 
 
 def update_dropped(patch):
@@ -188,14 +194,18 @@ def half_of_the_tokens_counted(patch):
 
 
 def state_outside_parameters(patch):
-    reset, scores = ProductKeyMemory.reset_parameters, ProductKeyMemory.half_scores
+    reset, addresses = ProductKeyMemory.reset_parameters, ProductKeyMemory.addresses
 
     def drawn(self):
         reset(self)
-        self.offset = np.random.default_rng().normal(size=8).astype("float32")
+        self.offset = np.random.default_rng().normal(size=self.keys.shape).astype("float32")
+
+    def shifted(self, hidden):
+        query, keys = addresses(self, hidden)
+        return query, keys + torch.from_numpy(self.offset)
 
     patch.setattr(ProductKeyMemory, "reset_parameters", drawn)
-    patch.setattr(ProductKeyMemory, "half_scores", lambda self, h: scores(self, h) + torch.from_numpy(self.offset))
+    patch.setattr(ProductKeyMemory, "addresses", shifted)
 
 
 def norm_left_out_of_the_file(patch):

@@ -223,7 +223,9 @@ def _source_demands() -> tuple[list[str], str]:
         ) from error
     lines: list[str] = [*project["dependencies"]]
     for extra, members in project["optional-dependencies"].items():
-        lines += [f'{member}; extra == "{extra}"' for member in members]
+        for member in members:
+            name, _, marker = member.partition(";")
+            lines.append(f'{name}; {f"({marker}) and " if marker else ""}extra == "{extra}"')
     return lines, project["requires-python"]
 
 

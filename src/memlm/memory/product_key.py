@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memlm.kernels.product_key_topk import product_key_topk
+from memlm.kernels.product_key_select import product_key_select
 from memlm.memory.base import Bank, Memory, MemoryConfig, MemoryRead
 from memlm.registry import MEMORIES
 
@@ -100,18 +100,22 @@ class ProductKeyMemory(Memory):
         Shapes:
             hidden [B, T, D] -> slots and weights [B, T, H, K], in descending order of score.
         """
-        slots, scores = product_key_topk(self.half_scores(hidden), self.config.top_k)
-        return MemoryRead(slots, scores.softmax(dim=-1), bank)
-
-    def half_scores(self, hidden: Tensor) -> Tensor:
-        """Returns the score of every half key for ``hidden`` [B, T, D] as [B, T, H, 2, M], float32.
-
-        score = scale * <query, key> / sqrt(C). Scores stay in float32 under autocast: in bfloat16 many tie, and the
-        slots that win would depend on rounding.
-        """
         B, T, _ = hidden.shape
+        query, keys = self.addresses(hidden)
+        slots, scores = product_key_select(query, keys, self.config.top_k)
+        shape = (B, T, self.config.n_heads, self.config.top_k)
+        return MemoryRead(slots.view(shape), scores.softmax(dim=-1).view(shape), bank)
+
+    def addresses(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the queries of ``hidden`` [B, T, D] as [B * T, H, 2, C] and the half keys [H, 2, M, C].
+
+        score = scale * <query, key> / sqrt(C); queries come with the factor. Norms are taken in float32 under autocast
+        too, and the products of the two are summed in float32: sums in bfloat16 would tie, and rounding would choose
+        among slots.
+        """
         heads, _, _, half = self.keys.shape
-        query = self.query(hidden).view(B, T, heads, 2, half)
+        query = self.query(hidden).view(-1, heads, 2, half)
+        dtype = query.dtype
         device = "cpu" if hidden.is_meta else hidden.device.type  # the meta device knows no autocast
         with torch.autocast(device, enabled=False):
             query, keys = query.float(), self.keys.float()
@@ -119,5 +123,11 @@ class ProductKeyMemory(Memory):
                 query = F.rms_norm(query, (half,))
             if self.config.key_norm:
                 keys = F.rms_norm(keys, (half,))
-            scores = torch.einsum("bthpc,hpmc->bthpm", query, keys)
-            return scores * (self.scale * half**-0.5).view(heads, 1, 1)
+            query = query * (self.scale * half**-0.5).view(heads, 1, 1)
+        return query.to(dtype), keys.to(dtype)
+
+    def half_scores(self, hidden: Tensor) -> Tensor:
+        """Returns the score of every half key for ``hidden`` [B, T, D] as [B, T, H, 2, M], float32."""
+        query, keys = self.addresses(hidden)
+        scores = torch.einsum("nhpc,hpmc->nhpm", query.float(), keys.float())
+        return scores.view(*hidden.shape[:2], *scores.shape[1:])

@@ -69,7 +69,7 @@ def test_without_a_gpu_all_is_well(examine, tmp_path):
     assert done.output.rstrip().endswith("ready")
     assert "no GPU; experiments run on the CPU" in lines_about(done, "device")
     assert "python-docs" in lines_about(done, "corpora")
-    assert "product_key_topk: reference" in lines_about(done, "kernels")
+    assert "product_key_select: fast, reference" in lines_about(done, "kernels")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -155,8 +155,8 @@ class NormedMemory(ProductKeyMemory):
         super().__init__(config, d_model)
         self.norm = nn.BatchNorm1d(d_model)
 
-    def half_scores(self, hidden):
-        return super().half_scores(self.norm(hidden.flatten(0, 1)).view_as(hidden))
+    def addresses(self, hidden):
+        return super().addresses(self.norm(hidden.flatten(0, 1)).view_as(hidden))
 
 
 def test_what_is_declared_is_measured_and_no_fault(monkeypatch):
