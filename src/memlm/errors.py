@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MAX_LENGTH = 2000
+MAX_LENGTH = 1500
 """Characters of the longest error."""
 
 
@@ -23,9 +23,9 @@ class MemlmError(Exception):
 
     def __init__(self, text: str) -> None:
         if self.is_one_line:
+            text = printable(text)
             if len(text) > MAX_LENGTH:  # what and where stand at the front, how to mend it at the end
                 text = f"{text[: MAX_LENGTH - 503]}...{text[-500:]}"
-            text = printable(text)
         super().__init__(text)
 
 

@@ -59,6 +59,11 @@ def write_json(path: Path, value: object) -> None:
     _write(path, json.dumps(redacted(value), indent=2, ensure_ascii=False) + "\n")
 
 
+def write_exact_json(path: Path, value: object) -> None:
+    """Writes ``value`` as JSON and looks for no credentials: hashes and states hold no text of the user's."""
+    _write(path, json.dumps(value, indent=2) + "\n")
+
+
 def write_yaml(path: Path, value: object) -> None:
     """Writes ``value`` as YAML in the order it has, whole or not at all."""
     _write(path, yaml.safe_dump(redacted(value), sort_keys=False, allow_unicode=True))
@@ -83,7 +88,12 @@ def replaced_folder(folder: Path) -> Generator[Path]:
         retired = staged.with_name(f"{staged.name}-retired")
         if folder.exists():
             folder.rename(retired)
-        staged.rename(folder)
+        try:
+            staged.rename(folder)
+        except BaseException:
+            if retired.exists():
+                retired.rename(folder)
+            raise
         _sync_folder(folder.parent)
         shutil.rmtree(retired, ignore_errors=True)
     finally:

@@ -103,7 +103,10 @@ def _a_folder(name: str) -> Damage:
 
 def _changed_json(name: str, position: int, way: str, value: object) -> Damage:
     def change(folder: Path) -> None:
-        tree = json.loads((folder / name).read_text(encoding="utf-8"))
+        try:
+            tree = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):  # other damage came first
+            return
         found = places(tree)
         if found:
             container, key = found[position % len(found)]

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 import pytest
 from transformers import AutoModelForCausalLM
 
+from memlm.config.alarms import AlarmsConfig
 from memlm.errors import CheckpointError, Interrupted, MemlmError, RunError
 from memlm.evaluate.suite import Suite
 from memlm.experiment import attempt
 from memlm.experiment.config import load_experiment
 from memlm.experiment.run import Watcher, run_experiment
-from memlm.train.checkpoint import checkpoints, verify
+from memlm.train.checkpoint import checkpoints, finish, verify
 from tests.resume.kills import outcome
 from tests.resume.test_kills import config as write_config
 
@@ -131,6 +132,70 @@ def test_a_damaged_record_loses_nothing(config, untouched, tmp_path, damage, cou
     assert outcome(run_experiment(config, tmp_path, watcher, progress=False) / "memory-s0") == untouched
     assert continued == [8]
     counted("damaged checkpoints and records")
+
+
+def test_a_damaged_record_of_a_finished_run_is_told_and_the_run_stays(config, tmp_path):
+    run = run_experiment(config, tmp_path, progress=False) / "memory-s0"
+    cut(run / "record.json")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(
+        RunError, match=r"record.json: cannot be read \(it is damaged\); mend it, or remove that folder"
+    ):
+        run_experiment(config, tmp_path, progress=False)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_what_was_passed_over_does_not_crowd_out_what_comes_after(config, untouched, tmp_path):
+    run = broken_off(config, tmp_path)
+    for checkpoint in checkpoints(run):
+        flip_a_byte(checkpoint.folder / "model.safetensors")
+    broken_off(config, tmp_path, step=5)
+    assert [checkpoint.step for checkpoint in checkpoints(run)] == [4, 2]
+    continued = []
+    watcher = Watcher(continued=lambda name, step: continued.append(step))
+    assert outcome(run_experiment(config, tmp_path, watcher, progress=False) / "memory-s0") == untouched
+    assert continued == [4]
+
+
+def test_a_signal_in_the_last_step_does_not_cost_the_training(config, untouched, tmp_path, monkeypatch):
+    with pytest.raises(Interrupted):
+        run_until(config, tmp_path, STEPS, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    continued = []
+    watcher = Watcher(continued=lambda name, step: continued.append(step))
+    assert outcome(run_experiment(config, tmp_path, watcher, progress=False) / "memory-s0") == untouched
+    assert continued == [STEPS]
+
+
+def test_a_damaged_best_checkpoint_stays_damaged(config, tmp_path):
+    train = config.train.model_copy(update={"evaluate_every": 2})
+    config = config.model_copy(update={"train": train})
+    run = broken_off(config, tmp_path, step=11)
+    best = min(checkpoints(run), key=lambda checkpoint: checkpoint.validation_loss)
+    flip_a_byte(best.folder / "model.safetensors")
+    finish(run, keep_best=1)
+    with pytest.raises(CheckpointError, match=r"model.safetensors is not what was written"):
+        verify(best.folder)
+
+
+def test_alarms_outlive_a_repeated_evaluation(config, tmp_path, monkeypatch):
+    train = config.train.model_copy(update={"alarms": AlarmsConfig(train_eval_gap=1e-9, dead_slots=1e-9)})
+    config = config.model_copy(update={"train": train})
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Suite, "evaluate", lambda *_: (_ for _ in ()).throw(RunError("the judge is gone")))
+            with pytest.raises(RunError, match="the judge is gone"):
+                run_experiment(config, tmp_path, progress=False)
+    run = run_experiment(config, tmp_path, progress=False) / "memory-s0"
+    assert json.loads((run / "record.json").read_text())["alarms"]
+
+
+def test_a_file_system_without_locks_is_told(config, tmp_path, monkeypatch, caplog):
+    def no_locks(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    run_experiment(config, tmp_path, progress=False)
+    assert "cannot be locked (Function not implemented)" in caplog.text
 
 
 def test_a_failed_evaluation_does_not_cost_the_training(config, untouched, tmp_path, monkeypatch):

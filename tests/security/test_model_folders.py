@@ -116,3 +116,9 @@ def test_a_hub_name_is_not_fetched(tmp_path, monkeypatch):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked the network"))
     with pytest.raises(CheckpointError, match="owner/name: holds no checkpoint"):
         load_model(Path("owner/name"), CPU)
+
+
+def test_a_configuration_without_an_end_is_one_line(folder):
+    (folder / "config.json").write_text('{"a": ' * 50_000)
+    with pytest.raises(CheckpointError, match=r"config.json cannot be read"):
+        load_weights(folder, CPU)

@@ -9,7 +9,11 @@ def test_what_cannot_be_printed_is_escaped():
 
 def test_a_long_text_keeps_both_ends():
     text = str(DataError("corpus.jsonl:3: has a field " + "x" * 10_000 + "; mend it"))
-    assert len(text) == 2000 and text.startswith("corpus.jsonl:3: has") and text.endswith("x; mend it")
+    assert len(text) == 1500 and text.startswith("corpus.jsonl:3: has") and text.endswith("x; mend it")
+
+
+def test_what_is_escaped_is_cut_after_that():
+    assert len(str(DataError("\0" * 10_000))) == 1500
 
 
 def test_a_list_of_problems_keeps_its_lines():

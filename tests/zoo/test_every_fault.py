@@ -12,12 +12,14 @@ from torch.nn import functional as F
 import memlm.hf.modeling
 import memlm.kernels.weighted_lookup
 import memlm.memory.product_key
+import memlm.model.attention
+import memlm.train.loop
 import memlm.train.preflight.looping
 from memlm.config.checks import Check, FaultName
 from memlm.fusion.base import scaled_values
 from memlm.fusion.gated_mlp import GatedMlp
 from memlm.hf import MemlmForCausalLM
-from memlm.memory.base import MemoryRead
+from memlm.memory.base import Bank, MemoryRead
 from memlm.memory.product_key import ProductKeyMemory
 from memlm.model.attention import Attention
 from memlm.model.block import Block
@@ -99,6 +101,11 @@ def kernel_without_gradient(patch):
         "weighted_lookup",
         lambda values, slots, weights: sound(values, slots, weights.detach() + 0 * weights),
     )
+
+
+def kernel_without_a_number(patch):
+    sound = memlm.kernels.weighted_lookup.weighted_lookup
+    patch.setattr(memlm.kernels.weighted_lookup, "weighted_lookup", lambda *arguments: sound(*arguments) * torch.nan)
 
 
 def labels_not_shifted(patch):
@@ -235,6 +242,53 @@ def error(patch):
     patch.setattr(GatedMlp, "forward", forward)
 
 
+def queries_not_rotated(patch):
+    sound, calls = memlm.model.attention.rotate, []
+
+    def every_second(x, cosine, sine):
+        calls.append(x)
+        return x if len(calls) % 2 else sound(x, cosine, sine)
+
+    patch.setattr(memlm.model.attention, "rotate", every_second)
+
+
+def keys_rotated_backwards(patch):
+    sound, calls = memlm.model.attention.rotate, []
+
+    def every_second(x, cosine, sine):
+        calls.append(x)
+        return sound(x, cosine, sine if len(calls) % 2 else -sine)
+
+    patch.setattr(memlm.model.attention, "rotate", every_second)
+
+
+def one_rate_for_all(patch):
+    def level(optimizer, config, factor):
+        for group in optimizer.param_groups:
+            group["lr"] = factor * config.lr
+
+    patch.setattr(memlm.train.loop, "set_learning_rates", level)
+
+
+def schedule_by_micro_step(patch):
+    sound = memlm.train.loop.lr_factor
+    patch.setattr(memlm.train.loop, "lr_factor", lambda step, steps, c: sound(step * c.accumulation, steps, c))
+
+
+def gradient_scaled_by_frequency(patch):
+    patch.setattr(Bank, "gather", lambda self, slots: F.embedding(slots, self.values, scale_grad_by_freq=True))
+
+
+def first_half_asked_twice(patch):
+    sound = ProductKeyMemory.addresses
+
+    def twice(self, hidden):
+        query, keys = sound(self, hidden)
+        return query[:, :, :1].expand_as(query), keys
+
+    patch.setattr(ProductKeyMemory, "addresses", twice)
+
+
 MEMORY_0, FUSION_0, ATTENTION_0 = (f"decoder.blocks.0.{part}" for part in ("memory", "fusion", "attention"))
 SHOWN = [
     ("determinism", "not_finite", f"{ATTENTION_0}_norm", after(RMSNorm, "forward", lambda _self, x: x / 0)),
@@ -249,6 +303,7 @@ SHOWN = [
     ("reads", "wrong_reads", MEMORY_0, reads(slots=lambda slots: slots.int())),
     ("top_k", "wrong_top_k", MEMORY_0, reads(weights=lambda weights: weights.roll(1, -1))),
     ("kernels", "wrong_kernel", "memlm.kernels.weighted_lookup", kernel_without_gradient),
+    ("kernels", "wrong_kernel", "memlm.kernels.weighted_lookup", kernel_without_a_number),
     ("loss", "loss_not_summed", "model.loss", after(TokenLoss, "forward", lambda _s, out: (out[0] / 36, out[1]))),
     ("loss", "shifted_labels", "model.loss", labels_not_shifted),
     ("loss", "wrong_loss", "model.loss", smoothed_labels),
@@ -259,6 +314,12 @@ SHOWN = [
     ("gradients", "keys_without_gradient", MEMORY_0, second_half_of_the_keys_detached),
     ("gradients", "no_gradient", f"{FUSION_0}.gate", gate_detached),
     ("gradients", "frozen_parameters", f"{ATTENTION_0}.key", key_of_attention_frozen),
+    ("gradients", "queries_without_gradient", MEMORY_0, first_half_asked_twice),
+    ("positions", "absolute_positions", ATTENTION_0, queries_not_rotated),
+    ("positions", "absolute_positions", ATTENTION_0, keys_rotated_backwards),
+    ("learning_rates", "wrong_learning_rate", "train.optimizer", one_rate_for_all),
+    ("learning_rates", "wrong_learning_rate", "train.optimizer", schedule_by_micro_step),
+    ("accumulation", "wrong_gradient", "decoder.banks.0", gradient_scaled_by_frequency),
     ("accumulation", "duplicated_data_order", "train.loop", every_batch_twice),
     ("accumulation", "loss_not_summed", "train.loop", half_of_the_tokens_counted),
     ("reload", "lost_on_reload", MEMORY_0, state_outside_parameters),

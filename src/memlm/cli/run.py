@@ -98,6 +98,7 @@ class View:
         self._task: TaskID | None = None
         self._alarms: dict[tuple[str, str], Mapping[str, Any]] = {}
         self._begun: list[Mapping[str, Any]] = []
+        self._from = 0
         self._is_live = console.is_terminal
 
     def watcher(self) -> Watcher:
@@ -117,9 +118,11 @@ class View:
         self._task = self.progress.add_task(label, total=steps, detail="")
         self._name = label
         self._alarms = {}
+        self._from = 0
 
     def continued(self, name: str, step: int) -> None:
         """Tells from where a run goes on."""
+        self._from = step
         self.progress.console.print(f"{name} goes on from step {step}", markup=False)
 
     def step(self, step: int, loss: float, tokens_per_s: float) -> None:
@@ -139,7 +142,7 @@ class View:
     def alarm(self, _name: str, entry: Mapping[str, Any]) -> None:
         """Takes an alarm of the run at hand that began or ceased; what began is told before the next step."""
         self._alarms[entry["name"], entry["where"]] = entry
-        if entry["active"]:
+        if entry["active"] and entry["last_step"] > self._from:  # what held before a break was told before it
             self._begun.append(entry)
 
     def _tell_alarms(self) -> None:

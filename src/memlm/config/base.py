@@ -156,6 +156,8 @@ def choice(registry: Registry[Any]) -> BeforeValidator:
         if "type" not in value:
             raise problem(f"needs a type. Known: {', '.join(registry.names())}.")
         name = cast("dict[str, object]", value)["type"]
+        if not isinstance(name, str):
+            raise _at("type", f"must be a name. Known: {', '.join(registry.names())}.", name)
         try:
             cls = registry.get(name)
         except KeyError as error:

@@ -10,6 +10,7 @@ Check = Literal[
     "causality",
     "causality_in_training",
     "context",
+    "positions",
     "batch_invariance",
     "batch_invariance_in_training",
     "padding",
@@ -24,6 +25,7 @@ Check = Literal[
     "gradients",
     "untouched_rows",
     "accumulation",
+    "learning_rates",
     "overfit",
     "reload",
     "data_order",
@@ -31,6 +33,7 @@ Check = Literal[
 """The checks of the preflight, in the order in which they run."""
 
 FaultName = Literal[
+    "absolute_positions",
     "batch_dependence",
     "batch_dependence_in_training",
     "broken",
@@ -59,7 +62,9 @@ FaultName = Literal[
     "shifted_labels",
     "train_eval_mismatch",
     "untied_on_reload",
+    "wrong_gradient",
     "wrong_kernel",
+    "wrong_learning_rate",
     "wrong_loss",
     "wrong_reads",
     "wrong_top_k",

@@ -25,6 +25,10 @@ QUICK_SHARE = 10
 """While training, one part in this many of the held-out tokens is evaluated."""
 
 
+SOUGHT, SEARCHED = 16, 50_000_000
+"""Held-out sequences that are looked for in the training text, and the tokens of it that are searched."""
+
+
 @dataclass(frozen=True, eq=False)
 class Suite:
     """What all runs of an experiment are evaluated on.
@@ -61,9 +65,11 @@ class Suite:
                     "no document fell to the judge of generated text; give more documents, raise data.judge_share or "
                     "set evaluate.samples: 0"
                 )
+        validation = spread_sequences(held_out.ids, seq_len, config.tokens)
+        _refuse_trained_text(validation, data.train.ids)
         return cls(
             config=config,
-            validation=spread_sequences(held_out.ids, seq_len, config.tokens),
+            validation=validation,
             quick=spread_sequences(held_out.ids, seq_len, config.tokens // QUICK_SHARE),
             train_subset=spread_sequences(data.train.ids, seq_len, config.train_tokens),
             validation_ids=held_out.ids,
@@ -118,6 +124,21 @@ class Suite:
 
     def _text(self, ids: np.ndarray) -> str:
         return self.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+
+
+def _refuse_trained_text(sequences: np.ndarray, train_ids: np.ndarray) -> None:
+    """Looks for a few held-out sequences, word for word, in the training text, or in its beginning if it is long.
+
+    One may be there by chance (a licence, a table of contents); half of them are not.
+    """
+    chosen = sequences[:: -(-len(sequences) // SOUGHT)]
+    text = train_ids[:SEARCHED]
+    found = sum(text.tobytes().find(sequence.astype(text.dtype).tobytes()) >= 0 for sequence in chosen)
+    if 2 * found > len(chosen):
+        raise DataError(
+            f"{found} of {len(chosen)} held-out sequences stand word for word in the training text, so their loss says "
+            "nothing; hold out other text (data.validation), or remove the repetitions"
+        )
 
 
 def _as_record(quality: Quality) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from memlm.experiment.record import code_state, config_hash, environment, now
 from memlm.hf import MemlmForCausalLM
 from memlm.model.cost import cost
 from memlm.storage import write_json, write_text, write_yaml
-from memlm.train.checkpoint import FINAL, finish, load_model, newest_sound, prune, save_model
+from memlm.train.checkpoint import FINAL, finish, load_model, newest_sound, prune, remove_after, save_model, verify
+from memlm.train.interrupts import deferred_signals
 from memlm.train.loop import Hooks, TrainResult, build_accelerator, train
 from memlm.train.monitor import MetricLog, Tracker
 from memlm.train.preflight import require
@@ -90,7 +91,8 @@ class Attempt:
         self.sampler = Sampler(data.train.ids, config.data.seq_len, config.train.batch_size, seed)
         self.plan = Plan.of(config.train, config.data.seq_len, self.sampler.n_sequences)
         self.record: dict[str, Any] = {}
-        self.alarms: dict[tuple[str, str], dict[str, Any]] = {}
+        told: list[dict[str, Any]] = before.get("alarms") or []
+        self.alarms = {(entry["name"], entry["where"]): entry for entry in told}
         self.step = 0
 
     def execute(self) -> None:
@@ -182,12 +184,13 @@ class Attempt:
         if trained is None:
             return None
         try:
-            load_model(self.folder / FINAL, torch.device("cpu"))
-        except CheckpointError as error:
-            logger.warning("%s; the last steps are taken again", error)
+            verify(self.folder / FINAL)
+            result = TrainResult(**trained)
+        except (CheckpointError, TypeError) as error:
+            logger.warning("%s; it is trained again from the last checkpoint", error)
             return None
-        self._continue(trained["steps"])
-        return TrainResult(**trained)
+        self._continue(result.steps)
+        return result
 
     def _train(self) -> TrainResult:
         """Trains from the newest sound checkpoint, or from the beginning, and saves the model."""
@@ -201,6 +204,7 @@ class Attempt:
         else:
             model, state = found
             self._continue(state.step)
+        remove_after(folder, self.step)
         hooks = Hooks(
             evaluate=lambda: self.prepared.suite.evaluate_quick(model),
             save=lambda state: self._save(model, state),
@@ -209,15 +213,18 @@ class Attempt:
         )
         with MetricLog(folder / "metrics.jsonl", self._trackers(config), after=self.step) as log:
             trained = train(model, self.sampler, config, log, hooks, folder, state)
-        save_model(model, self.prepared.data.tokenizer, folder / FINAL)
-        self._update(trained=asdict(trained), alarms=list(self.alarms.values()))
+        with deferred_signals() as pending:
+            save_model(model, self.prepared.data.tokenizer, folder / FINAL)
+            self._update(trained=asdict(trained), alarms=list(self.alarms.values()))
+        if pending:
+            raise pending[0]
         return trained
 
     def _continue(self, step: int) -> None:
         """Notes from which step the run goes on, and with which code it came there."""
         self.step = step
-        earlier = {"step": step, "time": now(), "commit": self.before.get("commit"), "dirty": self.before.get("dirty")}
-        self._update(continued=[*self.record["continued"], earlier])
+        earlier = {name: self.before.get(name) for name in ("commit", "dirty", "device", "versions")}
+        self._update(continued=[*self.record["continued"], {"step": step, "time": now(), **earlier}])
         self.prepared.watcher.continued(self.folder.name, step)
 
     def _progress(self, step: int, loss: float, tokens_per_s: float) -> None:

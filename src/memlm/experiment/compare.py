@@ -281,6 +281,13 @@ def _warnings(runs: Sequence[Run]) -> Iterator[str]:
     flat = {name: dict(flatten(tree)) for name, tree in sections.items()}
     for path in dict.fromkeys(path for tree in flat.values() for path in tree):
         yield from _unequal(path, {name: tree.get(path) for name, tree in flat.items()})
+    mixed = [
+        run.name
+        for run in runs
+        if any((part.commit, part.device) != (run.record.commit, run.record.device) for part in run.record.continued)
+    ]
+    if mixed:
+        yield f"Broken off and gone on with other code or on another device: {_listed(mixed)}."
     dirty = [run.name for run in runs if run.record.dirty]
     if dirty:
         yield f"Uncommitted changes: the commit does not say what code ran in {_listed(dirty)}."

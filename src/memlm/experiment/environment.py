@@ -162,7 +162,7 @@ def check_devices() -> Iterator[Check]:
 def check_kernels() -> Check:
     """Says which forms of the memory's operations there are."""
     names: dict[str, list[str]] = {}
-    for op in pkgutil.iter_modules(kernels.__path__):
+    for op in (module for module in pkgutil.iter_modules(kernels.__path__) if module.ispkg):
         folder = Path(kernels.__path__[0]) / op.name
         names[op.name] = [form.name for form in pkgutil.iter_modules([str(folder)])]
     forms = "; ".join(f"{op}: {', '.join(found)}" for op, found in names.items())

@@ -95,6 +95,17 @@ class Preflight:
 
 
 @dataclass(frozen=True)
+class Continued:
+    """A break of a run: the step after which it went on, and with what it had come there."""
+
+    step: Whole
+    commit: str | None = None
+    dirty: bool | None = None
+    device: Device | None = None
+    versions: dict[str, str | None] | None = None
+
+
+@dataclass(frozen=True)
 class Record:
     """The content of ``record.json``; what a run has not reached yet is None or empty."""
 
@@ -117,6 +128,7 @@ class Record:
     tokens: Whole = 0
     hypotheses: list[Hypothesis] | None = None
     results: Tree = field(default_factory=dict[str, Any])
+    continued: list[Continued] = field(default_factory=list[Continued])
     alarms: list[Alarm] | None = None
     """None: the run was recorded before there were alarms."""
     preflight: Preflight | None = None

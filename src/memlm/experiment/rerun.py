@@ -99,6 +99,9 @@ def plan_rerun(folder: Path, root: Path | None = None, progress: bool = True) ->
             there before, or the rerun's folder lies in the recorded one.
         MemlmError: of the data.
     """
+    if (folder / "experiment.json").exists():
+        names = ", ".join(sorted(record.parent.name for record in folder.glob("*/record.json")))
+        raise RunError(f"{folder} is an experiment; give the folder of one of its runs: {names}")
     run = read_run(folder)
     if not run.is_finished or run.record.data is None:
         raise RunError(
@@ -188,6 +191,10 @@ def _obstacles(run: Run, config: ExperimentConfig) -> Iterator[str]:
         now, then = _without_patch(package, here[package]), _without_patch(package, record.versions.get(package))
         if now != then:
             yield f"{package} is {now}, recorded {then}"
+    for part in record.continued:
+        with_else = (part.commit, part.dirty, part.device, part.versions)
+        if with_else != (record.commit, record.dirty, record.device, record.versions):
+            yield f"its first {part.step} steps were taken with other code, versions or on another device"
     if code.commit != record.commit:
         yield f"memlm's commit is {code.commit}, recorded {record.commit}"
     patch = inside(run.folder, "diff.patch")

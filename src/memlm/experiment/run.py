@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers.utils.logging import disable_progress_bar
@@ -25,12 +26,14 @@ from memlm.evaluate.suite import Suite
 from memlm.experiment.attempt import Attempt, Prepared, Watcher
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.environment import processor
-from memlm.experiment.reading import run_name
+from memlm.experiment.reading import read_run, run_name
 from memlm.experiment.record import config_hash
 from memlm.storage import write_json
-from memlm.train.checkpoint import checkpoints
+from memlm.train.checkpoint import FINAL, checkpoints, verify
 from memlm.train.loop import OUT_OF_MEMORY, build_accelerator
 from memlm.train.trackers import require
+
+logger = logging.getLogger(__name__)
 
 AGAIN = "mend that and give the same command again: it goes on from what was saved"
 
@@ -63,6 +66,7 @@ def run_experiment(
     suite = Suite.of(config.evaluate, data, config.data.seq_len)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
+        _refuse_strangers(config, folder)
         write_json(folder / "experiment.json", _experiment_record(config, command))
         prepared = Prepared(
             config, folder, data, suite, watcher or Watcher(), _data_record(data, suite), device_record(config.train)
@@ -84,11 +88,13 @@ def _locked(folder: Path) -> Generator[None]:
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise RunError(
                 f"{folder} is being run by another process; wait for it (memlm ps, memlm logs), or give this "
                 "experiment another name (-o name=...)"
             ) from None
+        except OSError as error:  # some network file systems have no locks
+            logger.warning("%s: cannot be locked (%s); start no second process here", folder, error.strerror)
         yield
 
 
@@ -118,22 +124,63 @@ def _refuse_other_settings(config: ExperimentConfig, folder: Path) -> None:
                 )
 
 
+def _refuse_strangers(config: ExperimentConfig, folder: Path) -> None:
+    """Refuses a folder with runs of other seeds or variants that were made with other settings; tells of others."""
+    planned = {run_name(variant, seed) for variant in config.variants for seed in config.seeds}
+    sections = {name: getattr(config, name).model_dump(mode="json") for name in ("data", "train", "evaluate")}
+    for record in sorted(folder.glob("*/record.json")):
+        if record.parent.name in planned:
+            continue
+        try:
+            run = read_run(record.parent)
+        except RunError:
+            continue  # compare tells of it
+        differing = [name for name, settings in sections.items() if run.config.get(name) != settings]
+        if differing:
+            raise RunError(
+                f"{run.folder} was run with other settings ({', '.join(differing)}), and an experiment has one; "
+                "give this one another name (-o name=...), or remove that folder"
+            )
+        logger.warning("%s is not in this experiment's variants and seeds, and will not be compared", run.folder)
+
+
 def _owners(run: Path) -> list[dict[str, str]]:
     """Returns settings and text, as hashes, of everything in a run's folder that is worth keeping."""
     record = _record(run)
     owners = [checkpoint.owner for checkpoint in checkpoints(run) if checkpoint.owner]
-    if record.get("status") == "finished" or record.get("trained"):
-        owners.append({"config_hash": record.get("config_hash", ""), "data": record["data"]["fingerprint"]})
-    return owners
+    return [*owners, record["owner"]] if "owner" in record else owners
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """Returns what the last attempt at a run recorded; nothing if there was none or it cannot be read."""
+    """Returns what the last attempt at a run recorded; nothing if there was none.
+
+    A record that cannot be read is nothing as well if checkpoints tell whose they are.
+
+    Raises:
+        RunError: it cannot be read, and what else is there could be a finished run.
+    """
+    path = folder / "record.json"
     try:
-        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.get("status") == "finished" or record.get("trained"):
+            record = record | {"owner": {"config_hash": record["config_hash"], "data": record["data"]["fingerprint"]}}
+    except FileNotFoundError:
         return {}
-    return cast("dict[str, Any]", record) if isinstance(record, dict) else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if any(checkpoint.owner and checkpoint.has_state for checkpoint in checkpoints(folder)):
+            return {}
+        reason = getattr(error, "strerror", None) or "it is damaged"
+        raise RunError(f"{path}: cannot be read ({reason}); mend it, or remove that folder to run it again") from None
+    return record
+
+
+def _tell_damage(folder: Path) -> None:
+    """Tells of a finished run whose model is there and is no longer the one that was written."""
+    if (folder / FINAL).exists():
+        try:
+            verify(folder / FINAL)
+        except CheckpointError as error:
+            logger.warning("%s; the results stand, to have the model again remove %s", error, folder)
 
 
 def _run_if_needed(prepared: Prepared, variant: str, seed: int) -> None:
@@ -147,9 +194,10 @@ def _run_if_needed(prepared: Prepared, variant: str, seed: int) -> None:
         )
     before = _record(folder)
     if before.get("status") == "finished":
+        _tell_damage(folder)
         prepared.watcher.finished(name, {})
         return
-    if not owners:
+    if not owners and not any(folder.glob(f"{FINAL}*")):
         shutil.rmtree(folder, ignore_errors=True)  # nothing there to go on from
         before = {}
     folder.mkdir(parents=True, exist_ok=True)

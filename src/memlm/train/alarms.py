@@ -130,7 +130,7 @@ class Alarms:
 
 def reachable_slots(n_slots: float, reads: float) -> float:
     """Returns how many of ``n_slots`` slots ``reads`` even, independent reads are expected to reach."""
-    return -n_slots * math.expm1(reads * math.log1p(-1 / n_slots))
+    return -n_slots * math.expm1(reads * math.log1p(-1 / n_slots)) if n_slots > 1 else n_slots
 
 
 def _count_left_out(losses: Sequence[float]) -> int:
@@ -221,7 +221,7 @@ def _usage(step: int, where: str, usage: Mapping[str, float], config: AlarmsConf
             config.usage_collapse,
             f"the weight lies on {usage['effective_slots']:,.0f} effective slots of the {reachable:,.0f} that even "
             f"reading would reach ({even:.2%}, threshold {config.usage_collapse:.2%}); all tokens ask for the same "
-            "slots: normalise queries and keys, lower train.lr, or read with more heads",
+            "slots: read with more heads, lower train.lr, or normalise queries and keys where they are not",
         )
     dead = 1 - usage["share_read"] * usage["n_slots"] / reachable
     if config.dead_slots is not None and dead > config.dead_slots:

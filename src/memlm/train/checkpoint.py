@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import shutil
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from memlm.data.tokenizer import END, PAD
 from memlm.errors import CheckpointError
 from memlm.hf import MemlmForCausalLM
-from memlm.storage import replaced_folder, sha256, write_json
+from memlm.storage import replaced_folder, sha256, write_exact_json
 from memlm.train.loading import loading_errors
 from memlm.train.state import NUMBERS, TENSORS, TrainingState, read_numbers
 from memlm.train.trust import refuse_code
@@ -52,6 +54,11 @@ class Checkpoint:
     owner: dict[str, str]
     validation_loss: float | None
 
+    @property
+    def has_state(self) -> bool:
+        """Whether a run can go on from it; what a finished run keeps is a model alone."""
+        return (self.folder / TENSORS).exists()
+
 
 def save_model(
     model: PreTrainedModel,
@@ -70,11 +77,13 @@ def save_model(
         owner: What identifies the run that the state belongs to.
 
     Raises:
-        CheckpointError: the disk is full, or cannot be written; what was in ``folder`` is as it was.
+        CheckpointError: the disk is full or cannot be written, or what is read back is not the model; what was in
+            ``folder`` is as it was.
     """
     try:
         with replaced_folder(folder) as staged:
             model.save_pretrained(staged)
+            _read_back(model, staged)
             # transformers knows the special tokens only by their names here.
             has_pad = Tokenizer.from_file(str(tokenizer)).token_to_id(PAD) is not None
             fast = PreTrainedTokenizerFast(
@@ -90,6 +99,16 @@ def save_model(
             f"{folder}: cannot be written ({reason}); make room and give the same command again: it goes on "
             "from what was saved before"
         ) from error
+
+
+def _read_back(model: PreTrainedModel, folder: Path) -> None:
+    """Compares what was written with the model, bit for bit, before anybody relies on it."""
+    written = load_file(folder / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        found = written.get(name)
+        if found is None or found.dtype != parameter.dtype or not torch.equal(found, parameter.detach().cpu()):
+            state = "is not in the file" if found is None else f"came back as other numbers ({found.dtype})"
+            raise CheckpointError(f"{folder.name}: {name} {state}; what is saved must be the model that was trained")
 
 
 def load_model(folder: Path, device: torch.device) -> MemlmForCausalLM:
@@ -179,7 +198,8 @@ def newest_sound(run: Path, device: torch.device) -> tuple[MemlmForCausalLM, Tra
     """
     for checkpoint in checkpoints(run):
         try:
-            return load_model(checkpoint.folder, device), TrainingState.read(checkpoint.folder)
+            with loading_errors(checkpoint.folder):
+                return load_model(checkpoint.folder, device), TrainingState.read(checkpoint.folder)
         except CheckpointError as error:
             logger.warning("%s; it is passed over", error)
     return None
@@ -188,24 +208,38 @@ def newest_sound(run: Path, device: torch.device) -> tuple[MemlmForCausalLM, Tra
 def prune(run: Path, keep_last: int, keep_best: int) -> None:
     """Removes the checkpoints of a run that are neither among its newest nor among its best."""
     newest = checkpoints(run)
-    evaluated = [(loss, c.step, c) for c in newest if (loss := c.validation_loss) is not None]
-    kept = {c.step for c in newest[:keep_last]} | {step for _, step, _ in sorted(evaluated)[:keep_best]}
+    losses = {c.step: c.validation_loss for c in newest}
+    evaluated = sorted((loss, step) for step, loss in losses.items() if loss is not None and math.isfinite(loss))
+    kept = {c.step for c in newest[:keep_last]} | {step for _, step in evaluated[:keep_best]}
     for checkpoint in newest:
         if checkpoint.step not in kept:
-            # Out of sight first, so that a kill in between leaves no checkpoint with half of its files.
-            retired = checkpoint.folder.rename(run / f".{checkpoint.folder.name}-retired")
-            shutil.rmtree(retired, ignore_errors=True)
+            _remove(checkpoint)
+
+
+def remove_after(run: Path, step: int) -> None:
+    """Removes checkpoints of later steps than the one a run goes on from: passed over, they would count as newest."""
+    for checkpoint in checkpoints(run):
+        if checkpoint.step > step:
+            _remove(checkpoint)
+
+
+def _remove(checkpoint: Checkpoint) -> None:
+    # Out of sight first, so that a kill in between leaves no checkpoint with half of its files.
+    retired = checkpoint.folder.with_name(f".{checkpoint.folder.name}-retired")
+    checkpoint.folder.rename(retired)
+    shutil.rmtree(retired, ignore_errors=True)
 
 
 def finish(run: Path, keep_best: int) -> None:
     """Removes what a finished run does not need: all checkpoints but the best, and the moments beside those."""
     prune(run, keep_last=0, keep_best=keep_best)
     for checkpoint in checkpoints(run):
-        _write_manifest(checkpoint.folder, without=TENSORS)
+        # What the manifest says of the other files stays: hashed anew, a damaged one would become sound.
+        hashes = {name: digest for name, digest in _manifest(checkpoint.folder).items() if name != TENSORS}
+        write_exact_json(checkpoint.folder / MANIFEST, {"format": 1, "sha256": hashes})
         (checkpoint.folder / TENSORS).unlink(missing_ok=True)
 
 
-def _write_manifest(folder: Path, without: str = "") -> None:
-    names = sorted(path.name for path in folder.iterdir() if path.name not in (MANIFEST, without))
-    content: dict[str, Any] = {"format": 1, "sha256": {name: sha256(folder / name) for name in names}}
-    write_json(folder / MANIFEST, content)
+def _write_manifest(folder: Path) -> None:
+    names = sorted(path.name for path in folder.iterdir())
+    write_exact_json(folder / MANIFEST, {"format": 1, "sha256": {name: sha256(folder / name) for name in names}})

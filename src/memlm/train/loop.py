@@ -169,8 +169,8 @@ class _Training:
             with deferred_signals() as pending:
                 norm, begun = self._take(step)
                 metrics = self._measure(step, norm, begun)
-                # The last step is saved by the caller, as the result.
-                if step < self.plan.steps and (self._is_due("save", step) or pending):
+                # The last step is saved by the caller, as the result, unless a signal keeps it from that.
+                if pending or (step < self.plan.steps and self._is_due("save", step)):
                     self._save(step, metrics.get("evaluate/validation_loss"))
             if pending:
                 raise pending[0]
@@ -202,7 +202,7 @@ class _Training:
             self.prepared.zero_grad(set_to_none=True)
         self.history.losses.append(loss if is_finite else math.nan)
         begun = self._told(self.alarms.after_step(step, self.history.losses))
-        if self.alarms.must_end(self.history.losses):
+        if not is_finite and self.alarms.must_end(self.history.losses):
             raise RunError(
                 f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}: not finite, so the step was not taken; "
                 "lower train.lr, lengthen train.warmup or set train.clip"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from memlm.errors import CheckpointError
-from memlm.storage import write_json
+from memlm.storage import write_exact_json
 
 TENSORS = "state.safetensors"
 NUMBERS = "state.json"
@@ -71,7 +71,7 @@ class TrainingState:
         save_file(tensors, folder / TENSORS)
         numbers: dict[str, Any] = {name: getattr(self.history, name) for name in PLAIN}
         numbers |= {"step": self.step, "validation_loss": self.validation_loss, "owner": owner}
-        write_json(folder / NUMBERS, numbers)
+        write_exact_json(folder / NUMBERS, numbers)
 
     @classmethod
     def read(cls, folder: Path) -> TrainingState:

@@ -34,6 +34,6 @@ def refuse_code(folder: Path) -> None:
 def _keys(path: Path) -> set[str]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     return set(content) if isinstance(content, dict) else set()

@@ -154,8 +154,8 @@ TRAIN = [
         "skip_checks.0 = 'causal'",
         "unknown value 'causal'. Did you mean 'causality'? Known: accumulation, batch_invariance,"
         " batch_invariance_in_training, cached_generation, causality, causality_in_training, context, data_order,"
-        " determinism, evaluation, gradients, initial_loss, kernels, loss, memory_effect, overfit, padding, reads,"
-        " reload, top_k, train_eval_parity, untouched_rows.",
+        " determinism, evaluation, gradients, initial_loss, kernels, learning_rates, loss, memory_effect, overfit,"
+        " padding, positions, reads, reload, top_k, train_eval_parity, untouched_rows.",
     ),
     ("steps: 4, trackers: swanlab", "trackers = 'swanlab'", "Input should be a valid list"),
     (
@@ -245,7 +245,8 @@ WIRING = [
         "unknown memory 'prodct_key'. Did you mean 'product_key'? Known: product_key.",
     ),
     ("memory: {type: base}", "memory.type = 'base'", "unknown memory 'base'. Known: product_key."),
-    ("memory: {type: 3}", "memory.type = 3", "unknown memory '3'. Known: product_key."),
+    ("memory: {type: 3}", "memory.type = 3", "must be a name. Known: product_key."),
+    ("memory: {type: [a]}", "memory.type", "must be a name. Known: product_key."),
     (memory("n_kyes: 4"), "memory.n_kyes = 4", "ProductKeyConfig has no such field. Did you mean 'n_keys'?"),
     (memory("n_keys: 1"), "memory.n_keys = 1", at_least(2)),
     (memory("n_heads: 0"), "memory.n_heads = 0", at_least(1)),

@@ -86,6 +86,12 @@ def test_a_rerun_gives_the_same_bits_and_leaves_the_record_alone(run):
         plan_rerun(run, progress=False)
 
 
+def test_an_experiment_is_no_run(run):
+    (run.parent / "experiment.json").write_text("{}")
+    with pytest.raises(RunError, match=r"tiny is an experiment; give the folder of one of its runs: .*gated_mlp-s1"):
+        plan_rerun(run.parent, progress=False)
+
+
 def test_the_recorded_run_is_never_the_place_of_its_rerun(run, monkeypatch):
     for root in (run.parent.parent, run, run / "again"):
         with pytest.raises(RunError, match="lies in the recorded run, which is only read; choose another --runs"):

@@ -1,5 +1,6 @@
 """An experiment from its YAML to its records."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -9,8 +10,10 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from memlm.data.prepare import prepare
 from memlm.data.sampler import Sampler
-from memlm.errors import Interrupted, PreflightError, RunError
+from memlm.errors import DataError, Interrupted, PreflightError, RunError
+from memlm.evaluate.suite import Suite
 from memlm.experiment import attempt as attempt_module
 from memlm.experiment import record
 from memlm.experiment import run as run_module
@@ -111,6 +114,26 @@ def test_another_recipe_in_the_same_folder_is_refused_before_anything_runs(finis
     other = config.model_copy(update={"train": config.train.model_copy(update={"lr": 0.5})})
     with pytest.raises(RunError, match=r"dense-s0 is a finished run with other settings; give this experiment another"):
         run_experiment(other, folder.parent, progress=False)
+
+
+def test_other_seeds_with_other_settings_are_refused_beside_it(finished, tmp_path, caplog):
+    folder, config, _ = finished
+    shutil.copytree(folder, tmp_path / "tiny")
+    train = config.train.model_copy(update={"steps": 2})
+    with pytest.raises(
+        RunError, match=r"cross_attention-s0 was run with other settings \(train\), and an experiment has"
+    ):
+        run_experiment(config.model_copy(update={"seeds": [7], "train": train}), tmp_path, progress=False)
+    run_experiment(config.model_copy(update={"seeds": [1]}), tmp_path, progress=False)
+    assert "dense-s0 is not in this experiment's variants and seeds" in caplog.text
+
+
+def test_a_damaged_model_of_a_finished_run_is_told(finished, tmp_path, caplog):
+    folder, config, _ = finished
+    shutil.copytree(folder, tmp_path / "tiny")
+    (tmp_path / "tiny" / "dense-s0" / "checkpoint" / "model.safetensors").write_bytes(b"cut")
+    run_experiment(config, tmp_path, progress=False)
+    assert "checkpoint: is damaged (model.safetensors is not what was written)" in caplog.text
 
 
 def test_other_text_in_the_same_folder_is_refused(finished, tmp_path):
@@ -224,3 +247,12 @@ def test_a_faulty_model_is_refused_before_its_first_step(experiment_yaml, tmp_pa
         run_experiment(config, tmp_path, progress=False)
     assert raised.value.exit_code == 3
     assert records(tmp_path / "tiny")["dense-s0"]["status"] == "failed"
+
+
+def test_held_out_text_that_was_trained_on_is_refused(finished):
+    _, config, _ = finished
+    data = prepare(config.data, progress=False)
+    Suite.of(config.evaluate, data, config.data.seq_len)
+    leaked = dataclasses.replace(data, validation=dataclasses.replace(data.validation, ids=data.train.ids[:2000]))
+    with pytest.raises(DataError, match=r"16 of 16 held-out sequences stand word for word in the training text"):
+        Suite.of(config.evaluate, leaked, config.data.seq_len)

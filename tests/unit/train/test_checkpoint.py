@@ -50,6 +50,21 @@ def test_a_failed_save_leaves_the_old_checkpoint(model, tokenizer, tmp_path, mon
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".checkpoint")]
 
 
+def test_what_is_saved_is_read_back_first(model, tokenizer, tmp_path, monkeypatch):
+    save_model(model, tokenizer, tmp_path / "checkpoint")
+    sound = type(model).save_pretrained
+    halved = {name: tensor.bfloat16() for name, tensor in model.state_dict().items()}
+    monkeypatch.setattr(
+        type(model), "save_pretrained", lambda self, folder: sound(self, folder, state_dict=dict(halved))
+    )
+    with pytest.raises(CheckpointError, match=r"\S+ came back as other numbers \(torch.bfloat16\); what is saved"):
+        save_model(model, tokenizer, tmp_path / "checkpoint")
+    halved.popitem()
+    with pytest.raises(CheckpointError, match=r"is not in the file|came back"):
+        save_model(model, tokenizer, tmp_path / "checkpoint")
+    load_model(tmp_path / "checkpoint", CPU)
+
+
 def test_a_part_that_is_missing_is_named(model, tokenizer, tmp_path):
     save_model(model, tokenizer, tmp_path)
     path = tmp_path / "model.safetensors"

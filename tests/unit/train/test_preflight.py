@@ -87,7 +87,9 @@ def test_a_model_that_passed_is_remembered_until_anything_changes(quick, monkeyp
     assert not preflight(DENSE, STEPS, evaluate_loss=lambda model, sequences: 0.0).remembered
     monkeypatch.setattr(remembered, "_code", lambda: ["other code"])
     assert not preflight(DENSE, STEPS).remembered
-    monkeypatch.setattr(torch, "__version__", "3.0")
+    monkeypatch.setattr(remembered.metadata, "version", lambda name: "3.0")
+    assert not preflight(DENSE, STEPS).remembered
+    monkeypatch.setenv("MEMLM_KERNELS", "reference")
     assert not preflight(DENSE, STEPS).remembered
 
 

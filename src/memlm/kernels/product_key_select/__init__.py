@@ -12,8 +12,8 @@ from torch.utils.flop_counter import register_flop_formula
 from memlm.kernels.choice import is_fast
 from memlm.kernels.product_key_select import reference
 
-LIMITS = {"n_keys": 512, "top_k": 16, "half of a key": 128}
-"""Up to here the fast version keeps a tile's scores in registers."""
+LIMITS = {"n_keys": 512, "top_k": 16, "bytes of a head's half keys": 1 << 16}
+"""Up to here the fast version keeps a tile's scores in registers, and half of its keys in any card's shared memory."""
 
 
 def product_key_select(query: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -39,7 +39,8 @@ def _select(query: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     if _is_fast(query, keys, top_k):
         from memlm.kernels.product_key_select import fast
 
-        return fast.select(query.contiguous(), keys.contiguous(), _pairs(top_k, query.device), top_k)
+        with torch.cuda.device(query.device):
+            return fast.select(query.contiguous(), keys.contiguous(), _pairs(top_k, query.device), top_k)
     with torch.autocast(query.device.type, enabled=False):  # the sums are float32's
         return reference.product_key_select(query, keys, top_k)
 
@@ -55,7 +56,8 @@ def _backward(grad: Tensor, slots: Tensor, query: Tensor, keys: Tensor) -> tuple
     if _is_fast(query, keys, slots.shape[-1]):
         from memlm.kernels.product_key_select import fast
 
-        return fast.backward(grad.contiguous(), slots, query.contiguous(), keys.contiguous())
+        with torch.cuda.device(query.device):
+            return fast.backward(grad.contiguous(), slots, query.contiguous(), keys.contiguous())
     with torch.autocast(query.device.type, enabled=False):
         return reference.backward(grad, slots, query, keys)
 
@@ -88,10 +90,10 @@ def _backward_flops(_grad: Any, _slots: Any, query: Any, keys: Any, *_: Any, **_
 
 
 def _is_fast(query: Tensor, keys: Tensor, top_k: int) -> bool:
-    sizes = dict(zip(LIMITS, (keys.shape[2], top_k, keys.shape[3]), strict=True))
+    sizes = dict(zip(LIMITS, (keys.shape[2], top_k, 2 * keys.shape[2] * keys.shape[3]), strict=True))
     obstacle = next((f"{name} {size} > {LIMITS[name]}" for name, size in sizes.items() if size > LIMITS[name]), None)
-    if query.dtype not in (torch.bfloat16, torch.float16):
-        obstacle = f"{query.dtype} has no tensor cores that would keep its precision"
+    if query.dtype != torch.bfloat16:
+        obstacle = f"it is made for bfloat16, not {query.dtype}"
     return is_fast("product_key_select", query, obstacle)
 
 

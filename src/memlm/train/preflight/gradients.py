@@ -29,7 +29,7 @@ SAID: dict[FaultName, tuple[str, str]] = {
         "keys are detached or unused where scores are computed",
     ),
     "queries_without_gradient": (
-        f"got no gradient in {STEPS} steps",
+        f"got no gradient in {STEPS} steps, or not in each head and half",
         "queries are detached or unused where scores are computed",
     ),
     "frozen_values": (
@@ -82,7 +82,8 @@ def gradients(subject: Subject) -> list[Fault]:
 
 def _learn(model: MemlmForCausalLM, subject: Subject) -> _Learned:
     start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    heard = {name: _parts(torch.zeros_like(parameter)) for name, parameter in model.named_parameters()}
+    routing = {f"{path}.{name}" for path, memory in memories(model).items() for name, _ in memory.named_parameters()}
+    heard = {name: _parts(torch.zeros_like(parameter), name in routing) for name, parameter in model.named_parameters()}
     optimizer, module = build_optimizer(model, learning(STEPS)), TokenLoss(model.decoder)
     for step in range(STEPS):
         optimizer.zero_grad(set_to_none=True)
@@ -92,7 +93,7 @@ def _learn(model: MemlmForCausalLM, subject: Subject) -> _Learned:
         optimizer.step()
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
-                heard[name] |= _parts(parameter.grad)
+                heard[name] |= _parts(parameter.grad, name in routing)
         if all(parts.all() for parts in heard.values()):
             break
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
@@ -101,9 +102,14 @@ def _learn(model: MemlmForCausalLM, subject: Subject) -> _Learned:
     return _Learned(frozen, silent, still - silent - frozen)
 
 
-def _parts(gradient: Tensor) -> Tensor:
-    """Returns whether ``gradient`` is anywhere, or anywhere in each head and half if it has axes for them."""
-    return gradient.flatten(0, -3).flatten(1).any(1) if gradient.ndim > 2 else gradient.any()[None]
+def _parts(gradient: Tensor, of_router: bool) -> Tensor:
+    """Returns whether ``gradient`` is anywhere, or anywhere in each part that must learn by itself.
+
+    These are the heads and halves of keys, and each component of a query.
+    """
+    if gradient.ndim > 2:
+        return gradient.flatten(0, -3).flatten(1).any(1)
+    return gradient.any(1) if of_router and gradient.ndim == 2 else gradient.any()[None]
 
 
 def _router_fault(model: nn.Module, name: str, silent: set[str]) -> tuple[FaultName, str] | None:

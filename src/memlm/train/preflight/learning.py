@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from memlm.hf import MemlmForCausalLM
 from memlm.memory.base import Bank, MemoryRead
@@ -13,6 +14,7 @@ from memlm.model.loss import TokenLoss
 from memlm.train.preflight.findings import Fault
 from memlm.train.preflight.looping import Sequences, learning, run_loop
 from memlm.train.preflight.subject import VOCABULARY, Subject, memories
+from memlm.train.schedule import lr_factor
 
 OVERFIT_STEPS = (25, 100)
 """Steps that a model is given; the many only to one that the few did not suffice."""
@@ -62,6 +64,36 @@ def untouched_rows(subject: Subject) -> list[Fault]:
     return faults
 
 
+def learning_rates(subject: Subject) -> list[Fault]:
+    """At every optimizer step of the loop each parameter has its own rate, values theirs, and the schedule's factor."""
+    model, n_steps, rate, value_rate = subject.fresh(), 4, 1e-3, 4e-3
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    banks = [module for module in model.modules() if isinstance(module, Bank)]
+    of_values = {names[id(parameter)] for bank in banks for parameter in bank.parameters()}
+    settings = learning(
+        n_steps, batch_size=2, accumulation=3, lr=rate, value_lr=value_rate, warmup=0.5, schedule="cosine"
+    )
+    seen: list[dict[str, float]] = []
+
+    def record(optimizer: torch.optim.Optimizer, _args: object, _kwargs: object) -> None:
+        groups = optimizer.param_groups
+        seen.append({names[id(p)]: group["lr"] for group in groups for p in group["params"] if id(p) in names})
+
+    with register_optimizer_step_pre_hook(record):
+        run_loop(model, Sequences(subject.tokens(6, 14), 2), settings)
+    for step, rates in enumerate(seen):
+        factor = lr_factor(step, n_steps, settings)
+        for name, found in rates.items():
+            expected = factor * (value_rate if name in of_values else rate)
+            if not math.isclose(found, expected, rel_tol=1e-6):
+                evidence = (
+                    f"{name} has the rate {found:.3g} at step {step + 1} of {n_steps}, and should have {expected:.3g}"
+                )
+                cause = "look at the groups in train/optimizer.py, and at who sets their rates, once for each step"
+                return [Fault("wrong_learning_rate", "train.optimizer", evidence, cause)]
+    return []
+
+
 def accumulation(subject: Subject) -> list[Fault]:
     """The training loop's gradient is that of the mean over the step's tokens, in one micro-step or several."""
     config = subject.config
@@ -79,8 +111,15 @@ def accumulation(subject: Subject) -> list[Fault]:
             evidence = f"two steps of {n_micro} micro-steps asked for the batches {sampler.asked}"
             return [Fault("duplicated_data_order", "train.loop", evidence, "every micro-step needs the next batch")]
         first = {name: grads[n_micro - 1] for name, grads in seen.items() if len(grads) >= n_micro}
-        off = max((_relative(grad, expected[name], expected) for name, grad in first.items()), default=0.0)
+        offs = {name: _relative(grad, expected[name], expected) for name, grad in first.items()}
+        off = max(offs.values(), default=0.0)
         if not first or off > 1e-3:  # 100 sound models: below 1e-6; half of the tokens counted: 1
+            banks = {f"{n}.values": n for n, module in model.named_modules() if isinstance(module, Bank)}
+            wrong = [name for name, distance in offs.items() if distance > 1e-3]
+            if wrong and all(name in banks for name in wrong):
+                evidence = f"its values' gradient over {n_micro} micro-steps is off by {off:.2g} of its size"
+                cause = "reads must add up their gradients, unscaled, whatever else is read in the same batch"
+                return [Fault("wrong_gradient", banks[wrong[0]], evidence, cause)]
             evidence = (
                 f"with {n_micro} micro-steps of {batch_size} sequences gradients are off by {off:.2g} of their size"
             )
@@ -111,7 +150,8 @@ def _mean_gradient(model: MemlmForCausalLM, sequences: Tensor) -> dict[str, Tens
 def _relative(grad: Tensor, expected: Tensor, everything: dict[str, Tensor]) -> float:
     """Returns the distance of two gradients over their norm, or over a thousandth of the largest one's."""
     floor = 1e-3 * max(g.norm().item() for g in everything.values())
-    return (grad - expected).norm().item() / max(expected.norm().item(), floor)
+    found = (grad - expected).norm().item() / max(expected.norm().item(), floor)
+    return found if math.isfinite(found) else math.inf
 
 
 def overfit(subject: Subject) -> list[Fault]:

@@ -85,6 +85,21 @@ def _other(ids: Tensor, tokens: slice) -> Tensor:
     return changed
 
 
+def positions(subject: Subject) -> list[Fault]:
+    """Rotary positions are relative: text that begins at another position has the same logits and slots.
+
+    100 sound models differ by 5e-6 at most; queries that are not rotated by 0.05 and more.
+    """
+    model, ids = subject.moved(), subject.tokens()
+    begun = torch.arange(LENGTH)[None]
+    near, far = (_seeded(model, ids, position_ids=begun + start) for start in (0, 7))
+    found = first_difference(near, far, EVERYTHING, EVERYTHING)
+    if found is None:
+        return []
+    cause = "queries and keys must both be rotated, by the same angles, before they meet"
+    return [Fault("absolute_positions", found.module, f"the same text 7 positions later: {found}", cause)]
+
+
 def batch_invariance(subject: Subject) -> list[Fault]:
     """A sequence has the same logits and slots alone and in a batch."""
     return _mixing(subject, "batch_dependence", subject.moved())

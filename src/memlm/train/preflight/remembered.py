@@ -5,22 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import sys
 from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 import torch
-import transformers
 
 import memlm
 from memlm.config.train import TrainConfig
 from memlm.data.cache import default_cache
+from memlm.kernels.choice import VARIABLE
 from memlm.model.config import ModelConfig
 from memlm.storage import sha256, write_json
 from memlm.train.preflight.findings import Report
 
 logger = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "triton")
 
 
 def key(model: ModelConfig, train: TrainConfig, device: torch.device, with_evaluation: bool) -> str:
@@ -31,7 +36,8 @@ def key(model: ModelConfig, train: TrainConfig, device: torch.device, with_evalu
         "with_evaluation": with_evaluation,
         "code": _code(),
         "types": [_source(part) for part in (model.memory, model.fusion) if part is not None],
-        "versions": [torch.__version__, transformers.__version__, sys.version],
+        "versions": [sys.version, *(f"{name} {metadata.version(name)}" for name in PACKAGES if find_spec(name))],
+        "kernels": [os.environ.get(name) for name in (VARIABLE, "TRITON_INTERPRET")],
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -65,8 +71,11 @@ def keep(key: str, report: Report) -> None:
     """Remembers a report without faults."""
     assert not report.faults, "a model with a fault is tried again"
     path = _path(key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, report.as_dict())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, report.as_dict())
+    except OSError as error:  # it will be run again, which is no reason to refuse anything
+        logger.warning("%s: cannot be written (%s); the preflight is not remembered", path, error.strerror)
 
 
 def _path(key: str) -> Path:

@@ -43,6 +43,7 @@ CHECKS: dict[Check, Entry] = {
     "causality": Entry(paths.causality, ("determinism",)),
     "causality_in_training": Entry(paths.causality_in_training, ("determinism", "causality")),
     "context": Entry(paths.context, ("determinism",)),
+    "positions": Entry(paths.positions, ("determinism", "causality")),
     "batch_invariance": Entry(paths.batch_invariance, ("determinism",)),
     "batch_invariance_in_training": Entry(paths.batch_invariance_in_training, ("determinism", "batch_invariance")),
     "padding": Entry(paths.padding, ("determinism", "causality")),
@@ -60,6 +61,7 @@ CHECKS: dict[Check, Entry] = {
         learning.accumulation,
         ("determinism", "loss", "train_eval_parity", "batch_invariance", "batch_invariance_in_training"),
     ),
+    "learning_rates": Entry(learning.learning_rates),
     "overfit": Entry(learning.overfit, ("loss", "gradients")),
     "reload": Entry(reload.reload, ("determinism",)),
 }
@@ -150,6 +152,8 @@ def guarded(check: Callable[[Subject], list[Fault]], subject: Subject) -> list[F
     """Runs a check; a model that raises an error in it is at fault too."""
     try:
         return check(subject)
+    except (OSError, MemoryError, torch.OutOfMemoryError):  # the machine's trouble, not the model's
+        raise
     except Exception as error:
         evidence = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         return [Fault("broken", _where(error), evidence, "the model must run on any batch, length and mode")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
@@ -155,5 +156,6 @@ def differ(left: Tensor, right: Tensor) -> bool:
 
 
 def distance(left: Tensor, right: Tensor) -> float:
-    """Returns the largest difference of two tensors of one shape."""
-    return (left.double() - right.double()).abs().max().item() if left.numel() else 0.0
+    """Returns the largest difference of two tensors of one shape, infinity where one of them is no number."""
+    found = (left.double() - right.double()).abs().max().item() if left.numel() else 0.0
+    return found if math.isfinite(found) else math.inf
