@@ -23,9 +23,9 @@ class MemlmError(Exception):
 
     def __init__(self, text: str) -> None:
         if self.is_one_line:
+            text = printable(text)
             if len(text) > MAX_LENGTH:  # what and where stand at the front, how to mend it at the end
                 text = f"{text[: MAX_LENGTH - 503]}...{text[-500:]}"
-            text = printable(text)
         super().__init__(text)
 
 
