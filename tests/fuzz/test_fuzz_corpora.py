@@ -88,7 +88,7 @@ def decoded(data):
 
 def is_one_line(error):
     text = str(error)
-    return text.isprintable() and 0 < len(text) < 2000 and "Traceback" not in text
+    return text.isprintable() and 0 < len(text) <= 2000 and "Traceback" not in text
 
 
 @pytest.fixture

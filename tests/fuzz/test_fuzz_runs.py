@@ -62,4 +62,4 @@ def test_runs(fuzz, tmp_path, monkeypatch, memlm):
         return "refused"
 
     case = st.tuples(st.sampled_from(sorted(COMMANDS)), st.lists(mutations(sound), min_size=1, max_size=2))
-    fuzz("run folders", case, check, compact=60, torture=3000)
+    fuzz("run folders", case, check, compact=60, torture=2000)

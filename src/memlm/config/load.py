@@ -27,7 +27,16 @@ Path_ = tuple[str, ...]
 
 MAX_DEPTH = 32
 MAX_VALUES = 100_000
-UNREAD = object()
+
+
+class Unread:
+    """The type of `UNREAD`; shown where it stands inside a list that is told as a whole."""
+
+    def __repr__(self) -> str:
+        return "unreadable"
+
+
+UNREAD = Unread()
 """Stands for a value that is a problem already, so that it is not told a second time."""
 
 

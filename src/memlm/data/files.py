@@ -119,13 +119,15 @@ def find_files(pattern: str, reading: Reading, hint: str = "") -> list[Source]:
 
 def _sources(path: Path, reading: Reading) -> list[Source]:
     name = path.name.lower()
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's, the functions of os.path take a name that is too long
         found = sorted(file for file in path.rglob("*") if _is_text(file, path))
         if not found:
             message = f"the folder has no {', '.join(TEXT)} file"
             reading.bad("no such file", str(path), message, f"give JSON Lines as {path / '*.jsonl'}, mend the path")
         return [TextFile(file) for file in found]
-    if path.exists() and not path.is_file():  # a pipe would be waited for without end, and cannot be read twice
+    if os.path.exists(path) and not os.path.isfile(
+        path
+    ):  # a pipe would be waited for without end, and cannot be read twice
         reading.bad("no regular file", str(path), "is a pipe or a device", "copy it into a file")
         return []
     if name.endswith(TEXT):

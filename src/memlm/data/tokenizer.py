@@ -5,6 +5,7 @@ Nothing is normalised, so every text comes back byte for byte (Sennrich et al., 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -65,13 +66,15 @@ def load_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
     Raises:
         DataError: it is missing or broken, its size is not ``vocab_size``, or it has no end mark.
     """
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise DataError(f"{path}: the tokenizer is a folder, a pipe or a device, not a file; mend data.tokenizer")
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: the tokenizer cannot be read ({error.strerror}); mend data.tokenizer") from error
-    except Exception as error:  # the tokenizers package raises nothing narrower
+    except BaseException as error:  # the tokenizers package raises nothing narrower, and its panics are no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise DataError(f"{path}: is no tokenizer.json ({error}); mend data.tokenizer") from error
     size = max(tokenizer.get_vocab().values(), default=-1) + 1
     if size != vocab_size:

@@ -123,6 +123,13 @@ def test_yaml_types_are_told_once(problems_of, text, subject, reason):
     assert problems_of(f"{SOUND}{text}\n") == [f"c.yaml:4  {subject}  {reason}"]
 
 
+def test_a_list_of_which_a_part_is_unreadable_is_told_in_words(problems_of):
+    assert problems_of(f"base: [2001-01-01]\n{SOUND}") == [
+        "c.yaml:1  base = [unreadable]  must be the path of one YAML file beside this one",
+        f"c.yaml:1  base.0 = '2001-01-01'  has the YAML type 'timestamp', {QUOTE}",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [

@@ -195,6 +195,8 @@ def test_text_that_is_not_utf8(tmp_path):
 def test_names_that_stand_for_nothing(tmp_path):
     missing = str(tmp_path / "*.jsonl")
     assert error(missing) == f"{missing}: no file matches; mend the path or set data.on_bad_input: skip"
+    long = "x" * 300
+    assert error(long + "/**").startswith(f"{long}: is no kind of file")
     for impossible in ("~\0", "*\0/*", "\0"):
         assert error(impossible).startswith(impossible.replace("\0", "\\x00") + ": no file matches; mend the path or")
     assert "no file matches (did you mean the built-in 'python-docs'?)" in error("python-dox")

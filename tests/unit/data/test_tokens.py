@@ -1,5 +1,6 @@
 """The tokenizer and the files of its tokens: nothing is lost between text and ids."""
 
+import json
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from tokenizers.models import BPE
 from memlm.data import packing, tokenizer
 from memlm.data.packing import TokenWriter, dtype, unigram_entropy
 from memlm.data.tokenizer import END, PAD, load_tokenizer, pieces, train_tokenizer
-from memlm.errors import DataError
+from memlm.errors import DataError, Interrupted
 
 SIZE = 300
 TEXTS = [
@@ -111,12 +112,34 @@ def test_load_errors(trained, tmp_path):
         path.write_bytes(broken)
         with pytest.raises(DataError, match=r"t.json: is no tokenizer.json \(.*\); mend data.tokenizer"):
             load_tokenizer(path, SIZE)
+    fields = json.loads(trained.to_str())
+    fields["model"]["continuing_subword_prefix"] = "x" * 20  # the tokenizers package panics, which is no Exception
+    path.write_text(json.dumps(fields), encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"t.json: is no tokenizer.json \(range .* out of range .*\); mend data.tokenizer"
+    ):
+        load_tokenizer(path, SIZE)
+    with pytest.raises(DataError, match=r"the tokenizer is a folder, a pipe or a device, not a file; mend data.token"):
+        load_tokenizer(tmp_path, SIZE)
+    with pytest.raises(DataError, match=r"the tokenizer cannot be read \(File name too long\); mend data.tokenizer"):
+        load_tokenizer(tmp_path / ("x" * 300), SIZE)
     path.write_text(trained.to_str(), encoding="utf-8")
     with pytest.raises(DataError, match=r"t.json: the tokenizer has 300 entries, not 400; set data.vocab_size: 300"):
         load_tokenizer(path, 400)
     Tokenizer(BPE(vocab={"a": 0, "b": 1}, merges=[])).save(str(path))
     with pytest.raises(DataError, match=r"t.json: the tokenizer has no <\|end\|>, which ends every document; add it"):
         load_tokenizer(path, 2)
+
+
+def test_an_interrupt_while_loading_is_no_fault_of_the_file(trained, tmp_path, monkeypatch):
+    (tmp_path / "t.json").write_text(trained.to_str(), encoding="utf-8")
+
+    def interrupt(_):
+        raise Interrupted("SIGTERM", 15)
+
+    monkeypatch.setattr(tokenizer, "Tokenizer", type("Stopped", (), {"from_str": staticmethod(interrupt)}))
+    with pytest.raises(Interrupted):
+        load_tokenizer(tmp_path / "t.json", SIZE)
 
 
 def test_unigram_entropy(monkeypatch):
