@@ -178,7 +178,7 @@ def dropout_left_on(patch: Patch) -> None:
 def labels_shifted_twice(patch: Patch) -> None:
     def forward(self, sequences):
         output = self.decoder(sequences[:, :-2])
-        return summed_loss(self.decoder.logits(output.hidden), sequences[:, 2:]), output.balance_loss
+        return summed_loss(output.hidden, self.decoder.output_weight, sequences[:, 2:]), output.balance_loss
 
     patch.setattr(TokenLoss, "forward", forward)
 

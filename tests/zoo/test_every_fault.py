@@ -111,7 +111,7 @@ def kernel_without_a_number(patch):
 def labels_not_shifted(patch):
     def forward(self, sequences):
         inputs = sequences[:, :-1]
-        return summed_loss(self.decoder.logits(self.decoder(inputs).hidden), inputs), torch.zeros(())
+        return summed_loss(self.decoder(inputs).hidden, self.decoder.output_weight, inputs), torch.zeros(())
 
     patch.setattr(TokenLoss, "forward", forward)
 

@@ -43,6 +43,6 @@ def mean_loss(decoder: Decoder, sequences: np.ndarray, batch_size: int, usage: U
     with nullcontext() if usage is None else usage.watching(decoder):
         for start in range(0, len(sequences), batch_size):
             batch = torch.from_numpy(sequences[start : start + batch_size]).to(device)
-            total += summed_loss(decoder.logits(decoder(batch[:, :-1]).hidden), batch[:, 1:]).item()
+            total += summed_loss(decoder(batch[:, :-1]).hidden, decoder.output_weight, batch[:, 1:]).item()
     decoder.train(was_training)
     return total / (sequences.shape[0] * (sequences.shape[1] - 1))

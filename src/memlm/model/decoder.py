@@ -103,6 +103,10 @@ class Decoder(nn.Module):
             inputs_embeds: Embeddings instead of tokens, [B, T, D].
         """
         hidden = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        device = hidden.device.type
+        if not hidden.is_meta and torch.is_autocast_enabled(device):
+            # The residual stream is most of what a step reads and writes: 16 bits halve that.
+            hidden = hidden.to(torch.get_autocast_dtype(device))
         if positions is None:
             positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
         rope = rotations(positions, self.config.d_model // self.config.n_heads, self.config.rope_theta)
@@ -115,6 +119,11 @@ class Decoder(nn.Module):
                 reads[layer] = output.read
         return DecoderOutput(self.norm(hidden), balance_loss, reads)
 
+    @property
+    def output_weight(self) -> Tensor:
+        """The output matrix, [V, D]."""
+        return self.embedding.weight if self.output is None else self.output.weight
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns the logits [..., V] of the decoder's ``hidden`` [..., D]."""
-        return F.linear(hidden, self.embedding.weight) if self.output is None else self.output(hidden)
+        return F.linear(hidden, self.output_weight)

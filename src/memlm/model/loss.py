@@ -2,15 +2,64 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memlm.model.decoder import Decoder
 
+CHUNK = 1 << 26
+"""Logits that exist at a time; 2**26 of 16 bits are 128 MiB, and one matrix product of them keeps a GPU busy."""
 
-def summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Returns the summed cross-entropy in nats of ``logits`` [B, T, V] with ``targets`` [B, T], in float32."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
+
+class _Chunked(torch.autograd.Function):
+    """Computes the gradients with the loss, chunk by chunk, so that no logits are kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        learns = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        total = torch.zeros((), device=hidden.device)
+        grad_weight = torch.zeros_like(weight) if learns else None
+        grads: list[Tensor] = []
+        rows = max(1, CHUNK // weight.shape[0])
+        for part, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
+            logits = F.linear(part, weight)
+            scores = logits.float()
+            norm = scores.logsumexp(-1)
+            total = total + (norm - scores.gather(-1, wanted[:, None])[:, 0]).sum()
+            if grad_weight is not None:
+                # Away from the target a logit's gradient is its probability, at the target that less one.
+                share = (scores - norm[:, None]).exp()
+                hit = wanted[:, None] == torch.arange(weight.shape[0], device=wanted.device)
+                grad = torch.where(hit, share - 1, share).to(logits.dtype)
+                grads.append(grad @ weight.to(logits.dtype))
+                grad_weight = grad_weight + grad.T @ part.to(logits.dtype)
+        if grad_weight is not None:
+            ctx.save_for_backward(torch.cat(grads).to(hidden.dtype), grad_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        hidden, weight = ctx.saved_tensors
+        return (hidden * grad).to(hidden.dtype), weight * grad, None
+
+
+def summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Returns the summed cross-entropy of ``hidden @ weight.T`` with the targets, in nats, float32.
+
+    Args:
+        hidden: The decoder's output, [B, T, D].
+        weight: The output matrix, [V, D].
+        targets: Tokens, [B, T].
+    """
+    hidden, targets = hidden.flatten(0, 1), targets.flatten()
+    if len(targets) * len(weight) <= CHUNK:
+        return F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="sum")
+    if not torch.is_grad_enabled():
+        weight = weight.detach()  # or its gradient would be computed in vain
+    return _Chunked.apply(hidden, weight, targets)  # pyright: ignore[reportReturnType]
 
 
 class TokenLoss(nn.Module):
@@ -31,4 +80,4 @@ class TokenLoss(nn.Module):
             sequences: [B, T + 1] tokens; the first T are inputs, the last T targets.
         """
         output = self.decoder(sequences[:, :-1])
-        return summed_loss(self.decoder.logits(output.hidden), sequences[:, 1:]), output.balance_loss
+        return summed_loss(output.hidden, self.decoder.output_weight, sequences[:, 1:]), output.balance_loss

@@ -6,11 +6,21 @@ import torch
 from torch import Tensor
 
 
+@torch.library.custom_op("memlm::rotations", mutates_args=())
 def rotations(positions: Tensor, d_head: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Returns cosine and sine of every position's angles, [B, 1, T, d_head / 2] each, for ``positions`` [B, T]."""
+    """Returns cosine and sine of every position's angles, [B, 1, T, d_head / 2] each, for ``positions`` [B, T].
+
+    An operation of its own, because a compiler would otherwise compute powers and cosines anew in every layer.
+    """
     exponents = torch.arange(0, d_head, 2, device=positions.device, dtype=torch.float32) / d_head
     angles = positions[:, None, :, None].float() * theta**-exponents
     return angles.cos(), angles.sin()
+
+
+@rotations.register_fake
+def _(positions: Tensor, d_head: int, theta: float) -> tuple[Tensor, Tensor]:
+    shape = (positions.shape[0], 1, positions.shape[1], d_head // 2)
+    return positions.new_empty(shape, dtype=torch.float32), positions.new_empty(shape, dtype=torch.float32)
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

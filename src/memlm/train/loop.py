@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -120,11 +122,30 @@ def train(
         state: Go on from here; ``model`` has the weights that belong to it.
 
     Raises:
-        RunError: a loss or gradient is not finite, more often than the config allows; the model is left as it was
-            before that step.
+        RunError: a loss or gradient is not finite, more often than the config allows; such steps leave the model as
+            it was.
         Interrupted: a signal came; the state was saved.
     """
     return _Training(model, sampler, config, log, hooks, folder, state).run()
+
+
+@dataclass(frozen=True)
+class _Launched:
+    """A step that the device may still be at.
+
+    Attributes:
+        step: The step.
+        start: When it was begun, as `time.perf_counter` tells.
+        results: Its loss and gradient norm, [2], on the CPU; they are there when ``done`` is.
+        profile: The trace of its first micro-step, if one was due.
+        done: Recorded after it, on a GPU.
+    """
+
+    step: int
+    start: float
+    results: Tensor
+    profile: torch.profiler.profile | None
+    done: torch.Event | None
 
 
 class _Training:
@@ -157,18 +178,24 @@ class _Training:
             name: interval(getattr(config, f"{name}_every"), self.plan.steps)
             for name in ("log", "evaluate", "save", "profile", "memory")
         }
-        self.watch = Stopwatch(self.accelerator.device, self.history.times)
+        self.watch = Stopwatch(self.history.times)
         self.memory = PeakMemory(self.accelerator.device, self.history.peak_memory_gib)
+        # A GPU is given the next step before the results of the last are read, so that it never waits for Python.
+        self.ahead = 1 if self.accelerator.device.type == "cuda" else 0
+        self.launched: deque[_Launched] = deque()
 
     def run(self) -> TrainResult:
         """Takes the steps that are left to take."""
         for entry in self.alarms.history:
             self.hooks.alarm(entry)
         self.model.train()
+        metrics: dict[str, Any] = {}
         for step in range(self.done + 1, self.plan.steps + 1):
             with deferred_signals() as pending:
-                norm, begun = self._take(step)
-                metrics = self._measure(step, norm, begun)
+                self._launch(step)
+                stops = bool(pending) or any(self._is_due(name, step) for name in ("evaluate", "save", "profile"))
+                while len(self.launched) > (0 if stops or step == self.plan.steps else self.ahead):
+                    metrics = self._settle(self.launched.popleft())
                 # The last step is saved by the caller, as the result, unless a signal keeps it from that.
                 if pending or (step < self.plan.steps and self._is_due("save", step)):
                     self._save(step, metrics.get("evaluate/validation_loss"))
@@ -187,19 +214,31 @@ class _Training:
         every = self.every[name]
         return bool(every) and (step % every == 0 or step == self.plan.steps)
 
-    def _take(self, step: int) -> tuple[float, list[Alarm]]:
-        """Takes one step; returns the gradient's norm before clipping, and the alarms that begin with the step."""
+    def _launch(self, step: int) -> None:
+        """Takes one step, or has the device begin it; nothing here waits for the device."""
         if self.plan.freeze_values_at is not None and step > self.plan.freeze_values_at:
             freeze_values(self.model)
         profile = torch.profiler.profile() if self._is_due("profile", step) else None
-        with self.watch.lap():
-            set_learning_rates(self.optimizer, self.config, lr_factor(step - 1, self.plan.steps, self.config))
-            loss = _backward(self.accelerator, self.module, self.sampler, step - 1, self.plan, self.config, profile)
-            norm = _clip(self.accelerator, self.module, self.config)
-            is_finite = math.isfinite(loss) and math.isfinite(norm)
-            if is_finite:
-                self.prepared.step()
-            self.prepared.zero_grad(set_to_none=True)
+        start = time.perf_counter()
+        set_learning_rates(self.optimizer, self.config, lr_factor(step - 1, self.plan.steps, self.config))
+        loss = _backward(self.accelerator, self.module, self.sampler, step - 1, self.plan, self.config, profile)
+        norm = _clip(self.accelerator, self.module, self.config)
+        results = torch.stack([loss, norm])
+        # The optimizer reads this on the device, as under a gradient scaler, and leaves everything as it was.
+        self.optimizer.found_inf = (~results.isfinite().all()).float()  # pyright: ignore[reportAttributeAccessIssue]
+        self.prepared.step()
+        self.prepared.zero_grad(set_to_none=True)
+        results = results.to("cpu", non_blocking=True)
+        done = torch.cuda.current_stream().record_event() if self.accelerator.device.type == "cuda" else None
+        self.launched.append(_Launched(step, start, results, profile, done))
+
+    def _settle(self, launched: _Launched) -> dict[str, Any]:
+        """Waits for a step, tells of it and writes what is due after it to the log; returns that."""
+        if launched.done is not None:
+            launched.done.synchronize()
+        self.watch.stop(launched.start)
+        step, (loss, norm) = launched.step, launched.results.tolist()
+        is_finite = math.isfinite(loss) and math.isfinite(norm)
         self.history.losses.append(loss if is_finite else math.nan)
         begun = self._told(self.alarms.after_step(step, self.history.losses))
         if not is_finite and self.alarms.must_end(self.history.losses):
@@ -208,9 +247,9 @@ class _Training:
                 "lower train.lr, lengthen train.warmup or set train.clip"
             )
         self.hooks.progress(step, loss, self.plan.tokens_per_step / self.watch.times[-1])
-        if profile is not None:
-            write_profile(profile, self.folder / "profile", step)
-        return norm, begun
+        if launched.profile is not None:
+            write_profile(launched.profile, self.folder / "profile", step)
+        return self._measure(step, norm, begun)
 
     def _measure(self, step: int, norm: float, begun: list[Alarm]) -> dict[str, Any]:
         """Writes what is due after a step to the log, and returns it."""
@@ -257,7 +296,7 @@ def _backward(
     plan: Plan,
     config: TrainConfig,
     profile: torch.profiler.profile | None,
-) -> float:
+) -> Tensor:
     """Adds up the gradient of one step's mean loss over tokens; returns that loss, in nats per token.
 
     A profile covers the first micro-step: the others are the same, and a trace of all would take seconds to write.
@@ -266,7 +305,10 @@ def _backward(
     total = torch.zeros((), device=accelerator.device)
     for micro_step in range(config.accumulation):
         index = (step * config.accumulation + micro_step) * ranks + accelerator.process_index
-        sequences = torch.from_numpy(sampler.batch(index)).to(accelerator.device, non_blocking=True)
+        sequences = torch.from_numpy(sampler.batch(index))
+        if accelerator.device.type == "cuda":
+            sequences = sequences.pin_memory()  # from other memory the copy would wait for all that runs
+        sequences = sequences.to(accelerator.device, non_blocking=True)
         last = micro_step == config.accumulation - 1
         watched = profile if profile is not None and micro_step == 0 else nullcontext()
         with watched, nullcontext() if last else accelerator.no_sync(module):
@@ -276,10 +318,11 @@ def _backward(
             accelerator.backward(loss)
         total += summed.detach()
     reduced: Tensor = accelerator.reduce(total, reduction="sum")  # pyright: ignore[reportAssignmentType]
-    return reduced.item() / plan.tokens_per_step
+    return reduced / plan.tokens_per_step
 
 
-def _clip(accelerator: Accelerator, module: nn.Module, config: TrainConfig) -> float:
+def _clip(accelerator: Accelerator, module: nn.Module, config: TrainConfig) -> Tensor:
     """Clips the gradient and returns its norm before clipping."""
     norm = accelerator.clip_grad_norm_(module.parameters(), config.clip or math.inf)
-    return 0.0 if norm is None else float(norm)
+    assert norm is not None, "only DeepSpeed clips on its own"
+    return norm

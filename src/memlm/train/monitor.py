@@ -7,7 +7,6 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -132,7 +131,6 @@ class Stopwatch:
     """Adds up the time spent on steps, apart from evaluation and saving between them.
 
     Args:
-        device: The device to wait for.
         times: Seconds of the steps so far; the same list takes those to come.
 
     Attributes:
@@ -140,20 +138,20 @@ class Stopwatch:
         total: Seconds spent on all of them.
     """
 
-    def __init__(self, device: torch.device, times: list[float]) -> None:
-        self._device = device
+    def __init__(self, times: list[float]) -> None:
+        self._end = 0.0
         self.times = times
         self.total = sum(times)
 
-    @contextmanager
-    def lap(self) -> Iterator[None]:
-        """Times one step, the device's work included."""
-        start = time.perf_counter()
-        yield
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        self.times.append(time.perf_counter() - start)
+    def stop(self, start: float) -> None:
+        """Counts the step that was begun at ``start`` and that the device has just finished.
+
+        A step may be begun before the one before it is finished; its time runs from then.
+        """
+        now = time.perf_counter()
+        self.times.append(now - max(start, self._end))
         self.total += self.times[-1]
+        self._end = now
 
     def typical(self) -> float:
         """Returns the median seconds of a step, the first tenth left out (compilation, cold caches)."""

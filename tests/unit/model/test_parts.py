@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from memlm.model import loss
 from memlm.model.attention import Attention
 from memlm.model.config import ExpertsConfig, ModelConfig
 from memlm.model.decoder import Decoder
@@ -129,3 +130,24 @@ def test_a_single_expert_keeps_its_weight_and_the_router_its_gradient():
     mixture = MixtureOfExperts(ExpertsConfig(n_experts=4, top_k=1, balance_weight=0.0), 8, 16)
     mixture(torch.randn(2, 9, 8))[0].pow(2).sum().backward()
     assert mixture.router.weight.grad.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("rows", [1, 7, 24])
+def test_the_loss_is_the_same_in_chunks(rows, monkeypatch):
+    draw = torch.Generator().manual_seed(rows)
+    hidden = torch.randn(2, 12, 8, generator=draw).requires_grad_()
+    weight = torch.randn(31, 8, generator=draw).requires_grad_()
+    targets = torch.randint(31, (2, 12), generator=draw)
+    inputs = hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
+    whole = F.cross_entropy((inputs[0] @ inputs[1].T).flatten(0, 1), targets.flatten(), reduction="sum")
+    expected = torch.autograd.grad(whole / 3, inputs)
+
+    monkeypatch.setattr(loss, "CHUNK", 31 * rows)
+    summed = loss.summed_loss(hidden, weight, targets)
+    torch.testing.assert_close(summed.double(), whole, rtol=1e-6, atol=0)
+    for found, wanted in zip(torch.autograd.grad(summed / 3, (hidden, weight)), expected, strict=True):
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        assert torch.equal(loss.summed_loss(hidden, weight, targets), summed)
+    compiled = torch.compile(loss.summed_loss, fullgraph=True, backend="aot_eager")(hidden, weight, targets)
+    torch.testing.assert_close(compiled, summed)
