@@ -10,6 +10,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import memlm.model.loss
 from memlm.data.prepare import prepare
 from memlm.data.sampler import Sampler
 from memlm.errors import DataError, Interrupted, PreflightError, RunError
@@ -21,7 +22,6 @@ from memlm.experiment.compare import compare
 from memlm.experiment.config import load_experiment
 from memlm.experiment.reading import read_experiment
 from memlm.experiment.run import Watcher, run_experiment
-from memlm.model import loss
 from memlm.report.page import write_report
 
 
@@ -241,8 +241,8 @@ def test_a_check_is_left_out_by_name_only_and_the_record_says_so(experiment_yaml
 def test_a_faulty_model_is_refused_before_its_first_step(experiment_yaml, tmp_path, monkeypatch):
     config = load_experiment(experiment_yaml, ["seeds=[0]"])
     monkeypatch.setenv("MEMLM_CACHE", str(tmp_path / "cache"))  # a passed check is remembered by the source alone
-    sound = loss.summed_loss
-    monkeypatch.setattr(loss, "summed_loss", lambda hidden, *others: sound(hidden.detach(), *others))
+    sound = memlm.model.loss.summed_loss
+    monkeypatch.setattr(memlm.model.loss, "summed_loss", lambda hidden, *others: sound(hidden.detach(), *others))
     monkeypatch.setattr(attempt_module, "train", lambda *_: pytest.fail("it was trained"))
     with pytest.raises(PreflightError, match=r"nothing was trained\n  dense: ") as raised:
         run_experiment(config, tmp_path, progress=False)
