@@ -1,0 +1,151 @@
+"""The gradient of reading rows of a table, shared by the operations that read them.
+
+Reads of one row are added up in a fixed order, so two runs agree bit by bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from memlm.kernels.choice import is_fast
+
+
+class CompactRows(NamedTuple):
+    """Where the gradient of a table goes when it is kept for the rows that were read, and not for all.
+
+    Attributes:
+        carrier: Takes the gradient in the table's place, [capacity, d]. What it holds is never read. Of its gradient,
+            rows below ``count`` that no read has are zero, and rows from there on are undefined.
+        positions: The row of the carrier for each read, [..., R] int32, below ``count``.
+        count: Rows of the carrier in use, [1] int32.
+    """
+
+    carrier: Tensor
+    positions: Tensor
+    count: Tensor
+
+
+class Layout(NamedTuple):
+    """Where the part of a read lies in a token's vector: ``d`` numbers from ``offset + read * stride``."""
+
+    offset: int
+    stride: int
+
+
+def result_dtype(tensor: Tensor) -> torch.dtype:
+    """Returns the dtype of autocast where it is on, as a matrix product does, and else that of ``tensor``."""
+    device = tensor.device.type
+    if not tensor.is_meta and torch.is_autocast_enabled(device):  # the meta device knows no autocast
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype
+
+
+def obstacle(*tensors: Tensor) -> str | None:
+    """Returns why the fast versions cannot serve tensors of these dtypes, None if they can."""
+    others = [t.dtype for t in tensors if t.dtype not in {torch.bfloat16, torch.float32}]
+    return f"it is made for bfloat16 and float32, not {others[0]}" if others else None
+
+
+@torch.library.custom_op("memlm::read_gradients", mutates_args=())
+def read_gradients(
+    grad: Tensor,
+    offset: int,
+    stride: int,
+    values: Tensor,
+    slots: Tensor,
+    weights: Tensor,
+    carrier: Tensor | None,
+    positions: Tensor | None,
+    count: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Returns the gradients of a table and of the weights of its reads.
+
+    Args:
+        grad: Upstream gradient of every token, [N, W].
+        offset: Where the first read's part of it begins.
+        stride: From one read's part to the next: ``d``, or 0 where a sum gave all reads the same.
+        values: The table, [S, d].
+        slots: Rows that were read, [N, R] int64.
+        weights: Their weights, [N, R].
+        carrier: See `CompactRows`, as are the next two; None for a gradient of the whole table.
+        positions: [N, R] int32.
+        count: [1] int32.
+
+    Returns:
+        The gradient of the table, [S, d], or of the carrier, [capacity, d], and of the weights, [N, R].
+    """
+    rows = slots if positions is None else positions
+    target = values if carrier is None else carrier
+    if is_fast("read_gradients", grad, obstacle(grad, values, target)):
+        from memlm.kernels import segments_fast
+
+        with torch.cuda.device(grad.device):
+            return segments_fast.read_gradients(
+                grad.contiguous(), (offset, stride), values.contiguous(), slots.contiguous(), weights.contiguous(),
+                rows.contiguous(), count, target,
+            )  # fmt: skip
+    return reference(grad, Layout(offset, stride), values, slots, weights, rows, target)
+
+
+@read_gradients.register_fake
+def _(
+    grad: Tensor,
+    offset: int,
+    stride: int,
+    values: Tensor,
+    slots: Tensor,
+    weights: Tensor,
+    carrier: Tensor | None,
+    positions: Tensor | None,
+    count: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    target = values if carrier is None else carrier
+    return target.new_empty(target.shape), weights.new_empty(weights.shape)
+
+
+def reference(
+    grad: Tensor, layout: Layout, values: Tensor, slots: Tensor, weights: Tensor, rows: Tensor, target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns what `read_gradients` does in plain torch, read by read: [tokens, reads, width] is never built.
+
+    ``rows`` [N, R] are the rows of the gradient, which has the shape and dtype of ``target``.
+    """
+    dtype = torch.promote_types(values.dtype, torch.float32)  # sums are float32's at least
+    width = values.shape[1]
+    sums = torch.zeros(target.shape, dtype=dtype, device=target.device)
+    products = torch.empty(weights.shape, dtype=dtype, device=weights.device)
+    for read in range(slots.shape[1]):
+        begin = layout.offset + read * layout.stride
+        upstream = grad[:, begin : begin + width].to(dtype)
+        products[:, read] = (F.embedding(slots[:, read], values).to(dtype) * upstream).sum(-1)
+        sums.index_add_(0, rows[:, read], weights[:, read : read + 1].to(dtype) * upstream)
+    return sums.to(target.dtype), products.to(weights.dtype)
+
+
+def flat(compact: CompactRows | None, reads: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Returns the three tensors of ``compact`` with positions as [N, R], or three times None."""
+    if compact is None:
+        return None, None, None
+    return compact.carrier, compact.positions.reshape(-1, reads), compact.count
+
+
+class Saved(NamedTuple):
+    """What the backward of an operation needs of its forward."""
+
+    values: Tensor
+    slots: Tensor
+    weights: Tensor
+    carrier: Tensor | None
+    positions: Tensor | None
+    count: Tensor | None
+
+
+def differentiate(ctx: Any, grad: Tensor, layout: Layout) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """Returns the gradients of values, weights and carrier for a context that saved the fields of `Saved`."""
+    saved = Saved(*ctx.saved_tensors)
+    sums, products = torch.ops.memlm.read_gradients(grad, *layout, *saved)
+    return (sums, products, None) if saved.carrier is None else (None, products, sums)
