@@ -55,6 +55,7 @@ def read_gradients(
     grad: Tensor,
     offset: int,
     stride: int,
+    learns: bool,
     values: Tensor,
     slots: Tensor,
     weights: Tensor,
@@ -68,6 +69,7 @@ def read_gradients(
         grad: Upstream gradient of every token, [N, W].
         offset: Where the first read's part of it begins.
         stride: From one read's part to the next: ``d``, or 0 where a sum gave all reads the same.
+        learns: Whether the gradient of the table is asked for.
         values: The table, [S, d].
         slots: Rows that were read, [N, R] int64.
         weights: Their weights, [N, R].
@@ -76,19 +78,26 @@ def read_gradients(
         count: [1] int32.
 
     Returns:
-        The gradient of the table, [S, d], or of the carrier, [capacity, d], and of the weights, [N, R].
+        The gradient of the table, [S, d], or of the carrier, [capacity, d], and of the weights, [N, R]. If the table
+        does not learn, the first is [0, d].
     """
     rows = slots if positions is None else positions
-    target = values if carrier is None else carrier
-    if is_fast("read_gradients", grad, obstacle(grad, values, target)):
-        from memlm.kernels import segments_fast
+    target = _target(values, carrier, learns)
+    if not is_fast("read_gradients", grad, obstacle(grad, values, target)):
+        return reference(grad, Layout(offset, stride), values, slots, weights, rows, target)
+    from memlm.kernels import segments_fast
 
-        with torch.cuda.device(grad.device):
-            return segments_fast.read_gradients(
-                grad.contiguous(), (offset, stride), values.contiguous(), slots.contiguous(), weights.contiguous(),
-                rows.contiguous(), count, target,
-            )  # fmt: skip
-    return reference(grad, Layout(offset, stride), values, slots, weights, rows, target)
+    reads = grad.contiguous(), (offset, stride), values.contiguous(), slots.contiguous(), weights.contiguous()
+    with torch.cuda.device(grad.device):
+        if learns:
+            return segments_fast.read_gradients(*reads, rows.contiguous(), count, target)
+        return target.new_empty(target.shape), segments_fast.weight_gradients(*reads)
+
+
+def _target(values: Tensor, carrier: Tensor | None, learns: bool) -> Tensor:
+    """Returns a tensor of the shape and dtype of the gradient of the table."""
+    target = values if carrier is None else carrier
+    return target if learns else target[:0]
 
 
 @read_gradients.register_fake
@@ -96,6 +105,7 @@ def _(
     grad: Tensor,
     offset: int,
     stride: int,
+    learns: bool,
     values: Tensor,
     slots: Tensor,
     weights: Tensor,
@@ -103,7 +113,7 @@ def _(
     positions: Tensor | None,
     count: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    target = values if carrier is None else carrier
+    target = _target(values, carrier, learns)
     return target.new_empty(target.shape), weights.new_empty(weights.shape)
 
 
@@ -112,7 +122,8 @@ def reference(
 ) -> tuple[Tensor, Tensor]:
     """Returns what `read_gradients` does in plain torch, read by read: [tokens, reads, width] is never built.
 
-    ``rows`` [N, R] are the rows of the gradient, which has the shape and dtype of ``target``.
+    ``rows`` [N, R] are the rows of the gradient, which has the shape and dtype of ``target``; if that has none, only
+    the weights get theirs.
     """
     dtype = torch.promote_types(values.dtype, torch.float32)  # sums are float32's at least
     width = values.shape[1]
@@ -122,7 +133,8 @@ def reference(
         begin = layout.offset + read * layout.stride
         upstream = grad[:, begin : begin + width].to(dtype)
         products[:, read] = (F.embedding(slots[:, read], values).to(dtype) * upstream).sum(-1)
-        sums.index_add_(0, rows[:, read], weights[:, read : read + 1].to(dtype) * upstream)
+        if len(target):
+            sums.index_add_(0, rows[:, read], weights[:, read : read + 1].to(dtype) * upstream)
     return sums.to(target.dtype), products.to(weights.dtype)
 
 
@@ -133,19 +145,19 @@ def flat(compact: CompactRows | None, reads: int) -> tuple[Tensor | None, Tensor
     return compact.carrier, compact.positions.reshape(-1, reads), compact.count
 
 
-class Saved(NamedTuple):
-    """What the backward of an operation needs of its forward."""
+def differentiate(ctx: Any, grad: Tensor, layout: Layout, learns: bool) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """Returns the gradients of the table, the weights and the carrier.
 
-    values: Tensor
-    slots: Tensor
-    weights: Tensor
-    carrier: Tensor | None
-    positions: Tensor | None
-    count: Tensor | None
-
-
-def differentiate(ctx: Any, grad: Tensor, layout: Layout) -> tuple[Tensor | None, Tensor, Tensor | None]:
-    """Returns the gradients of values, weights and carrier for a context that saved the fields of `Saved`."""
-    saved = Saved(*ctx.saved_tensors)
-    sums, products = torch.ops.memlm.read_gradients(grad, *layout, *saved)
-    return (sums, products, None) if saved.carrier is None else (None, products, sums)
+    Args:
+        ctx: Of an operation that saved table, slots, weights, carrier, positions and count.
+        grad: Upstream gradient, [N, W].
+        layout: Where the reads' parts of it lie.
+        learns: Whether the gradient of table or carrier is asked for.
+    """
+    values, slots, weights, carrier, positions, count = ctx.saved_tensors
+    sums, products = torch.ops.memlm.read_gradients(
+        grad, *layout, learns, values, slots, weights, carrier, positions, count
+    )
+    if not learns:
+        return None, products, None
+    return (sums, products, None) if carrier is None else (None, products, sums)

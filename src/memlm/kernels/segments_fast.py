@@ -109,6 +109,36 @@ def _sum_reads(
 
 
 @triton.jit
+def _weigh_reads(
+    grad,
+    values,
+    slots,
+    products,
+    grad_stride,
+    offset,
+    stride,
+    D: tl.constexpr,
+    R: tl.constexpr,
+    BR: tl.constexpr,
+    BD: tl.constexpr,
+):
+    """Gives the gradient of a token's weights alone."""
+    token = tl.program_id(0).to(tl.int64)
+    for first in range(0, R, BR):
+        reads = first + tl.arange(0, BR)
+        slot = tl.load(slots + token * R + reads, mask=reads < R, other=0)
+        source = grad + token * grad_stride + offset + reads * stride
+        product = tl.zeros([BR], tl.float32)
+        for begin in range(0, D, BD):
+            columns = begin + tl.arange(0, BD)
+            mask = (reads < R)[:, None] & (columns < D)[None, :]
+            upstream = tl.load(source[:, None] + columns[None, :], mask=mask, other=0.0)
+            value = tl.load(values + slot[:, None] * D + columns[None, :], mask=mask, other=0.0)
+            product += tl.sum(upstream.to(tl.float32) * value.to(tl.float32), axis=1)
+        tl.store(products + token * R + reads, product.to(products.dtype.element_ty), mask=reads < R)
+
+
+@triton.jit
 def _sum_parts(
     parts,
     rows,
@@ -181,7 +211,7 @@ def read_gradients(
     precision: str = "tf32x3",
     clear_rows: int = 64,
 ) -> tuple[Tensor, Tensor]:
-    """Returns the gradients of ``target`` and of ``weights``; see `memlm.kernels.segments.read_gradients`.
+    """Returns the gradients of a table and of ``weights``; see `memlm.kernels.segments.read_gradients`.
 
     Args:
         grad: Upstream gradient, [N, W].
@@ -201,24 +231,20 @@ def read_gradients(
     """
     n, R, D = slots.numel(), slots.shape[1], values.shape[1]
     BD = min(columns, max(16, triton.next_power_of_2(D)))
-    device = grad.device
     n_rows = target.shape[0]
-    keys, order = torch.sort(rows.flatten().to(torch.int16 if n_rows <= INT16_ROWS else torch.int32), stable=True)
-    if n_rows <= INT16_ROWS:
-        keys = keys.view(torch.uint16)  # half of the rows were negative numbers, which put them first and is no matter
-    out = torch.empty(target.shape, dtype=target.dtype, device=device)
     products = torch.empty_like(weights)
-    touched = torch.zeros(n_rows, dtype=torch.int8, device=device)
-
-    entries = _entries(triton.cdiv(n, chunk), D, device)
-    _sum_reads[triton.cdiv(n, chunk),](
+    out = torch.empty(target.shape, dtype=target.dtype, device=grad.device)
+    keys, order = _sorted(rows, n_rows)
+    touched = torch.zeros(n_rows, dtype=torch.int8, device=grad.device)
+    chunks = triton.cdiv(n, chunk)
+    entries = _entries(chunks, D, grad.device)
+    _sum_reads[chunks,](
         grad, values, slots, weights, order, keys, out, products, touched, *entries, n, R, grad.shape[1], *layout,
         D=D, BN=chunk, BD=BD, PRECISION=precision, num_warps=warps, num_stages=stages,
     )  # fmt: skip
-    chunks = triton.cdiv(n, chunk)
     while chunks > 1:
         n, chunks = 2 * chunks, triton.cdiv(2 * chunks, chunk)
-        following = _entries(chunks, D, device)
+        following = _entries(chunks, D, grad.device)
         _sum_parts[chunks, triton.cdiv(D, BD)](
             *entries, out, *following, n, D, BN=chunk, BD=BD, PRECISION=precision, num_warps=warps
         )
@@ -227,6 +253,35 @@ def read_gradients(
         out, touched, count, n_rows, D=D, COUNTED=count is not None, BN=clear_rows, BD=BD, num_warps=warps
     )
     return out, products
+
+
+def weight_gradients(
+    grad: Tensor,
+    layout: tuple[int, int],
+    values: Tensor,
+    slots: Tensor,
+    weights: Tensor,
+    reads: int = 32,
+    columns: int = 128,
+    warps: int = 4,
+) -> Tensor:
+    """Returns the gradient of ``weights`` alone; arguments as of `read_gradients`, tiles as of a forward."""
+    (N, R), D = slots.shape, values.shape[1]
+    up = triton.next_power_of_2
+    products = torch.empty_like(weights)
+    _weigh_reads[N,](
+        grad, values, slots, products, grad.shape[1], *layout,
+        D=D, R=R, BR=min(reads, up(R)), BD=min(columns, up(D)), num_warps=warps,
+    )  # fmt: skip
+    return products
+
+
+def _sorted(rows: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
+    """Returns the rows of all reads, equal ones side by side, and which read each is."""
+    if n_rows > INT16_ROWS:
+        return torch.sort(rows.flatten().int(), stable=True)
+    keys, order = torch.sort(rows.flatten().to(torch.int16), stable=True)
+    return keys.view(torch.uint16), order  # the upper half was negative, and stands first, which is no matter
 
 
 def _entries(chunks: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -80,7 +80,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     layout = segments.Layout(ctx.width, ctx.saved_tensors[0].shape[1])
-    values, scales, carrier = segments.differentiate(ctx, grad, layout)
+    learns = ctx.needs_input_grad[1] or ctx.needs_input_grad[4]
+    values, scales, carrier = segments.differentiate(ctx, grad, layout, learns)
     return grad[:, : ctx.width].to(ctx.dtype), values, None, scales, carrier, None, None, None
 
 

@@ -37,9 +37,7 @@ def _join(
         for begin in range(0, D, BD):
             columns = begin + tl.arange(0, BD)
             mask = (reads < R)[:, None] & (columns < D)[None, :]
-            rows = tl.load(
-                values + slot[:, None] * row_stride + columns[None, :] * column_stride, mask=mask, other=0.0
-            )
+            rows = tl.load(values + slot[:, None] * row_stride + columns[None, :] * column_stride, mask=mask, other=0.0)
             scaled = (rows.to(tl.float32) * scale[:, None]).to(out.dtype.element_ty)
             tl.store(to + W + reads[:, None] * D + columns[None, :], scaled, mask=mask)
 

@@ -74,7 +74,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    values, weights, carrier = segments.differentiate(ctx, grad, segments.Layout(0, 0))
+    learns = ctx.needs_input_grad[0] or ctx.needs_input_grad[3]
+    values, weights, carrier = segments.differentiate(ctx, grad, segments.Layout(0, 0), learns)
     return values, None, weights, carrier, None, None, None
 
 
