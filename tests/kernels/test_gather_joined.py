@@ -18,10 +18,9 @@ def formula(hidden, values, slots, scales):
     return torch.cat([hidden.double(), (values[slots].double() * scales[..., None]).flatten(-2)], dim=-1)
 
 
-@pytest.mark.parametrize("width", [0, 7, 1030])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("size", SIZES)
-def test_what_is_joined_is_that_of_the_formula(size, dtype, width):
+@pytest.mark.parametrize(("size", "width"), list(zip(SIZES, (0, 7, 64, 1, 1030), strict=True)))
+def test_what_is_joined_is_that_of_the_formula(size, width, dtype):
     from memlm.kernels.gather_joined import fast
 
     reads = draw(*size, dtype=dtype)

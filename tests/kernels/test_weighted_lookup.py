@@ -9,7 +9,7 @@ from tests.kernels.rows import DEVICE, DTYPES, SIZES, assert_near, draw, exact
 from tests.kernels.test_segments import compact_of
 from tests.tolerances import FLOAT32
 
-SIZES_OF_READS = [*SIZES, (6, 40, 300, 30)]
+SIZES_OF_READS = [*SIZES, (2, 40, 300, 30)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -5,6 +5,7 @@ Reads of one row are added up in a fixed order, so two runs agree bit by bit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -59,9 +60,7 @@ def read_gradients(
     values: Tensor,
     slots: Tensor,
     weights: Tensor,
-    carrier: Tensor | None,
-    positions: Tensor | None,
-    count: Tensor | None,
+    compact: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Returns the gradients of a table and of the weights of its reads.
 
@@ -73,16 +72,14 @@ def read_gradients(
         values: The table, [S, d].
         slots: Rows that were read, [N, R] int64.
         weights: Their weights, [N, R].
-        carrier: See `CompactRows`, as are the next two; None for a gradient of the whole table.
-        positions: [N, R] int32.
-        count: [1] int32.
+        compact: The fields of `CompactRows`, positions as [N, R]; empty for a gradient of the whole table.
 
     Returns:
         The gradient of the table, [S, d], or of the carrier, [capacity, d], and of the weights, [N, R]. If the table
         does not learn, the first is [0, d].
     """
-    rows = slots if positions is None else positions
-    target = _target(values, carrier, learns)
+    target = _target(values, compact, learns)
+    rows, count = compact[1:] if compact else (slots, None)
     if not is_fast("read_gradients", grad, obstacle(grad, values, target)):
         return reference(grad, Layout(offset, stride), values, slots, weights, rows, target)
     from memlm.kernels import segments_fast
@@ -94,9 +91,9 @@ def read_gradients(
         return target.new_empty(target.shape), segments_fast.weight_gradients(*reads)
 
 
-def _target(values: Tensor, carrier: Tensor | None, learns: bool) -> Tensor:
+def _target(values: Tensor, compact: Sequence[Tensor], learns: bool) -> Tensor:
     """Returns a tensor of the shape and dtype of the gradient of the table."""
-    target = values if carrier is None else carrier
+    target = compact[0] if compact else values
     return target if learns else target[:0]
 
 
@@ -109,11 +106,9 @@ def _(
     values: Tensor,
     slots: Tensor,
     weights: Tensor,
-    carrier: Tensor | None,
-    positions: Tensor | None,
-    count: Tensor | None,
+    compact: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    target = _target(values, carrier, learns)
+    target = _target(values, compact, learns)
     return target.new_empty(target.shape), weights.new_empty(weights.shape)
 
 
@@ -154,10 +149,9 @@ def differentiate(ctx: Any, grad: Tensor, layout: Layout, learns: bool) -> tuple
         layout: Where the reads' parts of it lie.
         learns: Whether the gradient of table or carrier is asked for.
     """
-    values, slots, weights, carrier, positions, count = ctx.saved_tensors
-    sums, products = torch.ops.memlm.read_gradients(
-        grad, *layout, learns, values, slots, weights, carrier, positions, count
-    )
+    values, slots, weights, carrier, *places = ctx.saved_tensors
+    compact = [] if carrier is None else [carrier, *places]
+    sums, products = torch.ops.memlm.read_gradients(grad, *layout, learns, values, slots, weights, compact)
     if not learns:
         return None, products, None
-    return (sums, products, None) if carrier is None else (None, products, sums)
+    return (None, products, sums) if compact else (sums, products, None)
