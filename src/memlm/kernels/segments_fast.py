@@ -32,10 +32,25 @@ def _outline(row, before, after, used, lanes):
 
 
 @triton.jit
-def _products(mix, upstream, PRECISION: tl.constexpr):
-    """Returns the matrix product in float32; a factor of 16 bits leaves 16 bits of ``mix``, in two parts."""
+def _added(same, parts):
+    """Returns the sums over the entries of each row, ``same`` [BN, BN] times ``parts`` [BN, BD] float32.
+
+    Three parts of 8 bits each are all of a float32, and a product with zeros and ones loses none of them.
+    """
+    ones = tl.where(same, 1.0, 0.0).to(tl.bfloat16)
+    high = parts.to(tl.bfloat16)
+    rest = parts - high.to(tl.float32)
+    middle = rest.to(tl.bfloat16)
+    low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+    return tl.dot(ones, low, tl.dot(ones, middle, tl.dot(ones, high)))
+
+
+@triton.jit
+def _weighted(same, weight, upstream):
+    """Returns the sums of the upstream gradients of each row by weight; of bfloat16, by 16 bits of the weight."""
     if upstream.dtype == tl.float32:
-        return tl.dot(mix, upstream, input_precision=PRECISION)
+        return _added(same, upstream * weight[:, None])
+    mix = tl.where(same, weight[None, :], 0.0)
     high = mix.to(upstream.dtype)
     low = (mix - high.to(tl.float32)).to(upstream.dtype)
     return tl.dot(low, upstream, tl.dot(high, upstream))
@@ -72,7 +87,6 @@ def _sum_reads(
     D: tl.constexpr,
     BN: tl.constexpr,
     BD: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Sums a chunk of reads by row, all columns of them, which gives the gradient of their weights as well."""
     chunk = tl.program_id(0)
@@ -91,7 +105,7 @@ def _sum_reads(
     read = tl.load(order + places, mask=live, other=0).to(tl.int32)
     slot = tl.load(slots + read, mask=live, other=0)
     weight = tl.load(weights + read, mask=live, other=0.0).to(tl.float32)
-    mix = tl.where(row[:, None] == row[None, :], weight[None, :], 0.0)
+    same = row[:, None] == row[None, :]
     source = grad + (read // R).to(tl.int64) * grad_stride + offset + read % R * stride
     to = out + row.to(tl.int64) * D
     part = next_parts + (2 * chunk + (lanes != 0)).to(tl.int64) * D
@@ -102,7 +116,7 @@ def _sum_reads(
         upstream = tl.load(source[:, None] + columns[None, :], mask=live[:, None] & inside, other=0.0)
         value = tl.load(values + slot[:, None] * D + columns[None, :], mask=live[:, None] & inside, other=0.0)
         product += tl.sum(upstream.to(tl.float32) * value.to(tl.float32), axis=1)
-        total = _products(mix, upstream, PRECISION)
+        total = _weighted(same, weight, upstream)
         tl.store(to[:, None] + columns[None, :], total.to(out.dtype.element_ty), mask=direct[:, None] & inside)
         tl.store(part[:, None] + columns[None, :], total, mask=aside[:, None] & inside)
     tl.store(products + read, product.to(products.dtype.element_ty), mask=live)
@@ -151,7 +165,6 @@ def _sum_parts(
     D,
     BN: tl.constexpr,
     BD: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Sums a chunk of what was set aside by row, one block of columns of it."""
     chunk = tl.program_id(0)
@@ -163,21 +176,21 @@ def _sum_parts(
     end = chunk * BN + BN
     after = tl.load(rows + end, mask=end < n, other=-1)
     filled = tl.load(used + places, mask=live, other=0) != 0
-    mix = tl.where((row[:, None] == row[None, :]) & filled[None, :], 1.0, 0.0)
-    direct, aside = _outline(row, before, after, tl.max(mix, axis=1) > 0, lanes)
+    same = (row[:, None] == row[None, :]) & filled[None, :]
+    direct, aside = _outline(row, before, after, tl.max(same.to(tl.int32), axis=1) > 0, lanes)
     if tl.program_id(1) == 0:
         _note(row, aside, lanes, tl.minimum(BN, n - chunk * BN) - 1, next_rows, next_used, chunk)
 
     columns = tl.program_id(1) * BD + tl.arange(0, BD)
     inside = (columns < D)[None, :]
-    upstream = tl.load(
+    part = tl.load(
         parts + places.to(tl.int64)[:, None] * D + columns[None, :], mask=filled[:, None] & inside, other=0.0
     )
-    total = _products(mix, upstream, PRECISION)
+    total = _added(same, part)
     to = out + row.to(tl.int64) * D
-    part = next_parts + (2 * chunk + (lanes != 0)).to(tl.int64) * D
+    following = next_parts + (2 * chunk + (lanes != 0)).to(tl.int64) * D
     tl.store(to[:, None] + columns[None, :], total.to(out.dtype.element_ty), mask=direct[:, None] & inside)
-    tl.store(part[:, None] + columns[None, :], total, mask=aside[:, None] & inside)
+    tl.store(following[:, None] + columns[None, :], total, mask=aside[:, None] & inside)
 
 
 @triton.jit
@@ -206,9 +219,8 @@ def read_gradients(
     target: Tensor,
     chunk: int = 32,
     columns: int = 128,
-    warps: int = 4,
+    warps: int | None = None,
     stages: int = 2,
-    precision: str = "tf32x3",
     clear_rows: int = 64,
 ) -> tuple[Tensor, Tensor]:
     """Returns the gradients of a table and of ``weights``; see `memlm.kernels.segments.read_gradients`.
@@ -224,13 +236,13 @@ def read_gradients(
         target: Gives the gradient its shape and dtype.
         chunk: Reads a program, at least 16.
         columns: At most so many columns at a time.
-        warps: Of a program.
+        warps: Of a program; as many as give each thread 16 numbers of a tile, if not given.
         stages: Blocks of columns in flight.
-        precision: Of products of float32: "tf32x3" leaves 22 bits, "ieee" all 24.
         clear_rows: Rows a program of the last pass.
     """
     n, R, D = slots.numel(), slots.shape[1], values.shape[1]
     BD = min(columns, max(16, triton.next_power_of_2(D)))
+    warps = warps or max(1, chunk * BD // 512)
     n_rows = target.shape[0]
     products = torch.empty_like(weights)
     out = torch.empty(target.shape, dtype=target.dtype, device=grad.device)
@@ -240,13 +252,13 @@ def read_gradients(
     entries = _entries(chunks, D, grad.device)
     _sum_reads[chunks,](
         grad, values, slots, weights, order, keys, out, products, touched, *entries, n, R, grad.shape[1], *layout,
-        D=D, BN=chunk, BD=BD, PRECISION=precision, num_warps=warps, num_stages=stages,
+        D=D, BN=chunk, BD=BD, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     while chunks > 1:
         n, chunks = 2 * chunks, triton.cdiv(2 * chunks, chunk)
         following = _entries(chunks, D, grad.device)
         _sum_parts[chunks, triton.cdiv(D, BD)](
-            *entries, out, *following, n, D, BN=chunk, BD=BD, PRECISION=precision, num_warps=warps
+            *entries, out, *following, n, D, BN=chunk, BD=BD, num_warps=warps
         )
         entries = following
     _clear[triton.cdiv(n_rows, clear_rows),](
