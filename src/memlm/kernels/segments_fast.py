@@ -257,9 +257,7 @@ def read_gradients(
     while chunks > 1:
         n, chunks = 2 * chunks, triton.cdiv(2 * chunks, chunk)
         following = _entries(chunks, D, grad.device)
-        _sum_parts[chunks, triton.cdiv(D, BD)](
-            *entries, out, *following, n, D, BN=chunk, BD=BD, num_warps=warps
-        )
+        _sum_parts[chunks, triton.cdiv(D, BD)](*entries, out, *following, n, D, BN=chunk, BD=BD, num_warps=warps)
         entries = following
     _clear[triton.cdiv(n_rows, clear_rows),](
         out, touched, count, n_rows, D=D, COUNTED=count is not None, BN=clear_rows, BD=BD, num_warps=warps
