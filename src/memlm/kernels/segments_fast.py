@@ -3,8 +3,8 @@
 A program takes a chunk of the sorted reads, loads each one's upstream gradient, and sums those of the same row by a
 product with the matrix of "same row" times weight. A row whose reads all lie in the chunk is written at once. Of the
 others a chunk has two at most, the one that goes on from the chunk before and the one that goes on in the next: their
-sums are set aside, and are in turn a sorted list of entries to be summed, 2 for each chunk. That list is shorter by a
-factor of chunk / 2, and so on until one chunk is left; a row that takes half of all reads costs no more than others.
+sums are set aside, and are in turn a sorted list of entries to be summed, 2 for each chunk, many times shorter than the
+list of reads; and so on until one chunk is left. A row that takes half of all reads costs no more than others.
 
 Rows that no read has are cleared at the end, so that a row is written once: of the whole table, or below the count.
 """
@@ -234,8 +234,8 @@ def read_gradients(
         rows: Rows of the gradient, [N, R].
         count: Clear the rows below it that no read has, [1] int32; all such rows, if None.
         target: Gives the gradient its shape and dtype.
-        chunk: Reads a program, at least 16.
-        columns: At most so many columns at a time.
+        chunk: Reads a program, or entries of what was set aside; 16 at least.
+        columns: At most so many columns at a time; 16 at least.
         warps: Of a program; as many as give each thread 16 numbers of a tile, if not given.
         stages: Blocks of columns in flight.
         clear_rows: Rows a program of the last pass.

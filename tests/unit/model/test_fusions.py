@@ -1,7 +1,5 @@
 """Fusions by their formulas, and through the compiler as they train."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,7 +7,7 @@ from torch.nn import functional as F
 from memlm.fusion.base import joined_values, scaled_values
 from memlm.fusion.gated_mlp import GatedMlp
 from memlm.fusion.weighted_sum import WeightedSum
-from memlm.memory.base import Bank
+from memlm.memory.base import Bank, MemoryRead
 from tests.tolerances import FLOAT32
 
 B, T, D, H, K, WIDTH = 2, 5, 12, 2, 3, 8
@@ -19,9 +17,8 @@ B, T, D, H, K, WIDTH = 2, 5, 12, 2, 3, 8
 def read():
     torch.manual_seed(0)
     slots = torch.randint(20, (B, T, H, K))
-    return SimpleNamespace(
-        slots=slots, weights=torch.randn(B, T, H, K).softmax(-1).requires_grad_(), bank=Bank(20, WIDTH)
-    )
+    weights = torch.randn(B, T, H, K).softmax(-1).requires_grad_()
+    return MemoryRead(slots, weights, Bank(20, WIDTH))
 
 
 def test_values_are_read_times_their_weight_and_the_reads_of_a_head(read):
@@ -47,7 +44,7 @@ def test_a_fusion_compiles_whole_with_its_gradients(build, autocast, read):
 
     def loss(hidden, weights):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            update = fusion(hidden, SimpleNamespace(slots=read.slots, weights=weights, bank=read.bank))
+            update = fusion(hidden, MemoryRead(read.slots, weights, read.bank))
         return update.float().square().sum()
 
     expected = torch.autograd.grad(loss(hidden, read.weights), learning)
