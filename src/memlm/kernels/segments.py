@@ -27,7 +27,7 @@ class CompactRows(NamedTuple):
 
     carrier: Tensor
     positions: Tensor
-    count: Tensor
+    count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]  # of a tuple, which nobody counts in
 
 
 class Layout(NamedTuple):
