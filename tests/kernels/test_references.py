@@ -4,8 +4,6 @@ import pytest
 import torch
 
 from memlm.kernels.product_key_select.reference import best_slots
-from memlm.kernels.weighted_lookup import weighted_lookup
-from tests.tolerances import FLOAT32
 
 
 def brute_force(scores, top_k):
@@ -45,18 +43,3 @@ def test_gradient_reaches_the_selected_half_keys_only():
             expected[row, 0, slot // 9] += 1
             expected[row, 1, slot % 9] += 1
     assert torch.equal(scores.grad, expected)
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (2, 5, 6)])
-def test_lookup_equals_gather_and_sum(shape):
-    generator = torch.Generator().manual_seed(sum(shape))
-    values = torch.randn(11, 4, requires_grad=True, generator=generator)
-    slots = torch.randint(11, shape, generator=generator)  # rows repeat
-    weights = torch.randn(shape, requires_grad=True, generator=generator)
-    seed = torch.randn(*shape[:-1], 4, generator=generator)
-
-    result = weighted_lookup(values, slots, weights)
-    expected = (values[slots] * weights[..., None]).sum(-2)
-    torch.testing.assert_close(result, expected, **FLOAT32)
-    gradients = torch.autograd.grad(result, (values, weights), seed)
-    torch.testing.assert_close(gradients, torch.autograd.grad(expected, (values, weights), seed), **FLOAT32)

@@ -24,6 +24,7 @@ from memlm.evaluate.loss import mean_loss
 from memlm.fusion.base import FusionConfig
 from memlm.fusion.gated_mlp import GatedMlp
 from memlm.hf import MemlmForCausalLM
+from memlm.kernels.gather_joined import gather_joined
 from memlm.memory.base import Bank
 from memlm.memory.product_key import ProductKeyMemory
 from memlm.model.attention import Attention
@@ -75,10 +76,10 @@ def pooled_query(patch: Patch) -> None:
 
 
 def discarded_scores(patch: Patch) -> None:
-    def unweighted(read):
-        return read.bank.gather(read.slots.flatten(2))
+    def unweighted(hidden, read):
+        return torch.cat([hidden, read.bank.gather(read.slots.flatten(2)).flatten(2)], dim=-1)
 
-    patch.setattr(memlm.fusion.gated_mlp, "scaled_values", unweighted)
+    patch.setattr(memlm.fusion.gated_mlp, "joined_values", unweighted)
 
 
 def noise_in_eval(patch: Patch) -> None:
@@ -92,7 +93,10 @@ def noise_in_eval(patch: Patch) -> None:
 
 
 def frozen_values(patch: Patch) -> None:
-    patch.setattr(Bank, "gather", lambda self, slots: F.embedding(slots, self.values.detach()))
+    def frozen(self, hidden, slots, scales):
+        return gather_joined(hidden, self.values.detach(), slots, scales)
+
+    patch.setattr(Bank, "gather_joined", frozen)
 
 
 def detached_keys(patch: Patch) -> None:

@@ -276,7 +276,11 @@ def schedule_by_micro_step(patch):
 
 
 def gradient_scaled_by_frequency(patch):
-    patch.setattr(Bank, "gather", lambda self, slots: F.embedding(slots, self.values, scale_grad_by_freq=True))
+    def scaled(self, hidden, slots, scales):
+        rows = F.embedding(slots, self.values, scale_grad_by_freq=True) * scales[..., None]
+        return torch.cat([hidden, rows.flatten(-2)], dim=-1)
+
+    patch.setattr(Bank, "gather_joined", scaled)
 
 
 def first_half_asked_twice(patch):

@@ -65,8 +65,11 @@ class _ZeroBank:
 
     bank: Bank
 
-    def gather(self, slots: Tensor) -> Tensor:
+    def gather(self, slots: Tensor, scales: Tensor | None = None) -> Tensor:
         return self.bank.values.new_zeros(*slots.shape, self.bank.values.shape[1])
+
+    def gather_joined(self, hidden: Tensor, slots: Tensor, scales: Tensor) -> Tensor:
+        return torch.cat([hidden, self.gather(slots).flatten(-2).to(hidden.dtype)], dim=-1)
 
     def weighted_sum(self, slots: Tensor, weights: Tensor) -> Tensor:
         return self.gather(slots[..., 0])

@@ -15,8 +15,12 @@ from memlm.config.checks import FaultName
 class BankLike(Protocol):
     """What a fusion asks of a bank."""
 
-    def gather(self, slots: Tensor) -> Tensor:
-        """Returns the rows ``slots`` [...] as [..., d_value]."""
+    def gather(self, slots: Tensor, scales: Tensor | None = None) -> Tensor:
+        """Returns the rows ``slots`` [..., R], each times its scale [..., R] if given, as [..., R, d_value]."""
+        ...
+
+    def gather_joined(self, hidden: Tensor, slots: Tensor, scales: Tensor) -> Tensor:
+        """Returns ``hidden`` [..., D] and beside it the rows times their scales, [..., D + R * d_value]."""
         ...
 
     def weighted_sum(self, slots: Tensor, weights: Tensor) -> Tensor:
@@ -80,6 +84,13 @@ def scaled_values(read: ReadLike) -> Tensor:
 
     The weights carry the gradient to the router; times K, equal weights leave the values as they are.
     """
-    B, T, H, K = read.slots.shape
-    values = read.bank.gather(read.slots.reshape(B, T, H * K))
-    return values * (read.weights * K).reshape(B, T, H * K, 1).to(values.dtype)
+    return read.bank.gather(read.slots.flatten(2), _scales(read))
+
+
+def joined_values(hidden: Tensor, read: ReadLike) -> Tensor:
+    """Returns ``hidden`` [B, T, D] and beside it what `scaled_values` reads, as [B, T, D + H * K * d_value]."""
+    return read.bank.gather_joined(hidden, read.slots.flatten(2), _scales(read))
+
+
+def _scales(read: ReadLike) -> Tensor:
+    return (read.weights * read.weights.shape[-1]).flatten(2)

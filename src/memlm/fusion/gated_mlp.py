@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memlm.fusion.base import Fusion, FusionConfig, ReadLike, scaled_values
+from memlm.fusion.base import Fusion, FusionConfig, ReadLike, joined_values
 from memlm.registry import FUSIONS
 
 
@@ -50,6 +50,6 @@ class GatedMlp(Fusion):
 
     def forward(self, hidden: Tensor, read: ReadLike) -> Tensor:
         """Returns the update [B, T, D]."""
-        values = scaled_values(read).flatten(-2)  # [B, T, H * K * d_value]
-        joined = torch.cat([hidden, values.to(hidden.dtype)], dim=-1)
-        return self.down(F.silu(self.gate(joined)) * self.up(joined))
+        both = F.linear(joined_values(hidden, read), torch.cat([self.gate.weight, self.up.weight]))
+        gate, up = both.chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)

@@ -9,10 +9,10 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from memlm.config.base import Config
 from memlm.config.checks import FaultName
+from memlm.kernels.gather_joined import gather_joined
 from memlm.kernels.weighted_lookup import weighted_lookup
 
 
@@ -38,9 +38,19 @@ class Bank(nn.Module):
         """Draws values from N(0, 1/d_value), so that a row's norm is about 1 (as in arXiv:1907.05242's code)."""
         nn.init.normal_(self.values, std=self.values.shape[1] ** -0.5)
 
-    def gather(self, slots: Tensor) -> Tensor:
-        """Returns the rows ``slots`` [...] as [..., d_value]."""
-        return F.embedding(slots, self.values)
+    def gather(self, slots: Tensor, scales: Tensor | None = None) -> Tensor:
+        """Returns the rows ``slots`` [..., R], each times its scale [..., R] if given, as [..., R, d_value]."""
+        nothing = self.values.new_empty(*slots.shape[:-1], 0)
+        if scales is None:
+            scales = self.values.new_ones(slots.shape)
+        return self.gather_joined(nothing, slots, scales).unflatten(-1, (slots.shape[-1], -1))
+
+    def gather_joined(self, hidden: Tensor, slots: Tensor, scales: Tensor) -> Tensor:
+        """Returns ``hidden`` [..., D] and beside it the rows ``slots`` [..., R] times their ``scales`` [..., R].
+
+        They come as [..., D + R * d_value], as what a matrix product takes.
+        """
+        return gather_joined(hidden, self.values, slots, scales)
 
     def weighted_sum(self, slots: Tensor, weights: Tensor) -> Tensor:
         """Returns the sum of the rows ``slots`` [..., R] by ``weights`` [..., R] as [..., d_value]."""

@@ -7,18 +7,8 @@ from torch import Tensor
 
 
 def weighted_lookup(values: Tensor, slots: Tensor, weights: Tensor) -> Tensor:
-    """Sums the chosen rows of ``values`` by weight, without building [tokens, reads, width].
-
-    Args:
-        values: The table, [S, D].
-        slots: Rows to read, [..., R] int64.
-        weights: Their weights, [..., R].
-
-    Returns:
-        [..., D] in the dtype of ``values``.
-    """
+    """Returns the weighted sums [..., d] of rows of ``values`` [S, d]; ``slots`` and ``weights`` are [..., R]."""
     reads = slots.shape[-1]
-    # embedding_bag needs weights of the table's dtype, and under autocast they need not have it.
     flat = F.embedding_bag(
         slots.reshape(-1, reads),
         values,

@@ -42,14 +42,30 @@ def _product_key_select(draw: int) -> Case:
     return Case((query, keys, 6), formula, TOLERANCE if query.dtype == torch.float32 else TOLERANCE_16)
 
 
-def _weighted_lookup(draw: int) -> Case:
+def _rows(draw: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns a table, slots of it and weights; one row takes half of the reads, so that many chunks sum it."""
     generator = torch.Generator().manual_seed(draw)
-    values, weights = torch.randn(11, 4, generator=generator), torch.randn(3, 5, 7, generator=generator)
-    slots = torch.randint(11, (3, 5, 7), generator=generator)  # rows repeat
-    return Case((values, slots, weights), lambda values, slots, weights: (values[slots] * weights[..., None]).sum(-2))
+    values, weights = torch.randn(11, 4, generator=generator), torch.randn(9, 5, 7, generator=generator)
+    slots = torch.randint(22, (9, 5, 7), generator=generator)
+    return values, torch.where(slots < 11, slots, 3), weights
+
+
+def _weighted_lookup(draw: int) -> Case:
+    return Case(_rows(draw), lambda values, slots, weights: (values[slots] * weights[..., None]).sum(-2))
+
+
+def _gather_joined(draw: int) -> Case:
+    values, slots, scales = _rows(draw)
+    hidden = torch.randn(9, 5, 6, generator=torch.Generator().manual_seed(draw))
+
+    def formula(hidden: Tensor, values: Tensor, slots: Tensor, scales: Tensor) -> Tensor:
+        return torch.cat([hidden, (values[slots] * scales[..., None]).flatten(-2)], dim=-1)
+
+    return Case((hidden, values, slots, scales), formula)
 
 
 CASES: dict[str, Callable[[int], Case]] = {
+    "gather_joined": _gather_joined,
     "product_key_select": _product_key_select,
     "weighted_lookup": _weighted_lookup,
 }
