@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from memlm.config.base import Config
 from memlm.config.checks import FaultName
+from memlm.kernels.compact_rows import CompactRows
 from memlm.kernels.weighted_lookup import weighted_lookup
+from memlm.memory.compact import CompactGradient
 
 
 class Bank(nn.Module):
@@ -22,10 +24,14 @@ class Bank(nn.Module):
     Args:
         n_slots: Rows, S.
         d_value: Width of a row.
+
+    Attributes:
+        compact: Takes the gradient of the values while they are trained by rows; None: ``values.grad`` does.
     """
 
     def __init__(self, n_slots: int, d_value: int) -> None:
         super().__init__()
+        self.compact: CompactGradient | None = None
         self.values = nn.Parameter(torch.empty(n_slots, d_value))
         self.reset_parameters()
 
@@ -40,11 +46,20 @@ class Bank(nn.Module):
 
     def gather(self, slots: Tensor) -> Tensor:
         """Returns the rows ``slots`` [...] as [..., d_value]."""
-        return F.embedding(slots, self.values)
+        compact = self._compact_rows(slots)
+        if compact is None:
+            return F.embedding(slots, self.values)
+        # The carrier's zeros add nothing but their gradient.
+        return F.embedding(slots, self.values.detach()) + F.embedding(compact.positions, compact.carrier)
 
     def weighted_sum(self, slots: Tensor, weights: Tensor) -> Tensor:
         """Returns the sum of the rows ``slots`` [..., R] by ``weights`` [..., R] as [..., d_value]."""
-        return weighted_lookup(self.values, slots, weights)
+        return weighted_lookup(self.values, slots, weights, self._compact_rows(slots))
+
+    def _compact_rows(self, slots: Tensor) -> CompactRows | None:
+        if self.compact is None or not (torch.is_grad_enabled() and self.values.requires_grad):
+            return None
+        return self.compact.assign(slots)
 
 
 @dataclass(frozen=True)
