@@ -13,9 +13,8 @@ from torch.nn import functional as F
 
 from memlm.config.base import Config
 from memlm.config.checks import FaultName
-from memlm.kernels.compact_rows import CompactRows
+from memlm.kernels.compact import CompactGradient, CompactRows
 from memlm.kernels.weighted_lookup import weighted_lookup
-from memlm.memory.compact import CompactGradient
 
 
 class Bank(nn.Module):

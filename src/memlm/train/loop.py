@@ -22,9 +22,10 @@ from memlm.model.loss import TokenLoss
 from memlm.train.alarms import Alarm, Alarms
 from memlm.train.interrupts import deferred_signals
 from memlm.train.monitor import MetricLog, PeakMemory, Stopwatch, write_profile
-from memlm.train.optimizer import build_optimizer, freeze_values, set_learning_rates
+from memlm.train.optimizer import build_optimizer, compact_gradients, freeze_values, set_learning_rates
 from memlm.train.schedule import Plan, lr_factor
 from memlm.train.state import History, TrainingState, capture, restore
+from memlm.train.updater import Updater
 
 OUT_OF_MEMORY = "out of memory; halve train.batch_size and double train.accumulation"
 """What to tell a user whose device was too small."""
@@ -124,7 +125,11 @@ def train(
             before that step.
         Interrupted: a signal came; the state was saved.
     """
-    return _Training(model, sampler, config, log, hooks, folder, state).run()
+    training = _Training(model, sampler, config, log, hooks, folder, state)
+    try:
+        return training.run()
+    finally:
+        training.updater.release()
 
 
 class _Training:
@@ -147,7 +152,9 @@ class _Training:
         self.plan = Plan.of(config, sampler.seq_len, sampler.n_sequences, self.accelerator.num_processes)
         model.to(self.accelerator.device)  # pyright: ignore[reportArgumentType]
         self.optimizer = build_optimizer(model, config)
-        self.module, self.prepared = self.accelerator.prepare(TokenLoss(model.decoder), self.optimizer)
+        compact_gradients(model.decoder, self.plan.tokens_per_step // self.accelerator.num_processes)
+        self.updater = Updater(self.optimizer, model, config.clip)
+        self.module = self.accelerator.prepare(TokenLoss(model.decoder))
         self.history, self.done = (History(), 0) if state is None else (state.history, state.step)
         if state is not None:
             restore(state.tensors, model, self.optimizer)
@@ -195,11 +202,11 @@ class _Training:
         with self.watch.lap():
             set_learning_rates(self.optimizer, self.config, lr_factor(step - 1, self.plan.steps, self.config))
             loss = _backward(self.accelerator, self.module, self.sampler, step - 1, self.plan, self.config, profile)
-            norm = _clip(self.accelerator, self.module, self.config)
+            norm_tensor = self.updater.clip()
+            self.updater.step(norm_tensor.isfinite() & math.isfinite(loss))
+            self.updater.clear()
+            norm = norm_tensor.item()
             is_finite = math.isfinite(loss) and math.isfinite(norm)
-            if is_finite:
-                self.prepared.step()
-            self.prepared.zero_grad(set_to_none=True)
         self.history.losses.append(loss if is_finite else math.nan)
         begun = self._told(self.alarms.after_step(step, self.history.losses))
         if not is_finite and self.alarms.must_end(self.history.losses):
@@ -277,9 +284,3 @@ def _backward(
         total += summed.detach()
     reduced: Tensor = accelerator.reduce(total, reduction="sum")  # pyright: ignore[reportAssignmentType]
     return reduced.item() / plan.tokens_per_step
-
-
-def _clip(accelerator: Accelerator, module: nn.Module, config: TrainConfig) -> float:
-    """Clips the gradient and returns its norm before clipping."""
-    norm = accelerator.clip_grad_norm_(module.parameters(), config.clip or math.inf)
-    return 0.0 if norm is None else float(norm)

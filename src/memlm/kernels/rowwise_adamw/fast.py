@@ -1,8 +1,7 @@
-"""Row-wise AdamW in Triton: each number of a row, its two moments and its gradient are read once, the first three
-written once, 28 bytes in float32.
+"""Row-wise AdamW in Triton: one pass, 28 bytes for each number of a row in float32.
 
-A program takes tiles of whole rows, or of a part of their columns, and strides over the list until its end, which only
-the device knows.
+Read are the value, its two moments and its gradient; written are the first three. A program takes tiles of whole rows,
+or of a part of their columns, and strides over the list until its end, which only the device knows.
 """
 
 from __future__ import annotations
@@ -85,6 +84,6 @@ def update(
     BR = tile // BD
     grid = (min(programs, triton.cdiv(capacity, BR)), triton.cdiv(D, BD))
     _update[grid](
-        values, exp_avg, exp_avg_sq, gradient.rows, gradient.sums, gradient.count, scalars,
+        values, exp_avg, exp_avg_sq, gradient.rows, gradient.sums.contiguous(), gradient.count, scalars,
         beta1, 1 - beta1, beta2, 1 - beta2, eps, D, BR=BR, BD=BD, num_warps=warps,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from memlm.kernels.compact_rows import CompactRows
+from memlm.kernels.compact import CompactRows
 
 
 def weighted_lookup(values: Tensor, slots: Tensor, weights: Tensor, compact: CompactRows | None = None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 import memlm.kernels
+from memlm.kernels.rowwise_adamw import RowGradient, Settings
 from memlm.train.preflight.findings import Fault
 from memlm.train.preflight.selection import every_slot
 from memlm.train.preflight.subject import Subject
@@ -23,11 +25,12 @@ TOLERANCE_16 = 0.02
 
 
 class Case(NamedTuple):
-    """Arguments of an operation, the formula for what it returns, and how near the two must be."""
+    """Arguments of an operation, the formula for what it does, how near the two must be, and whether it is in place."""
 
     arguments: tuple[Any, ...]
     formula: Callable[..., Any]
     tolerance: float = TOLERANCE
+    in_place: bool = False
 
 
 def _product_key_select(draw: int) -> Case:
@@ -49,8 +52,30 @@ def _weighted_lookup(draw: int) -> Case:
     return Case((values, slots, weights), lambda values, slots, weights: (values[slots] * weights[..., None]).sum(-2))
 
 
+def _rowwise_adamw(draw: int) -> Case:
+    generator = torch.Generator().manual_seed(draw)
+    values, exp_avg, sums = torch.randn(3, 11, 6, generator=generator)
+    gradient = RowGradient(torch.randperm(11, generator=generator), sums, torch.tensor([7], dtype=torch.int32))
+    factor = math.nan if draw == 1 else 0.5
+    step = torch.tensor(float(draw + 1))
+    settings = Settings(0.01, 0.9, 0.95, 1e-8)
+
+    def formula(values: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, gradient: RowGradient, *_: Any) -> None:
+        lr, beta1, beta2, eps = settings
+        for row, summed in zip(gradient.rows[:7], gradient.sums[:7] * factor, strict=True):
+            if math.isfinite(factor):
+                exp_avg[row] = beta1 * exp_avg[row] + (1 - beta1) * summed
+                exp_avg_sq[row] = beta2 * exp_avg_sq[row] + (1 - beta2) * summed**2
+                mean, square = exp_avg[row] / (1 - beta1 ** (draw + 1)), exp_avg_sq[row] / (1 - beta2 ** (draw + 1))
+                values[row] -= lr * mean / (square.sqrt() + eps)
+
+    arguments = (values, exp_avg, exp_avg.square(), gradient, step, torch.tensor(factor), settings)
+    return Case(arguments, formula, in_place=True)
+
+
 CASES: dict[str, Callable[[int], Case]] = {
     "product_key_select": _product_key_select,
+    "rowwise_adamw": _rowwise_adamw,
     "weighted_lookup": _weighted_lookup,
 }
 """For each operation a case from a draw."""
@@ -73,16 +98,15 @@ def kernels(subject: Subject) -> list[Fault]:
 
 def _off(function: Callable[..., Any], case: Case, device: torch.device) -> float:
     """Returns how far results and gradients are from the formula's, as a share of the largest where that is above 1."""
-    ours, theirs = (_results(each, case.arguments, device) for each in (function, case.formula))
+    results = _changed if case.in_place else _results
+    ours, theirs = (results(each, case.arguments, device) for each in (function, case.formula))
     pairs = zip(ours, theirs, strict=True)
     return max(distance(left, right) / max(1.0, right.abs().max().item()) for left, right in pairs)
 
 
 def _results(function: Callable[..., Any], arguments: tuple[Any, ...], device: torch.device) -> list[Tensor]:
     """Returns what a function returns, and the gradients of an uneven sum of it."""
-    given = [
-        argument.detach().clone().to(device) if isinstance(argument, Tensor) else argument for argument in arguments
-    ]
+    given = [_copied(argument, device) for argument in arguments]
     learning = [a.requires_grad_() for a in given if isinstance(a, Tensor) and a.is_floating_point()]
     result = function(*given)
     results: list[Tensor] = list(result) if isinstance(result, tuple) else [result]
@@ -91,3 +115,16 @@ def _results(function: Callable[..., Any], arguments: tuple[Any, ...], device: t
         if part.is_floating_point():
             total = total + (part * torch.linspace(-1, 2, part.numel(), device=device).view_as(part)).sum()
     return [part.detach() for part in (*results, *torch.autograd.grad(total, learning))]
+
+
+def _changed(function: Callable[..., Any], arguments: tuple[Any, ...], device: torch.device) -> list[Tensor]:
+    """Returns what an operation in place has made of its tensors."""
+    given = [_copied(argument, device) for argument in arguments]
+    function(*given)
+    return [argument for argument in given if isinstance(argument, Tensor)]
+
+
+def _copied(argument: Any, device: torch.device) -> Any:
+    if isinstance(argument, RowGradient):
+        return RowGradient(*(tensor.clone().to(device) for tensor in argument))
+    return argument.detach().clone().to(device) if isinstance(argument, Tensor) else argument

@@ -1,17 +1,32 @@
-"""The gradient of a bank's values, kept for the rows that a step reads and not for the whole bank.
+"""The gradient of a table, kept for the rows that a step reads and not for the whole table.
 
 The forward pass gives every row that is read a position in a list, and the row keeps it for the whole step, whichever
-layer and micro-step reads it again. The gradient goes to a leaf of the list's length instead of to the values, so that
+layer and micro-step reads it again. The gradient goes to a leaf of the list's length instead of to the table, so that
 autograd itself adds up what layers and micro-steps give.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from memlm.kernels.compact_rows import CompactRows
 from memlm.kernels.rowwise_adamw import RowGradient
+
+
+class CompactRows(NamedTuple):
+    """A list of rows that takes the gradient in the table's place; a row has one position for a whole step.
+
+    Attributes:
+        carrier: Leaf [capacity, D] whose content is never read; its gradient holds the sums of the rows.
+        positions: Position in the list of each read's row, [..., R] int32.
+        count: Positions from here on may keep any gradient; those below, where nothing was read, get zero. [1] int32.
+    """
+
+    carrier: Tensor
+    positions: Tensor
+    count: Tensor
 
 
 class CompactGradient:
