@@ -25,12 +25,19 @@ TOLERANCE_16 = 0.02
 
 
 class Case(NamedTuple):
-    """Arguments of an operation, the formula for what it does, how near the two must be, and whether it is in place."""
+    """A call of an operation.
+
+    Attributes:
+        arguments: What it is given.
+        formula: Does the same.
+        tolerance: How near the two must be.
+        in_place: How many of its arguments, from the first on, it changes.
+    """
 
     arguments: tuple[Any, ...]
     formula: Callable[..., Any]
     tolerance: float = TOLERANCE
-    in_place: bool = False
+    in_place: int = 0
 
 
 def _product_key_select(draw: int) -> Case:
@@ -70,7 +77,7 @@ def _rowwise_adamw(draw: int) -> Case:
                 values[row] -= lr * mean / (square.sqrt() + eps)
 
     arguments = (values, exp_avg, exp_avg.square(), gradient, step, torch.tensor(factor), settings)
-    return Case(arguments, formula, in_place=True)
+    return Case(arguments, formula, in_place=3)
 
 
 CASES: dict[str, Callable[[int], Case]] = {
@@ -99,14 +106,14 @@ def kernels(subject: Subject) -> list[Fault]:
 def _off(function: Callable[..., Any], case: Case, device: torch.device) -> float:
     """Returns how far results and gradients are from the formula's, as a share of the largest where that is above 1."""
     results = _changed if case.in_place else _results
-    ours, theirs = (results(each, case.arguments, device) for each in (function, case.formula))
+    ours, theirs = (results(each, case, device) for each in (function, case.formula))
     pairs = zip(ours, theirs, strict=True)
     return max(distance(left, right) / max(1.0, right.abs().max().item()) for left, right in pairs)
 
 
-def _results(function: Callable[..., Any], arguments: tuple[Any, ...], device: torch.device) -> list[Tensor]:
+def _results(function: Callable[..., Any], case: Case, device: torch.device) -> list[Tensor]:
     """Returns what a function returns, and the gradients of an uneven sum of it."""
-    given = [_copied(argument, device) for argument in arguments]
+    given = [_copied(argument, device) for argument in case.arguments]
     learning = [a.requires_grad_() for a in given if isinstance(a, Tensor) and a.is_floating_point()]
     result = function(*given)
     results: list[Tensor] = list(result) if isinstance(result, tuple) else [result]
@@ -117,11 +124,11 @@ def _results(function: Callable[..., Any], arguments: tuple[Any, ...], device: t
     return [part.detach() for part in (*results, *torch.autograd.grad(total, learning))]
 
 
-def _changed(function: Callable[..., Any], arguments: tuple[Any, ...], device: torch.device) -> list[Tensor]:
-    """Returns what an operation in place has made of its tensors."""
-    given = [_copied(argument, device) for argument in arguments]
+def _changed(function: Callable[..., Any], case: Case, device: torch.device) -> list[Tensor]:
+    """Returns what an operation in place makes of its arguments."""
+    given = [_copied(argument, device) for argument in case.arguments]
     function(*given)
-    return [argument for argument in given if isinstance(argument, Tensor)]
+    return given[: case.in_place]
 
 
 def _copied(argument: Any, device: torch.device) -> Any:
