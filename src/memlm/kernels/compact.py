@@ -26,7 +26,7 @@ class CompactRows(NamedTuple):
 
     carrier: Tensor
     positions: Tensor
-    count: Tensor
+    count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class CompactGradient:

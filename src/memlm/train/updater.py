@@ -40,6 +40,8 @@ class Updater:
 
     def step(self, is_finite: Tensor) -> None:
         """Takes the step; leaves everything as it is if ``is_finite``, a boolean scalar on the device, is false."""
+        if is_finite.device.type == "mps" and not is_finite:
+            return  # AdamW looks at found_inf on the CPU and on CUDA alone
         self._optimizer.found_inf = (~is_finite).float()  # pyright: ignore[reportAttributeAccessIssue]
         self._optimizer.step()
         factor = self._factor.where(is_finite, math.nan)
@@ -53,7 +55,8 @@ class Updater:
             state["step"] = torch.zeros((), device=values.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(values), torch.zeros_like(values)
         state["step"] += is_finite
-        settings = Settings(group["lr"], *group["betas"], group["eps"])
+        beta1, beta2 = group["betas"]
+        settings = Settings(group["lr"], beta1, beta2, group["eps"])
         rowwise_adamw(values, state["exp_avg"], state["exp_avg_sq"], gradient, state["step"], factor, settings)
 
     def clear(self) -> None:

@@ -69,7 +69,7 @@ def counts(monkeypatch):
     seen, sound = [], CompactGradient.clear
 
     def clear(self):
-        seen.append(self.gradient().count.item())
+        seen.append(self.gradient().n_rows.item())
         sound(self)
 
     monkeypatch.setattr(CompactGradient, "clear", clear)
@@ -146,6 +146,21 @@ def test_a_step_that_is_not_finite_is_left_out_in_rows_too(by_rows):
         changed = {name: not torch.equal(weight, before[name]) for name, weight in weights(model).items()}
         assert changed[VALUES] is any(changed.values()) is math.isfinite(poison)
     assert {state["step"].item() for state in optimizer.state.values()} == {2.0}
+
+
+def test_a_step_that_is_not_finite_is_left_out_where_adamw_does_not_look_itself(by_rows):
+    class NotFinite:
+        device = torch.device("mps")
+
+        def __bool__(self):
+            return False
+
+    model = new_model(16)
+    optimizer, updater = updater_of(model)
+    TokenLoss(model.decoder)(BATCHES[0])[0].backward()
+    updater.clip()
+    updater.step(NotFinite())
+    assert not optimizer.state
 
 
 @pytest.mark.parametrize("fusion", ["gated_mlp", "weighted_sum"])

@@ -46,12 +46,12 @@ def _update(  # noqa: PLR0913, PLR0917 (an operation of torch takes its tensors 
     exp_avg_sq: Tensor,
     rows: Tensor,
     sums: Tensor,
-    count: Tensor,
+    n_rows: Tensor,
     step: Tensor,
     factor: Tensor,
     settings: list[float],
 ) -> None:
-    gradient, numbers = RowGradient(rows, sums, count), Settings(*settings)
+    gradient, numbers = RowGradient(rows, sums, n_rows), Settings(*settings)
     if is_fast("rowwise_adamw", values):
         from memlm.kernels.rowwise_adamw import fast
 

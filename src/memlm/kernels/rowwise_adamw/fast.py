@@ -84,6 +84,6 @@ def update(
     BR = tile // BD
     grid = (min(programs, triton.cdiv(capacity, BR)), triton.cdiv(D, BD))
     _update[grid](
-        values, exp_avg, exp_avg_sq, gradient.rows, gradient.sums.contiguous(), gradient.count, scalars,
+        values, exp_avg, exp_avg_sq, gradient.rows, gradient.sums.contiguous(), gradient.n_rows, scalars,
         beta1, 1 - beta1, beta2, 1 - beta2, eps, D, BR=BR, BD=BD, num_warps=warps,
     )  # fmt: skip

@@ -20,7 +20,7 @@ def rowwise_adamw(
     if not factor.isfinite():
         return
     lr, beta1, beta2, eps = settings
-    count = int(gradient.count)
+    count = int(gradient.n_rows)
     rows, sums = gradient.rows[:count], gradient.sums[:count].float() * factor
     first = exp_avg[rows].lerp_(sums, 1 - beta1)
     second = exp_avg_sq[rows].mul_(beta2).addcmul_(sums, sums, value=1 - beta2)

@@ -13,12 +13,12 @@ class RowGradient(NamedTuple):
     Attributes:
         rows: Which rows, all different, [capacity] int64.
         sums: Their gradient, [capacity, D] float32 or bfloat16.
-        count: How many of the list are meant; nothing is read from there on. [1] int32.
+        n_rows: How many of the list are meant; nothing is read from there on. [1] int32.
     """
 
     rows: Tensor
     sums: Tensor
-    count: Tensor
+    n_rows: Tensor
 
 
 class Settings(NamedTuple):
