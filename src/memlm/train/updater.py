@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from memlm.errors import RunError
 from memlm.kernels.rowwise_adamw import RowGradient, Settings, rowwise_adamw
 from memlm.memory.base import Bank
 
@@ -30,7 +31,11 @@ class Updater:
         self._factor = torch.ones(())
 
     def clip(self) -> Tensor:
-        """Clips the gradient; returns its norm before clipping, a scalar on the device."""
+        """Clips the gradient; returns its norm before clipping, a scalar on the device.
+
+        Raises:
+            RunError: a part of a bank's gradient is compact and a part is not.
+        """
         dense = [p.grad for p in self._parameters if p.grad is not None]
         sums = [gradient.sums for _, gradient in self._of_rows()]
         norm = torch.nn.utils.get_total_norm(dense + sums)
@@ -72,6 +77,12 @@ class Updater:
             bank.compact = None
 
     def _of_rows(self) -> list[tuple[Bank, RowGradient]]:
-        """Returns the compact gradients that there are, each with its bank."""
+        """Returns the compact gradients that there are, each with its bank; raises as `clip` does."""
         found = [(bank, bank.compact.gradient()) for bank in self._banks if bank.compact is not None]
-        return [(bank, gradient) for bank, gradient in found if gradient is not None]
+        pairs = [(bank, gradient) for bank, gradient in found if gradient is not None]
+        if any(bank.values.grad is not None for bank, _ in pairs):
+            raise RunError(
+                "a bank's gradient is compact, and some of its values are read past its methods, as bank.values; read "
+                "all of them by gather and weighted_sum"
+            )
+        return pairs

@@ -9,6 +9,7 @@ import torch
 
 from memlm.config.train import TrainConfig
 from memlm.data.sampler import Sampler
+from memlm.errors import RunError
 from memlm.evaluate.usage import UsageCounter
 from memlm.hf import MemlmConfig, MemlmForCausalLM
 from memlm.kernels.compact import CompactGradient
@@ -132,6 +133,17 @@ def test_the_norm_and_the_clipping_count_rows_as_the_dense_gradient_does(by_rows
         updater.step(torch.tensor(True))
     for name, weight in weights(dense).items():
         torch.testing.assert_close(weights(rows)[name], weight, **GRADIENT, msg=name)
+
+
+def test_values_that_are_read_past_the_bank_are_told(by_rows):
+    model = new_model(16)
+    _, updater = updater_of(model)
+    bank = model.decoder.banks[0]
+    bank.values[3].sum().backward()
+    updater.clip()  # all of it is dense
+    bank.gather(torch.tensor([3])).sum().backward()
+    with pytest.raises(RunError, match=r"some of its values are read past its methods.*by gather and weighted_sum"):
+        updater.clip()
 
 
 def test_a_step_that_is_not_finite_is_left_out_in_rows_too(by_rows):
