@@ -17,6 +17,7 @@ from memlm.evaluate.suite import Suite
 from memlm.experiment import attempt
 from memlm.experiment.config import load_experiment
 from memlm.experiment.run import Watcher, run_experiment
+from memlm.train import optimizer
 from memlm.train.checkpoint import checkpoints, finish, verify
 from tests.resume.kills import outcome
 from tests.resume.test_kills import config as write_config
@@ -85,6 +86,18 @@ def test_a_signal_saves_first_and_the_run_goes_on(config, untouched, tmp_path, n
     record = json.loads((run / "record.json").read_text())
     assert [(entry["step"], entry["commit"]) for entry in record["continued"]] == [(7, record["commit"])]
     counted("runs ended by TERM or INT")
+
+
+def test_a_run_with_compact_gradients_gives_the_same_bits(config, untouched, tmp_path, monkeypatch, counted):
+    monkeypatch.setattr(optimizer, "COMPACT_SIZE", 0)
+    monkeypatch.setattr(optimizer, "COMPACT_SHARE", 1.0)
+    train = config.train.model_copy(update={"train_values_epochs": None})
+    config = config.model_copy(update={"train": train})
+    expected = outcome(run_experiment(config, tmp_path / "untouched", progress=False) / "memory-s0")
+    assert expected != untouched, "the gradients are not compact"
+    broken_off(config, tmp_path / "broken")
+    assert outcome(run_experiment(config, tmp_path / "broken", progress=False) / "memory-s0") == expected
+    counted("runs with compact gradients broken off")
 
 
 def flip_a_byte(path):

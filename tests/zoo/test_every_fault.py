@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import memlm.hf.modeling
+import memlm.kernels.rowwise_adamw
 import memlm.kernels.weighted_lookup
 import memlm.memory.product_key
 import memlm.model.attention
@@ -106,6 +107,15 @@ def kernel_without_gradient(patch):
 def kernel_without_a_number(patch):
     sound = memlm.kernels.weighted_lookup.weighted_lookup
     patch.setattr(memlm.kernels.weighted_lookup, "weighted_lookup", lambda *arguments: sound(*arguments) * torch.nan)
+
+
+def kernel_that_corrects_no_bias(patch):
+    sound = memlm.kernels.rowwise_adamw.rowwise_adamw
+
+    def update(values, exp_avg, exp_avg_sq, gradient, step, factor, settings):
+        sound(values, exp_avg, exp_avg_sq, gradient, torch.full_like(step, torch.inf), factor, settings)
+
+    patch.setattr(memlm.kernels.rowwise_adamw, "rowwise_adamw", update)
 
 
 def labels_not_shifted(patch):
@@ -308,6 +318,7 @@ SHOWN = [
     ("top_k", "wrong_top_k", MEMORY_0, reads(weights=lambda weights: weights.roll(1, -1))),
     ("kernels", "wrong_kernel", "memlm.kernels.weighted_lookup", kernel_without_gradient),
     ("kernels", "wrong_kernel", "memlm.kernels.weighted_lookup", kernel_without_a_number),
+    ("kernels", "wrong_kernel", "memlm.kernels.rowwise_adamw", kernel_that_corrects_no_bias),
     ("loss", "loss_not_summed", "model.loss", after(TokenLoss, "forward", lambda _s, out: (out[0] / 36, out[1]))),
     ("loss", "shifted_labels", "model.loss", labels_not_shifted),
     ("loss", "wrong_loss", "model.loss", smoothed_labels),

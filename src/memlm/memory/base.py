@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from memlm.config.base import Config
 from memlm.config.checks import FaultName
+from memlm.kernels.compact import CompactGradient
 from memlm.kernels.gather_joined import gather_joined
+from memlm.kernels.segments import CompactRows
 from memlm.kernels.weighted_lookup import weighted_lookup
 
 
@@ -22,10 +24,14 @@ class Bank(nn.Module):
     Args:
         n_slots: Rows, S.
         d_value: Width of a row.
+
+    Attributes:
+        compact: Takes the gradient of the values while they are trained by rows; None: ``values.grad`` does.
     """
 
     def __init__(self, n_slots: int, d_value: int) -> None:
         super().__init__()
+        self.compact: CompactGradient | None = None
         self.values = nn.Parameter(torch.empty(n_slots, d_value))
         self.reset_parameters()
 
@@ -50,11 +56,16 @@ class Bank(nn.Module):
 
         They come as [..., D + R * d_value], as what a matrix product takes.
         """
-        return gather_joined(hidden, self.values, slots, scales)
+        return gather_joined(hidden, self.values, slots, scales, self._compact_rows(slots))
 
     def weighted_sum(self, slots: Tensor, weights: Tensor) -> Tensor:
         """Returns the sum of the rows ``slots`` [..., R] by ``weights`` [..., R] as [..., d_value]."""
-        return weighted_lookup(self.values, slots, weights)
+        return weighted_lookup(self.values, slots, weights, self._compact_rows(slots))
+
+    def _compact_rows(self, slots: Tensor) -> CompactRows | None:
+        if self.compact is None or not (torch.is_grad_enabled() and self.values.requires_grad):
+            return None
+        return self.compact.assign(slots)
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,10 @@ from memlm.model.loss import TokenLoss
 from memlm.train.alarms import Alarm, Alarms
 from memlm.train.interrupts import deferred_signals
 from memlm.train.monitor import MetricLog, PeakMemory, Stopwatch, write_profile
-from memlm.train.optimizer import build_optimizer, freeze_values, set_learning_rates
+from memlm.train.optimizer import build_optimizer, compact_gradients, freeze_values, set_learning_rates
 from memlm.train.schedule import Plan, lr_factor
 from memlm.train.state import History, TrainingState, capture, restore
+from memlm.train.updater import Updater
 
 OUT_OF_MEMORY = "out of memory; halve train.batch_size and double train.accumulation"
 """What to tell a user whose device was too small."""
@@ -126,7 +127,11 @@ def train(
             it was.
         Interrupted: a signal came; the state was saved.
     """
-    return _Training(model, sampler, config, log, hooks, folder, state).run()
+    training = _Training(model, sampler, config, log, hooks, folder, state)
+    try:
+        return training.run()
+    finally:
+        training.updater.release()
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,9 @@ class _Training:
         self.plan = Plan.of(config, sampler.seq_len, sampler.n_sequences, self.accelerator.num_processes)
         model.to(self.accelerator.device)  # pyright: ignore[reportArgumentType]
         self.optimizer = build_optimizer(model, config)
-        self.module, self.prepared = self.accelerator.prepare(TokenLoss(model.decoder), self.optimizer)
+        compact_gradients(model.decoder, self.plan.tokens_per_step // self.accelerator.num_processes)
+        self.updater = Updater(self.optimizer, model, config.clip)
+        self.module = self.accelerator.prepare(TokenLoss(model.decoder))
         self.history, self.done = (History(), 0) if state is None else (state.history, state.step)
         if state is not None:
             restore(state.tensors, model, self.optimizer)
@@ -222,12 +229,9 @@ class _Training:
         start = time.perf_counter()
         set_learning_rates(self.optimizer, self.config, lr_factor(step - 1, self.plan.steps, self.config))
         loss = _backward(self.accelerator, self.module, self.sampler, step - 1, self.plan, self.config, profile)
-        norm = _clip(self.accelerator, self.module, self.config)
-        results = torch.stack([loss, norm])
-        # The optimizer reads this on the device, as under a gradient scaler, and leaves everything as it was.
-        self.optimizer.found_inf = (~results.isfinite().all()).float()  # pyright: ignore[reportAttributeAccessIssue]
-        self.prepared.step()
-        self.prepared.zero_grad(set_to_none=True)
+        results = torch.stack([loss, self.updater.clip()])
+        self.updater.step(results.isfinite().all())
+        self.updater.clear()
         results = results.to("cpu", non_blocking=True)
         done = torch.cuda.current_stream().record_event() if self.accelerator.device.type == "cuda" else None
         self.launched.append(_Launched(step, start, results, profile, done))
@@ -319,10 +323,3 @@ def _backward(
         total += summed.detach()
     reduced: Tensor = accelerator.reduce(total, reduction="sum")  # pyright: ignore[reportAssignmentType]
     return reduced / plan.tokens_per_step
-
-
-def _clip(accelerator: Accelerator, module: nn.Module, config: TrainConfig) -> Tensor:
-    """Clips the gradient and returns its norm before clipping."""
-    norm = accelerator.clip_grad_norm_(module.parameters(), config.clip or math.inf)
-    assert norm is not None, "only DeepSpeed clips on its own"
-    return norm

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import Any
 
 import torch
 from torch import nn
 
 from memlm.config.train import TrainConfig
+from memlm.kernels.compact import CompactGradient
 from memlm.memory.base import Bank, Memory
+from memlm.model.decoder import Decoder
+
+logger = logging.getLogger(__name__)
+
+COMPACT_SHARE = 0.65
+"""Up to this share of a bank's rows read in a step its gradient is compact.
+
+Bytes in float32, for a number of the bank, in a dense step: 4 to clear the gradient, 4 for its norm, 8 to clip it, 28
+for AdamW, and 4 more where it was read. In a compact step: 32 where it was read, and 8 (clear, norm) for a number of
+the list, which is at most as long as the bank. So bytes alone speak for it up to 0.9 and more; the margin is for the
+positions, assigned in each layer and micro-step by a dozen small kernels, and for rows that lie anywhere.
+"""
+COMPACT_SIZE = 1 << 23
+"""Below so many numbers a dense step of the bank takes under 0.2 ms on an H100, no longer than to assign positions."""
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
@@ -55,6 +72,30 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, fa
     """Gives each group ``factor`` of its peak learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = factor * peak_lr(group["name"], config)
+
+
+def compact_gradients(decoder: Decoder, tokens: int) -> None:
+    """Gives a compact gradient to every bank of which a step reads a part that is small enough.
+
+    Reads are taken to be spread evenly, as those of a memory that works are; any other spread reads fewer rows. Apple
+    GPUs, on which none of this was tried, keep dense gradients.
+
+    Args:
+        decoder: The model.
+        tokens: Tokens of an optimizer step on this device.
+    """
+    told: set[str] = set()
+    for bank in (module for module in decoder.banks if isinstance(module, Bank)):
+        layers = sum(decoder.bank_of(layer) is bank for layer in decoder.config.memory_layers)
+        reads = layers * decoder.config.memory.n_reads * tokens
+        share = -math.expm1(-reads / bank.n_slots)
+        is_worth = share <= COMPACT_SHARE and bank.values.numel() >= COMPACT_SIZE
+        if is_worth and bank.values.device.type != "mps":
+            capacity = min(reads, bank.n_slots)
+            bank.compact = CompactGradient(bank.values.detach(), capacity)
+            told.add(f"bank: compact gradients for up to {capacity:,} of {bank.n_slots:,} rows")
+    for message in told:
+        logger.info(message)
 
 
 def freeze_values(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 import memlm.kernels
+from memlm.kernels.rowwise_adamw import RowGradient, Settings
 from memlm.train.preflight.findings import Fault
 from memlm.train.preflight.selection import every_slot
 from memlm.train.preflight.subject import Subject
@@ -23,11 +25,19 @@ TOLERANCE_16 = 0.02
 
 
 class Case(NamedTuple):
-    """Arguments of an operation, the formula for what it returns, and how near the two must be."""
+    """A call of an operation.
+
+    Attributes:
+        arguments: What it is given.
+        formula: Does the same.
+        tolerance: How near the two must be.
+        in_place: How many of its arguments, from the first on, it changes.
+    """
 
     arguments: tuple[Any, ...]
     formula: Callable[..., Any]
     tolerance: float = TOLERANCE
+    in_place: int = 0
 
 
 def _product_key_select(draw: int) -> Case:
@@ -64,9 +74,31 @@ def _gather_joined(draw: int) -> Case:
     return Case((hidden, values, slots, scales), formula)
 
 
+def _rowwise_adamw(draw: int) -> Case:
+    generator = torch.Generator().manual_seed(draw)
+    values, exp_avg, sums = torch.randn(3, 11, 6, generator=generator)
+    gradient = RowGradient(torch.randperm(11, generator=generator), sums, torch.tensor([7], dtype=torch.int32))
+    factor = math.nan if draw == 1 else 0.5
+    step = torch.tensor(float(draw + 1))
+    settings = Settings(0.01, 0.9, 0.95, 1e-8)
+
+    def formula(values: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, gradient: RowGradient, *_: Any) -> None:
+        lr, beta1, beta2, eps = settings
+        for row, summed in zip(gradient.rows[:7], gradient.sums[:7] * factor, strict=True):
+            if math.isfinite(factor):
+                exp_avg[row] = beta1 * exp_avg[row] + (1 - beta1) * summed
+                exp_avg_sq[row] = beta2 * exp_avg_sq[row] + (1 - beta2) * summed**2
+                mean, square = exp_avg[row] / (1 - beta1 ** (draw + 1)), exp_avg_sq[row] / (1 - beta2 ** (draw + 1))
+                values[row] -= lr * mean / (square.sqrt() + eps)
+
+    arguments = (values, exp_avg, exp_avg.square(), gradient, step, torch.tensor(factor), settings)
+    return Case(arguments, formula, in_place=3)
+
+
 CASES: dict[str, Callable[[int], Case]] = {
     "gather_joined": _gather_joined,
     "product_key_select": _product_key_select,
+    "rowwise_adamw": _rowwise_adamw,
     "weighted_lookup": _weighted_lookup,
 }
 """For each operation a case from a draw."""
@@ -89,16 +121,15 @@ def kernels(subject: Subject) -> list[Fault]:
 
 def _off(function: Callable[..., Any], case: Case, device: torch.device) -> float:
     """Returns how far results and gradients are from the formula's, as a share of the largest where that is above 1."""
-    ours, theirs = (_results(each, case.arguments, device) for each in (function, case.formula))
+    results = _changed if case.in_place else _results
+    ours, theirs = (results(each, case, device) for each in (function, case.formula))
     pairs = zip(ours, theirs, strict=True)
     return max(distance(left, right) / max(1.0, right.abs().max().item()) for left, right in pairs)
 
 
-def _results(function: Callable[..., Any], arguments: tuple[Any, ...], device: torch.device) -> list[Tensor]:
+def _results(function: Callable[..., Any], case: Case, device: torch.device) -> list[Tensor]:
     """Returns what a function returns, and the gradients of an uneven sum of it."""
-    given = [
-        argument.detach().clone().to(device) if isinstance(argument, Tensor) else argument for argument in arguments
-    ]
+    given = [_copied(argument, device) for argument in case.arguments]
     learning = [a.requires_grad_() for a in given if isinstance(a, Tensor) and a.is_floating_point()]
     result = function(*given)
     results: list[Tensor] = list(result) if isinstance(result, tuple) else [result]
@@ -107,3 +138,16 @@ def _results(function: Callable[..., Any], arguments: tuple[Any, ...], device: t
         if part.is_floating_point():
             total = total + (part * torch.linspace(-1, 2, part.numel(), device=device).view_as(part)).sum()
     return [part.detach() for part in (*results, *torch.autograd.grad(total, learning))]
+
+
+def _changed(function: Callable[..., Any], case: Case, device: torch.device) -> list[Tensor]:
+    """Returns what an operation in place makes of its arguments."""
+    given = [_copied(argument, device) for argument in case.arguments]
+    function(*given)
+    return given[: case.in_place]
+
+
+def _copied(argument: Any, device: torch.device) -> Any:
+    if isinstance(argument, RowGradient):
+        return RowGradient(*(tensor.clone().to(device) for tensor in argument))
+    return argument.detach().clone().to(device) if isinstance(argument, Tensor) else argument

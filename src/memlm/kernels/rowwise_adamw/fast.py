@@ -1,0 +1,89 @@
+"""Row-wise AdamW in Triton: one pass, 28 bytes for each number of a row in float32.
+
+Read are the value, its two moments and its gradient; written are the first three. A program takes tiles of whole rows,
+or of a part of their columns, and strides over the list until its end, which only the device knows.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from memlm.kernels.rowwise_adamw.rows import RowGradient, Settings
+
+
+@triton.jit
+def _update(
+    values,
+    exp_avg,
+    exp_avg_sq,
+    rows,
+    sums,
+    count,
+    scalars,
+    keep_first,
+    take_first,
+    keep_second,
+    take_second,
+    eps,
+    D,
+    BR: tl.constexpr,
+    BD: tl.constexpr,
+):
+    factor = tl.load(scalars)
+    step_size = tl.load(scalars + 1)
+    root = tl.load(scalars + 2)
+    is_finite = tl.abs(factor) < float("inf")  # false for NaN as well
+    end = tl.where(is_finite, tl.load(count), 0)
+    columns = tl.program_id(1) * BD + tl.arange(0, BD)
+    start = tl.program_id(0) * BR
+    while start < end:
+        listed = start + tl.arange(0, BR)
+        live = listed < end
+        mask = live[:, None] & (columns < D)[None, :]
+        row = tl.load(rows + listed, mask=live, other=0)
+        there = row[:, None] * D + columns[None, :]
+        here = listed.to(tl.int64)[:, None] * D + columns[None, :]
+        gradient = tl.load(sums + here, mask=mask, other=0.0).to(tl.float32) * factor
+        first = tl.load(exp_avg + there, mask=mask, other=0.0)
+        second = tl.load(exp_avg_sq + there, mask=mask, other=0.0)
+        value = tl.load(values + there, mask=mask, other=0.0)
+        first = first * keep_first + gradient * take_first
+        second = second * keep_second + gradient * gradient * take_second
+        value -= step_size * first / (tl.sqrt_rn(second) / root + eps)
+        tl.store(exp_avg + there, first, mask=mask)
+        tl.store(exp_avg_sq + there, second, mask=mask)
+        tl.store(values + there, value, mask=mask)
+        start += tl.num_programs(0) * BR
+
+
+def update(
+    values: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    gradient: RowGradient,
+    step: Tensor,
+    factor: Tensor,
+    settings: Settings,
+    tile: int = 1024,
+    programs: int = 132 * 16,
+    warps: int = 4,
+) -> None:
+    """Updates the rows in place.
+
+    A tile has ``tile`` numbers, and ``programs`` of them are under way; ``warps`` belong to a program.
+    """
+    lr, beta1, beta2, eps = settings
+    capacity, D = gradient.sums.shape
+    number = step.double()  # a small 1 - beta ** step would lose its digits in float32
+    step_size, root = lr / (1 - beta1**number), (1 - beta2**number).sqrt()
+    scalars = torch.stack([factor.double(), step_size, root]).float()
+    BD = min(tile, triton.next_power_of_2(D))
+    BR = tile // BD
+    grid = (min(programs, triton.cdiv(capacity, BR)), triton.cdiv(D, BD))
+    _update[grid](
+        values, exp_avg, exp_avg_sq, gradient.rows, gradient.sums.contiguous(), gradient.n_rows, scalars,
+        beta1, 1 - beta1, beta2, 1 - beta2, eps, D, BR=BR, BD=BD, num_warps=warps,
+    )  # fmt: skip

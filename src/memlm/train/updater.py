@@ -1,0 +1,88 @@
+"""What happens to a gradient: it is clipped, and the optimizer takes a step by it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from memlm.errors import RunError
+from memlm.kernels.rowwise_adamw import RowGradient, Settings, rowwise_adamw
+from memlm.memory.base import Bank
+
+
+class Updater:
+    """Clips the gradient and takes the optimizer's step, for dense gradients and for those of rows alike.
+
+    Values with a compact gradient have no dense one, so AdamW leaves them alone; their moments stand in its state all
+    the same, as if it had made them. Nothing here waits for the device.
+
+    Args:
+        optimizer: AdamW over all parameters, in its fused form.
+        model: The model, whose banks may have a compact gradient.
+        clip: Largest norm of the whole gradient; 0 turns clipping off.
+    """
+
+    def __init__(self, optimizer: torch.optim.AdamW, model: nn.Module, clip: float) -> None:
+        self._optimizer, self._limit = optimizer, clip or math.inf
+        self._parameters = list(model.parameters())
+        self._banks = [module for module in model.modules() if isinstance(module, Bank)]
+        self._factor = torch.ones(())
+
+    def clip(self) -> Tensor:
+        """Clips the gradient; returns its norm before clipping, a scalar on the device.
+
+        Raises:
+            RunError: a part of a bank's gradient is compact and a part is not.
+        """
+        dense = [p.grad for p in self._parameters if p.grad is not None]
+        sums = [gradient.sums for _, gradient in self._of_rows()]
+        norm = torch.nn.utils.get_total_norm(dense + sums)
+        torch.nn.utils.clip_grads_with_norm_(self._parameters, self._limit, norm)
+        self._factor = (self._limit / (norm + 1e-6)).clamp(max=1.0)  # as there; rows are scaled where they are used
+        return norm
+
+    def step(self, is_finite: Tensor) -> None:
+        """Takes the step; leaves everything as it is if ``is_finite``, a boolean scalar on the device, is false."""
+        if is_finite.device.type == "mps" and not is_finite:
+            return  # AdamW looks at found_inf on the CPU and on CUDA alone
+        self._optimizer.found_inf = (~is_finite).float()  # pyright: ignore[reportAttributeAccessIssue]
+        self._optimizer.step()
+        factor = self._factor.where(is_finite, math.nan)
+        for bank, gradient in self._of_rows():
+            self._step_rows(bank, gradient, factor, is_finite)
+
+    def _step_rows(self, bank: Bank, gradient: RowGradient, factor: Tensor, is_finite: Tensor) -> None:
+        group = next(g for g in self._optimizer.param_groups if any(p is bank.values for p in g["params"]))
+        state, values = self._optimizer.state[bank.values], bank.values.detach()
+        if not state:
+            state["step"] = torch.zeros((), device=values.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(values), torch.zeros_like(values)
+        state["step"] += is_finite
+        beta1, beta2 = group["betas"]
+        settings = Settings(group["lr"], beta1, beta2, group["eps"])
+        rowwise_adamw(values, state["exp_avg"], state["exp_avg_sq"], gradient, state["step"], factor, settings)
+
+    def clear(self) -> None:
+        """Forgets the gradient."""
+        self._optimizer.zero_grad(set_to_none=True)
+        for bank in self._banks:
+            if bank.compact is not None:
+                bank.compact.clear()
+
+    def release(self) -> None:
+        """Lets every bank's gradient be dense again."""
+        for bank in self._banks:
+            bank.compact = None
+
+    def _of_rows(self) -> list[tuple[Bank, RowGradient]]:
+        """Returns the compact gradients that there are, each with its bank; raises as `clip` does."""
+        found = [(bank, bank.compact.gradient()) for bank in self._banks if bank.compact is not None]
+        pairs = [(bank, gradient) for bank, gradient in found if gradient is not None]
+        if any(bank.values.grad is not None for bank, _ in pairs):
+            raise RunError(
+                "a bank's gradient is compact, and some of its values are read past its methods, as bank.values; read "
+                "all of them by gather and weighted_sum"
+            )
+        return pairs
