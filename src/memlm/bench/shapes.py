@@ -140,8 +140,8 @@ S = Shape(
     ),
 )  # fmt: skip
 M8K = Shape("M8k", 8192, 1024, 4096, 1024, 4, 32, 512, 1024, fusions={"weighted_sum": {}})
-GROWTH = Shape(
-    "growth", 8192, 512, 1408, 1024, 4, 8, 128, 128,
+GROWN = Shape(
+    "grown", 8192, 512, 1408, 1024, 4, 8, 128, 128,
     growth=Growth((128, 256, 512, 1024, 2048, 4096), (2, 4, 8, 16, 32, 64), 1024),
 )  # fmt: skip
 
@@ -154,7 +154,6 @@ SHAPES: dict[str, Shape] = {
         replace(M8K, name="M32k", tokens=32_768),
         replace(M8K, name="L8k", n_keys=2048),
         replace(M8K, name="L32k", n_keys=2048, tokens=32_768),
-        GROWTH,
     )
 }
 """S is the recipe of the lineage, M the 373M model of Memory+ (arXiv:2412.09764), L that with four times the slots."""
