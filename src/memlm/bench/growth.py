@@ -11,7 +11,7 @@ from torch import nn
 from memlm.bench.layers import DENSE, DenseLayer, MemoryLayer
 from memlm.bench.setting import Draw, Setting
 from memlm.bench.shapes import Shape
-from memlm.bench.timing import N_SETS
+from memlm.bench.timing import N_SETS, Call
 from memlm.config.train import TrainConfig
 from memlm.train.optimizer import build_optimizer
 
@@ -40,7 +40,7 @@ def measure(name: str, shape: Shape, setting: Setting) -> dict[str, Any]:
     return row | {"status": "ok", "peak_gib": setting.peak_gib(before)}
 
 
-def _step(layer: nn.Module, shape: Shape, setting: Setting):  # noqa: ANN202
+def _step(layer: nn.Module, shape: Shape, setting: Setting) -> Call:
     draw = Draw(setting)
     hidden = [draw.normal(1, shape.tokens, shape.d_model) for _ in range(N_SETS)]
     grad = draw.normal(1, shape.tokens, shape.d_model)

@@ -83,15 +83,15 @@ def measure(layer: str, form: str, shape: Shape, setting: Setting) -> dict[str, 
 
     A layer of memlm is compared with itself, neither compiled nor fast; output and the gradient of its input must agree.
     """
+    draw = Draw(setting)
+    hidden = [draw.normal(1, shape.tokens, shape.d_model).requires_grad_() for _ in range(N_SETS)]
+    grad = draw.normal(1, shape.tokens, shape.d_model)
     before = setting.start_peak()
     torch.manual_seed(0)
     with torch.device(setting.device):
         module = _build(layer, shape)
     if module is None:
         return {"status": "not installed"}
-    draw = Draw(setting)
-    hidden = [draw.normal(1, shape.tokens, shape.d_model).requires_grad_() for _ in range(N_SETS)]
-    grad = draw.normal(1, shape.tokens, shape.d_model)
     row: dict[str, Any] = {}
     run = _compiled(module) if form.startswith("compiled") else module
     forward, both = _calls(run, module, hidden, grad, setting)

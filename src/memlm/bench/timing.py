@@ -54,9 +54,9 @@ class Clock:
         self._buffer: Tensor | None = None
 
     def time(self, call: Call, n_sets: int = N_SETS) -> Timing:
-        """Returns the time of ``call``, each set of inputs run once before that for warming up."""
-        for index in range(n_sets):
-            call(index)
+        """Returns the time of ``call`` on ``n_sets`` sets of inputs; a few runs before that warm up."""
+        for run in range(N_SETS):
+            call(run % n_sets)
         times = self._cuda(call, n_sets) if self.device.type == "cuda" else self._host(call, n_sets)
         return Timing(statistics.median(times), min(times), max(times), len(times))
 
