@@ -21,7 +21,7 @@ MARKERS = "osD^vPX*<>"
 
 
 def growth(results: Results) -> str | None:
-    """Draws the time of a layer's step over slots and over reads, with the dense layer's; None if it was not measured."""
+    """Draws a layer's step over slots and over reads, and the dense layer's; None if it was not measured."""
     groups = results.of("growth")
     if not groups:
         return None
@@ -45,7 +45,7 @@ def growth(results: Results) -> str | None:
 
 
 def roofline(results: Results) -> str | None:
-    """Draws each stage at its operations a byte and operations a second, beneath the device's limits; None if none ran."""
+    """Draws each stage at its operations a byte and a second, beneath the device's limits; None if none ran."""
     groups = [group for group in results.of("stages") if any(row["status"] == "ok" for row in group.rows.values())]
     if not groups:
         return None

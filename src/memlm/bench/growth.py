@@ -29,7 +29,7 @@ def points(shape: Shape) -> dict[str, Shape | None]:
 
 
 def measure(name: str, shape: Shape, setting: Setting) -> dict[str, Any]:
-    """Returns the row of a layer: the time of its step, its slots and reads, and its peak memory; nothing is compiled."""
+    """Returns the row of a layer, uncompiled: the time of its step, its slots and reads, and its peak memory."""
     wanted = points(shape)[name]
     before = setting.start_peak()
     torch.manual_seed(0)

@@ -118,7 +118,9 @@ def _compiled(module: nn.Module) -> Layer:
     return torch.compile(module, fullgraph=True, dynamic=False)
 
 
-def _calls(run: Layer, module: nn.Module, hidden: Sequence[Tensor], grad: Tensor, setting: Setting) -> tuple[Call, Call]:
+def _calls(
+    run: Layer, module: nn.Module, hidden: Sequence[Tensor], grad: Tensor, setting: Setting
+) -> tuple[Call, Call]:
     """Returns the forward pass, with all that it keeps for the backward pass, and the two together."""
     parameters = [p for p in module.parameters() if p.requires_grad]
 

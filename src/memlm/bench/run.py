@@ -85,7 +85,7 @@ def run(
         key = f"{job.part}/{job.shape.name}"
         if key not in begun:
             begun.add(key)
-            results.groups[key] = Group(job.part, job.shape.name, now(), job.shape.described(), rates)
+            results.groups[key] = Group(job.part, job.shape.name, now(), job.shape.described(job.part), rates)
         row = _measured(job, setting)
         results.groups[key].rows[job.name] = row
         path = write(folder, results)

@@ -28,6 +28,11 @@ class Models:
     seq_len: int
     batch_size: int
 
+    def described(self) -> str:
+        """Returns the sizes in one line."""
+        sizes = f"{self.model['n_layers']} layers x {self.model['d_model']}, {self.model['n_heads']} attention heads"
+        return f"{sizes}, vocabulary {self.vocab_size:,}, steps of {self.batch_size} x {self.seq_len} tokens"
+
 
 @dataclass(frozen=True)
 class Growth:
@@ -92,16 +97,23 @@ class Shape:
         sizes = {name: getattr(self, name) for name in ("n_keys", "n_heads", "top_k", "d_key", "d_value")}
         return {"type": "product_key", **sizes}
 
-    def described(self) -> str:
-        """Returns the sizes in one line."""
+    def described(self, part: str) -> str:
+        """Returns the sizes that matter to a part, in one line."""
+        if part == "steps":
+            assert self.models is not None, "only a shape with models has steps"
+            return self.models.described()
+        slots = f"{self.n_keys} x {self.n_keys} slots, {self.n_heads} heads x {self.top_k} reads"
+        if part == "growth":
+            slots = f"{self.n_heads} heads"
         return (
-            f"{self.tokens:,} tokens, width {self.d_model}, {self.n_keys} x {self.n_keys} slots, {self.n_heads} heads x "
-            f"{self.top_k} reads, key width {self.d_key}, values {self.d_value} wide; dense FFN {self.d_model} -> "
-            f"{self.d_ff}"
+            f"{self.tokens:,} tokens, width {self.d_model}, {slots}, key width {self.d_key}, values {self.d_value} wide; "
+            f"dense FFN {self.d_model} -> {self.d_ff}"
         )
 
 
-def _models(memory: Mapping[str, Any], plus: Mapping[str, Any], plus_layers: list[int], kv_heads: int) -> dict[str, Any]:
+def _models(
+    memory: Mapping[str, Any], plus: Mapping[str, Any], plus_layers: list[int], kv_heads: int
+) -> dict[str, Any]:
     gated_mlp = {"memory": memory, "fusion": {"type": "gated_mlp"}, "placement": "replace", "layers": "all"}
     plus = {"memory": plus, "fusion": {"type": "weighted_sum"}, "placement": "parallel", "layers": plus_layers}
     lineage = {**gated_mlp, "n_heads": 4 * kv_heads, "n_kv_heads": kv_heads}

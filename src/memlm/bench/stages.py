@@ -41,7 +41,9 @@ class Stage:
     bytes: int
     flops: int
     reference: Call | None = None
-    compared: Callable[[Any, int], Sequence[Tensor]] = lambda result, _: result if isinstance(result, tuple) else (result,)
+    compared: Callable[[Any, int], Sequence[Tensor]] = lambda result, _: (
+        result if isinstance(result, tuple) else (result,)
+    )
     error: Callable[[Tensor, Tensor], float] = largest_error
 
 

@@ -101,7 +101,9 @@ def read(path: Path) -> Results:
         groups = {key: Group(**group) for key, group in content.pop("groups").items()}
         return Results(**content, groups=groups)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{path}: no timings that this version can read ({error}); delete it and measure again") from None
+        raise RunError(
+            f"{path}: no timings that this version can read ({error}); delete it and measure again"
+        ) from None
 
 
 def newest(folder: Path) -> list[Results]:

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from memlm.bench.shapes import PARTS
-from memlm.bench.store import Group, Results
+from memlm.bench.store import Group
 from memlm.report.tables import NOTHING, Cell, Table, compact, fixed, percent
 
 Row = Mapping[str, Any]
 DENSE = ("dense FFN, compiled", "dense FFN, eager", "dense FFN", "dense")
 """Rows that others are told as multiples of; the first that a group has."""
-
-
-def titled(results: Results) -> dict[str, Table]:
-    """Returns every table of a device by its title."""
-    groups = [group for part in PARTS for group in results.of(part)]
-    return {f"{group.part} {group.shape}: {group.sizes}": TABLES[group.part](group) for group in groups}
 
 
 def layers(group: Group) -> Table:
@@ -68,7 +61,9 @@ def growth(group: Group) -> Table:
     """The time of a step of one layer over slots and over reads."""
     columns = ["Layer", "Step, ms", "× dense", "Peak, GiB"]
     rows = [
-        [Cell(name), *_timed(group, row, "time"), _gib(row)] if row["status"] == "ok" else _failed(name, row, len(columns))
+        [Cell(name), *_timed(group, row, "time"), _gib(row)]
+        if row["status"] == "ok"
+        else _failed(name, row, len(columns))
         for name, row in group.rows.items()
     ]
     return Table(columns, rows)
@@ -122,5 +117,5 @@ def _error(row: Row) -> Cell:
 
 def _failed(name: str, row: Row, width: int) -> list[Cell]:
     """Shows why there is no time; a wrong result also shows how wrong it is."""
-    told = Cell(row["status"], f"(error {row['error']:.2g})" if "error" in row else "")
-    return [Cell(name), told, *[Cell(NOTHING)] * (width - 2)]
+    told = row["status"] + (f" (error {row['error']:.2g})" if "error" in row else "")
+    return [Cell(name), Cell(told), *[Cell(NOTHING)] * (width - 2)]

@@ -81,9 +81,7 @@ def _measure(console: Console, names: list[str] | None, parts: list[str], out: P
 
 def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(
-        *columns, TextColumn("ETA"), TimeRemainingColumn(), console=Console(stderr=True, highlight=False)
-    )
+    return Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=Console(stderr=True, highlight=False))
 
 
 def _told(row: dict[str, Any]) -> str:
@@ -115,5 +113,5 @@ def _shown(title: str, table: tables.Table) -> Table:
     for place, column in enumerate(table.columns):
         shown.add_column(column, justify="left" if table.is_text(place) else "right")
     for row in table.rows:
-        shown.add_row(*(f"{cell.text} {cell.note}".strip() for cell in row))
+        shown.add_row(*(cell.text for cell in row))  # the extremes of a time would leave no room for its name
     return shown
