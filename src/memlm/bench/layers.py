@@ -81,7 +81,7 @@ def forms(shape: Shape, setting: Setting) -> Iterator[Form]:
 def measure(layer: str, form: str, shape: Shape, setting: Setting) -> dict[str, Any]:
     """Returns the row of a layer: both times, peak memory, and the error.
 
-    A layer of memlm is compared with itself, neither compiled nor fast; output and the gradient of its input must agree.
+    A layer of memlm is compared with itself, neither compiled nor fast: output and the gradient of its input.
     """
     draw = Draw(setting)
     hidden = [draw.normal(1, shape.tokens, shape.d_model).requires_grad_() for _ in range(N_SETS)]

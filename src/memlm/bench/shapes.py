@@ -106,16 +106,16 @@ class Shape:
         if part == "growth":
             slots = f"{self.n_heads} heads"
         return (
-            f"{self.tokens:,} tokens, width {self.d_model}, {slots}, key width {self.d_key}, values {self.d_value} wide; "
-            f"dense FFN {self.d_model} -> {self.d_ff}"
+            f"{self.tokens:,} tokens, width {self.d_model}, {slots}, key width {self.d_key}, values {self.d_value} "
+            f"wide; dense FFN {self.d_model} -> {self.d_ff}"
         )
 
 
 def _models(
-    memory: Mapping[str, Any], plus: Mapping[str, Any], plus_layers: list[int], kv_heads: int
+    memory: Mapping[str, Any], plus_memory: Mapping[str, Any], plus_layers: list[int], kv_heads: int
 ) -> dict[str, Any]:
     gated_mlp = {"memory": memory, "fusion": {"type": "gated_mlp"}, "placement": "replace", "layers": "all"}
-    plus = {"memory": plus, "fusion": {"type": "weighted_sum"}, "placement": "parallel", "layers": plus_layers}
+    plus = {"memory": plus_memory, "fusion": {"type": "weighted_sum"}, "placement": "parallel", "layers": plus_layers}
     lineage = {**gated_mlp, "n_heads": 4 * kv_heads, "n_kv_heads": kv_heads}
     return {
         "dense": {},

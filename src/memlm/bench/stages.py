@@ -131,7 +131,7 @@ def _lookup_backward(shape: Shape, draw: Draw, pick: Callable[..., Tensor]) -> S
 
 
 def dense_adamw(shape: Shape, draw: Draw) -> Stage:
-    """torch's fused AdamW over the whole table: parameter and two moments read and written, gradient read."""
+    """Fused AdamW of torch over the whole table: parameter and two moments read and written, gradient read."""
     values = nn.Parameter(draw.normal(shape.n_slots, shape.d_value, dtype=torch.float32))
     values.grad = torch.ones_like(values)
     optimizer = torch.optim.AdamW([values], fused=True)

@@ -83,7 +83,7 @@ def write(folder: Path, results: Results) -> Path:
     """Writes the file, whole or not at all, and returns its path."""
     path = results.path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    groups = {key: {k: v for k, v in vars(group).items()} for key, group in results.groups.items()}
+    groups = {key: vars(group) for key, group in results.groups.items()}
     write_json(path, {"format": FORMAT, **vars(results), "groups": groups})
     return path
 
