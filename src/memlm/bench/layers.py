@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from memlm.bench.peers import PEERS
-from memlm.bench.setting import Draw, Setting
+from memlm.bench.setting import TOLERANCES, Draw, Setting
 from memlm.bench.shapes import Shape
 from memlm.bench.timing import N_SETS, Call, norm_error, worst
 from memlm.kernels.choice import references
@@ -98,7 +98,7 @@ def measure(layer: str, form: str, shape: Shape, setting: Setting) -> dict[str, 
     with references() if form.endswith("plain torch") else nullcontext():
         if layer not in PEERS:
             row["error"] = _error(run, module, hidden[0], grad, setting)
-            if row["error"] > setting.tolerance:
+            if row["error"] > TOLERANCES[setting.dtype]:
                 return row | {"status": "wrong"}
         setting.start_peak()
         row["forward"] = setting.clock.time(forward).as_dict()

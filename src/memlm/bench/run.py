@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,12 @@ from memlm.bench import ceilings, growth, layers, stages, steps
 from memlm.bench.setting import Setting
 from memlm.bench.shapes import GROWN, SHAPES, TINY, Shape
 from memlm.bench.store import Group, Results, resumed, write
-from memlm.config.train import TrainConfig
+from memlm.errors import printable
 from memlm.experiment.record import code_state, now, versions
 from memlm.experiment.run import device_record
+
+
+logger = logging.getLogger(__name__)
 
 
 class Job(NamedTuple):
@@ -58,7 +62,7 @@ def begin(setting: Setting, folder: Path) -> Results:
     """Returns the results of this device and commit so far."""
     code = code_state()
     commit = (code.commit or "unknown")[:12] + ("-dirty" if code.difference else "")
-    device = device_record(TrainConfig(steps=1, device="cuda" if setting.on_gpu else "cpu"))
+    device = device_record(steps.settings(setting)) | {"arithmetic": str(setting.dtype).removeprefix("torch.")}
     return resumed(folder, Results(device, commit, versions()))
 
 
@@ -98,6 +102,9 @@ def _measured(job: Job, setting: Setting) -> dict[str, Any]:
         return job.measure(setting)
     except torch.OutOfMemoryError:
         return {"status": "out of memory"}
+    except Exception as error:  # whatever it is, the rows to come may be sound, and those before are kept
+        logger.warning("%s %s: %s", job.part, job.shape.name, job.name, exc_info=True)
+        return {"status": "failed", "reason": printable(f"{type(error).__name__}: {error}")[:300]}
     finally:
         gc.collect()  # a failed job leaves its tensors in a traceback, and a compiled one in cycles
         if setting.on_gpu:

@@ -30,20 +30,17 @@ class Setting:
 
     @classmethod
     def here(cls) -> Setting:
-        """Returns the GPU in bfloat16, or the CPU in float32."""
-        if torch.cuda.is_available():
-            return cls(torch.device("cuda", torch.cuda.current_device()), torch.bfloat16)
-        return cls(torch.device("cpu"), torch.float32)
+        """Returns the GPU in bfloat16 if its arithmetic has it, or the CPU; both in float32 otherwise."""
+        if not torch.cuda.is_available():
+            return cls(torch.device("cpu"), torch.float32)
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        device = torch.device("cuda", torch.cuda.current_device())
+        return cls(device, torch.bfloat16 if has_bf16 else torch.float32)
 
     @property
     def on_gpu(self) -> bool:
         """Whether there is a GPU."""
         return self.device.type == "cuda"
-
-    @property
-    def tolerance(self) -> float:
-        """The largest error that is not called wrong."""
-        return TOLERANCES[self.dtype]
 
     @cached_property
     def clock(self) -> Clock:

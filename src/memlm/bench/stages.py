@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memlm.bench.setting import Draw, Setting
+from memlm.bench.setting import TOLERANCES, Draw, Setting
 from memlm.bench.shapes import Shape
 from memlm.bench.timing import N_SETS, Call, largest_error, norm_error, worst
 from memlm.kernels.product_key_select import product_key_select
@@ -35,6 +35,7 @@ class Stage:
         reference: The same in plain torch; None where torch's own operation is what is timed.
         compared: What of a set's result is compared with the reference's; the result itself if not given.
         error: How far two compared tensors are apart.
+        dtype: Of the result, if it is not the setting's.
     """
 
     call: Call
@@ -45,6 +46,7 @@ class Stage:
         result if isinstance(result, tuple) else (result,)
     )
     error: Callable[[Tensor, Tensor], float] = largest_error
+    dtype: torch.dtype | None = None
 
 
 def query_projection(shape: Shape, draw: Draw) -> Stage:
@@ -96,13 +98,24 @@ def selection_backward(shape: Shape, draw: Draw) -> Stage:
 
 
 def lookup_forward(shape: Shape, draw: Draw) -> Stage:
-    """The weighted sum of rows; every read fetches its row."""
+    """The weighted sum of rows of a bank as it is kept, in float32; every read fetches its row."""
+    return _lookup_forward(shape, draw, torch.float32)
+
+
+def lookup_forward_16(shape: Shape, draw: Draw) -> Stage:
+    """The same with values of 16 bits, half of the bytes."""
+    return _lookup_forward(shape, draw, torch.bfloat16)
+
+
+def _lookup_forward(shape: Shape, draw: Draw, dtype: torch.dtype) -> Stage:
     values, slots, weights = _reads(shape, draw, draw.slots)
+    values = values.to(dtype)
     return Stage(
         call=lambda i: weighted_lookup(values, slots[i], weights[i]),
         reference=lambda i: lookup_reference.weighted_lookup(values, slots[i], weights[i]),
         bytes=_read_bytes(shape, values) + _bytes(slots[0], weights[0]) + shape.tokens * _row(values),
         flops=2 * slots[0].numel() * shape.d_value,
+        dtype=dtype,
     )
 
 
@@ -143,6 +156,7 @@ STAGES: dict[str, Callable[[Shape, Draw], Stage]] = {
     "selection, forward": selection_forward,
     "selection, backward": selection_backward,
     "lookup, forward": lookup_forward,
+    "lookup, forward, 16-bit values": lookup_forward_16,
     "lookup, backward": lookup_backward,
     "lookup, backward, Zipf": lookup_backward_zipf,
     "AdamW, whole table": dense_adamw,
@@ -159,7 +173,7 @@ def measure(name: str, shape: Shape, setting: Setting) -> dict[str, Any]:
     row: dict[str, Any] = {"bytes": stage.bytes, "flops": stage.flops}
     if stage.reference is not None:
         row["error"] = _error(stage, stage.reference)
-        if row["error"] > setting.tolerance:
+        if row["error"] > TOLERANCES[stage.dtype or setting.dtype]:
             return row | {"status": "wrong"}
         row["reference"] = setting.clock.time(stage.reference, n_sets=1).as_dict()
     return row | {"status": "ok", "time": setting.clock.time(stage.call).as_dict()}

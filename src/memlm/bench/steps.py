@@ -31,16 +31,7 @@ def measure(variant: str, models: Models, setting: Setting) -> dict[str, Any]:
     steps took beyond that is the compiler's, and the warming up of the first step.
     """
     model = ModelConfig.model_validate({**models.model, **models.variants[variant]})
-    config = TrainConfig(
-        steps=STEPS["cuda" if setting.on_gpu else "cpu"],
-        batch_size=models.batch_size,
-        compile=setting.on_gpu,
-        device="cuda" if setting.on_gpu else "cpu",
-        log_every=0,
-        evaluate_every=0,
-        save_every=0,
-        memory_every=0,
-    )
+    before = setting.start_peak()
     torch.manual_seed(0)
     causal = MemlmForCausalLM(
         MemlmConfig(
@@ -51,16 +42,34 @@ def measure(variant: str, models: Models, setting: Setting) -> dict[str, Any]:
     )
     sampler = Sampler(_text(models), models.seq_len, models.batch_size, seed=0)
     with tempfile.TemporaryDirectory() as scratch, MetricLog(Path(scratch) / "metrics.jsonl", []) as log:
-        trained = train(causal, sampler, config, log, Hooks(), Path(scratch))
+        trained = train(causal, sampler, settings(setting, models.batch_size), log, Hooks(), Path(scratch))
     price = cost(model, models.vocab_size, models.seq_len)
     return {
         "status": "ok",
         "tokens_per_s": trained.tokens_per_s,
-        "peak_gib": trained.peak_memory_gib,
+        "peak_gib": trained.peak_memory_gib - before / 2**30,
         "start_up_s": max(0.0, trained.time_s - trained.tokens / trained.tokens_per_s),
         "flops_per_token": 3 * price.flops_per_token,
         "parameters": price.parameters,
     }
+
+
+def settings(setting: Setting, batch_size: int = 1) -> TrainConfig:
+    """Returns how models are trained.
+
+    Accelerate keeps the device, the precision and the compiler that a process names first, so whoever asks it for
+    anything must name these.
+    """
+    quiet = dict.fromkeys(("log_every", "evaluate_every", "save_every", "memory_every"), 0)
+    kind = "cuda" if setting.on_gpu else "cpu"
+    return TrainConfig(
+        steps=STEPS[kind],
+        batch_size=batch_size,
+        compile=setting.on_gpu,
+        device=kind,
+        precision="bf16" if setting.dtype == torch.bfloat16 else "fp32",
+        **quiet,
+    )
 
 
 def _text(models: Models) -> np.ndarray:

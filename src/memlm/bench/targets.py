@@ -52,8 +52,8 @@ TARGETS = (
     Target("stages", "S", "selection, forward", milliseconds, 0.035),
     Target("stages", "M8k", "selection, forward", milliseconds, 0.12),
     Target("stages", "M32k", "selection, forward", milliseconds, 0.40),
-    Target("stages", "S", "lookup, forward", milliseconds, 0.025),
-    Target("stages", "M8k", "lookup, forward", milliseconds, 0.735),
+    Target("stages", "S", "lookup, forward, 16-bit values", milliseconds, 0.025),
+    Target("stages", "M8k", "lookup, forward, 16-bit values", milliseconds, 0.735),
 )
 """For an H100 80GB HBM3."""
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from memlm.errors import ConfigError
+from memlm.errors import ConfigError, Interrupted, RunError
 from memlm.registry import unknown
 
 if TYPE_CHECKING:
@@ -72,11 +72,19 @@ def _measure(console: Console, names: list[str] | None, parts: list[str], out: P
             progress.update(task, description=f"after {label}")
             progress.console.print(f"[{done}/{len(jobs)}] {label}  {_told(row)}", markup=False, soft_wrap=True)
 
-        path = run(jobs, setting, results, out, told)
+        try:
+            path = run(jobs, setting, results, out, told)
+        except Interrupted:
+            progress.console.print(f"the rows so far are kept in {results.path(out)}", markup=False, soft_wrap=True)
+            raise
     _print(console, results, {f"{job.part}/{job.shape.name}" for job in jobs})
     if any(row["status"] == "not installed" for group in results.groups.values() for row in group.rows.values()):
         console.print(f"other packages to compare with: {INSTALL}")
     console.print(f"kept in {path}")
+    measured = [row for job in jobs for row in [results.groups[f"{job.part}/{job.shape.name}"].rows[job.name]]]
+    bad = sum(row["status"] in ("wrong", "failed") for row in measured)
+    if bad:
+        raise RunError(f"{bad} of {len(measured)} rows are wrong or failed, and have no time; {path} says why")
 
 
 def _progress() -> Progress:
