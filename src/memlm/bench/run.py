@@ -19,7 +19,6 @@ from memlm.errors import printable
 from memlm.experiment.record import code_state, now, versions
 from memlm.experiment.run import device_record
 
-
 logger = logging.getLogger(__name__)
 
 

@@ -115,7 +115,11 @@ def _error(row: Row) -> Cell:
     return Cell(f"{row['error']:.1e}" if "error" in row else NOTHING)
 
 
+def status(row: Row) -> str:
+    """Says why a row has no time; a wrong result also says how wrong it is."""
+    details = [row["reason"]] if "reason" in row else [f"error {row['error']:.2g}"] if "error" in row else []
+    return row["status"] + "".join(f" ({detail})" for detail in details)
+
+
 def _failed(name: str, row: Row, width: int) -> list[Cell]:
-    """Shows why there is no time; a wrong result also shows how wrong it is."""
-    told = row["status"] + (f" (error {row['error']:.2g})" if "error" in row else "")
-    return [Cell(name), Cell(told), *[Cell(NOTHING)] * (width - 2)]
+    return [Cell(name), Cell(status(row)), *[Cell(NOTHING)] * (width - 2)]

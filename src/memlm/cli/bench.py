@@ -94,8 +94,10 @@ def _progress() -> Progress:
 
 def _told(row: dict[str, Any]) -> str:
     """Says a row in a few words."""
+    from memlm.bench.tables import status
+
     if row["status"] != "ok":
-        return row["status"] + (f", error {row['error']:.2g}" if "error" in row else "")
+        return status(row)
     if "tokens_per_s" in row:
         return f"{row['tokens_per_s']:,.0f} tokens/s"
     return ", ".join(

@@ -17,7 +17,11 @@ def test_a_stage_has_a_time_and_plain_torch_beside_it(name, shape, setting):
 
 
 def test_bytes_and_operations_are_those_of_the_formulas(shape, setting):
-    found = {name: (stage.bytes, stage.flops) for name, make in stages.STAGES.items() for stage in [make(shape, Draw(setting))]}
+    found = {
+        name: (stage.bytes, stage.flops)
+        for name, make in stages.STAGES.items()
+        for stage in [make(shape, Draw(setting))]
+    }
     n, d, heads, reads, width, slots, half, keys = 40, 16, 2, 6, 12, 81, 4, 9
     queries, table = 4 * n * heads * 2 * half, 4 * heads * 2 * keys * half
     assert found["query projection"] == (4 * n * d + 4 * heads * 8 * d + queries, 2 * n * d * heads * 8)
@@ -79,7 +83,7 @@ def test_another_slot_of_the_same_score_is_no_error(shape, setting, monkeypatch)
 def test_zipf_reads_a_few_rows_often_and_every_row_exists(setting):
     slots = Draw(setting).zipf_slots(1000, 50, 100)
     counts = slots.flatten().bincount(minlength=1000).sort(descending=True).values
-    assert 0 <= slots.min() and slots.max() < 1000
+    assert slots.min() >= 0 and slots.max() < 1000
     assert counts[0] > 5 * counts[20] > 0
     assert counts[:10].sum() == pytest.approx(0.33 * 5000, rel=0.15)
 

@@ -15,11 +15,11 @@ def test_a_time_is_the_median_of_several_runs_in_turn():
 
     def call(i):
         taken.append(i)
-        time.sleep(0.02 if len(taken) == 7 else 0.002)
+        time.sleep(0.06 if len(taken) == 7 else 0.002)
 
     found = Clock(torch.device("cpu")).time(call, n_sets=3)
     assert taken == [0, 1, 2, 0, 0, 1, 2, 0, 1], "four runs warm up, five are timed"
-    assert 2 <= found.min_ms <= found.median_ms < 15 < found.max_ms
+    assert 2 <= found.min_ms <= found.median_ms < 60 <= found.max_ms
     assert found.runs == 5
 
 
