@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_its_commands_have_the_options_that_it_names():
     assert len(commands) == 4
     for command in commands:
         assert {word for word in command if word.startswith("--")} <= known
-        assert {after for word, after in zip(command, command[1:], strict=False) if word == "--config"} <= set(SHAPES)
+        assert {after for word, after in pairwise(command) if word == "--config"} <= set(SHAPES)
 
 
 def test_the_generated_parts_are_what_the_records_give(tmp_path):
@@ -35,7 +36,7 @@ def test_the_generated_parts_are_what_the_records_give(tmp_path):
     assert (tmp_path / "performance.md").read_text(encoding="utf-8") == PAGE, "run: memlm bench --report"
 
 
-@pytest.mark.parametrize(("column", "variant"), enumerate(["dense", "gated_mlp", "weighted_sum"]))
+@pytest.mark.parametrize(("column", "variant"), [(0, "dense"), (1, "gated_mlp"), (2, "weighted_sum")])
 def test_what_a_card_of_24_gb_needs_is_counted(column, variant):
     experiment = load_experiment(ROOT / "configs" / "24gb.yaml")
     price = cost(experiment.variants[variant], experiment.data.vocab_size, experiment.data.seq_len)

@@ -40,7 +40,7 @@ def growth(results: Results) -> str | None:
         _series(right, [row for row in grown if row["slots"] == slots], "reads", dense)
         left.set(title=f"{reads} reads a token", xlabel="Slots", ylabel="Forward, backward and update, ms")
         right.set(title=f"{slots:,} slots", xlabel="Reads a token")
-        left.set_ylim(bottom=0)
+        left.set_yscale("log")
         return _svg(figure)
 
 

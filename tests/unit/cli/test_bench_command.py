@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from memlm.bench import ceilings, stages
+from memlm.bench.setting import Setting
 from memlm.bench.store import write
 from memlm.cli.main import app
 from memlm.errors import ConfigError, RunError
@@ -21,6 +23,9 @@ def bench(*arguments):
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
+    """Two stages on the CPU, whatever the machine has."""
+    cpu = Setting(torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(Setting, "here", classmethod(lambda _: cpu))
     monkeypatch.setattr(ceilings, "measure", lambda _setting: {"bytes_per_s": 1e10, "flops_per_s": 1e11})
     kept = ("query projection", "lookup, forward")
     monkeypatch.setattr(stages, "STAGES", {name: stages.STAGES[name] for name in kept})
