@@ -11,8 +11,6 @@ from torch import nn
 
 from memlm.bench.shapes import Shape
 
-INSTALL = "pip install 'memlm[bench]'"
-
 
 def _lucidrains(shape: Shape) -> nn.Module | None:
     """Returns the layer of product-key-memory: values as wide as the model, since it projects nothing."""

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 def command(
     config: Annotated[
-        list[str] | None, typer.Option("--config", help="Sizes: S, M8k, ...; may be given many times.")
+        list[str] | None,
+        typer.Option("--config", help="Sizes: tiny, S, M8k, M32k, L8k or L32k; may be given many times."),
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="stages, layers, steps or growth; may be given many times.")
@@ -53,9 +54,9 @@ def command(
 
 def _measure(console: Console, names: list[str] | None, parts: list[str], out: Path) -> None:
     """Measures, drawing the course, and prints what was measured."""
-    from memlm.bench.peers import INSTALL
     from memlm.bench.run import begin, default_shapes, plan, run
     from memlm.bench.setting import Setting
+    from memlm.experiment.environment import install_line
 
     setting = Setting.here()
     if not setting.on_gpu and names is None:
@@ -79,7 +80,7 @@ def _measure(console: Console, names: list[str] | None, parts: list[str], out: P
             raise
     _print(console, results, {f"{job.part}/{job.shape.name}" for job in jobs})
     if any(row["status"] == "not installed" for group in results.groups.values() for row in group.rows.values()):
-        console.print(f"other packages to compare with: {INSTALL}")
+        console.print(f"other packages to compare with: {install_line('bench')}")
     console.print(f"kept in {path}")
     measured = [row for job in jobs for row in [results.groups[f"{job.part}/{job.shape.name}"].rows[job.name]]]
     bad = sum(row["status"] in ("wrong", "failed") for row in measured)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from memlm.bench import ceilings, stages
+from memlm.bench import ceilings, layers, peers, stages
 from memlm.bench.setting import Setting
 from memlm.bench.store import write
 from memlm.cli.main import app
@@ -40,6 +40,14 @@ def test_without_a_gpu_small_sizes_are_measured_and_kept(tmp_path):
     (path,) = tmp_path.glob("*/*.json")
     assert f"kept in {path}" in done.output
     assert set(json.loads(path.read_text())["groups"]["stages/tiny"]["rows"]) == set(stages.STAGES)
+
+
+def test_packages_that_are_not_there_are_named_with_the_line_that_installs_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(layers, "forms", lambda _shape, _setting: [layers.Form("PEER-pytorch", "eager")])
+    monkeypatch.setattr(peers, "_package", lambda _name: None)
+    done = bench("--only", "layers", "--out", str(tmp_path))
+    assert done.exit_code == 0 and "layers tiny: PEER-pytorch, eager  not installed" in done.output
+    assert "other packages to compare with: pip install 'memlm[bench]'" in done.output
 
 
 def test_a_wrong_row_is_told_and_ends_the_command_with_an_error(tmp_path, monkeypatch):
