@@ -34,6 +34,7 @@ EXTRAS = {
     "tensorboard": "train.trackers: [tensorboard]",
     "swanlab": "train.trackers: [swanlab]",
     "wandb": "train.trackers: [wandb]",
+    "bench": "comparison in memlm bench",
 }
 """The extras that users choose from, and what each is for."""
 ENOUGH_BYTES = 5e9

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import lru_cache
 
 from torch import Tensor
@@ -23,15 +25,28 @@ def is_fast(operation: str, tensor: Tensor, obstacle: str | None = None) -> bool
         tensor: One of its inputs; its device decides.
         obstacle: Why the fast version cannot serve these inputs, None if it can.
     """
-    reason = _obstacle(tensor.device.type) or obstacle
+    forced = f"{VARIABLE}=reference" if os.environ.get(VARIABLE) == "reference" else None
+    reason = forced or _obstacle(tensor.device.type) or obstacle
     _tell(operation, reason)
     return reason is None
 
 
+@contextmanager
+def references() -> Generator[None]:
+    """Forces the plain versions while it lasts, in every thread: backward passes run in threads of their own."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = "reference"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
+
+
 @lru_cache
 def _obstacle(device: str) -> str | None:
-    if os.environ.get(VARIABLE) == "reference":
-        return f"{VARIABLE}=reference"
     if device != "cuda":
         return f"the device is {device}"
     if importlib.util.find_spec("triton") is None:

@@ -25,7 +25,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's palette, which colour-blind readers can tell apart; further variants repeat it with other dashes."""
 DASHES = ("-", "--", ":")
 _INK = "#010203"
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "memlm",
     "font.size": 10,
@@ -77,7 +77,7 @@ def curves(experiment: Experiment) -> str | None:
     lines = {key: {v: _series(experiment.finished(v), key) for v in variants} for key in keys}
     if not any(series for by_variant in lines.values() for series in by_variant.values()):
         return None
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 3.7), layout="constrained")
         for axes, (key, title) in zip(figure.subplots(1, 2), keys.items(), strict=True):
             axes.set(title=f"{title}, nats per token", xlabel="Tokens")
@@ -94,7 +94,7 @@ def usage(experiment: Experiment) -> str | None:
     variants = [v for v in experiment.plan.variants if any(run.layers for run in experiment.finished(v))]
     if not variants:
         return None
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 2.6 * len(variants)), layout="constrained")
         rows = figure.subplots(len(variants), 2, squeeze=False, sharey=True, width_ratios=(2, 3))
         ends: list[Ends] = []

@@ -28,14 +28,14 @@ def _parts(content: Content) -> Iterator[str]:
     for section in content.sections:
         yield f"## {section.title}"
         yield _escape(section.text)
-        yield _table(section.table) if section.table else ""
+        yield table(section.table) if section.table else ""
         yield "The figure is in `report.html`." if section.figure else ""
     yield from _samples(content)
     yield "## Findings"
     yield content.findings or "None written yet; they belong into `findings.md` beside this file."
     yield "## How it was run"
     yield _fenced(content.command)
-    yield _table(content.provenance)
+    yield table(content.provenance)
 
 
 def _samples(content: Content) -> Iterator[str]:
@@ -52,7 +52,8 @@ def _items(label: str, items: Sequence[str]) -> str:
     return "\n".join(f"- **{label}.** {_escape(item)}" for item in items)
 
 
-def _table(table: Table) -> str:
+def table(table: Table) -> str:
+    """Returns a table in GitHub's Markdown."""
     ruler = [":--" if table.is_text(place) else "--:" for place in range(len(table.columns))]
     rows = [*table.rows, table.foot] if table.foot else table.rows
     lines = [[_escape(column) for column in table.columns], ruler, *([_cell(cell) for cell in row] for row in rows)]

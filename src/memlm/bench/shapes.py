@@ -1,0 +1,171 @@
+"""The sizes that are measured. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+PARTS = ("stages", "layers", "steps", "growth")
+"""What can be measured, in this order; `growth` only if it is asked for."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """Whole models whose training steps are timed.
+
+    Attributes:
+        model: What they have in common, as the `model` section of a YAML file has it.
+        variants: What each changes.
+        vocab_size: Size of the vocabulary, V.
+        seq_len: Tokens of a sequence, T.
+        batch_size: Sequences of a step, B.
+    """
+
+    model: Mapping[str, Any]
+    variants: Mapping[str, Mapping[str, Any]]
+    vocab_size: int
+    seq_len: int
+    batch_size: int
+
+    def described(self) -> str:
+        """Returns the sizes in one line."""
+        sizes = f"{self.model['n_layers']} layers x {self.model['d_model']}, {self.model['n_heads']} attention heads"
+        return f"{sizes}, vocabulary {self.vocab_size:,}, steps of {self.batch_size} x {self.seq_len} tokens"
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How the cost of a weighted sum grows, at the other sizes of the shape.
+
+    Attributes:
+        n_keys: Keys of a half, M, at the reads of the shape; M * M slots.
+        top_k: Reads of a head, K, at the slots of `fixed_keys`.
+        fixed_keys: M of the second series.
+    """
+
+    n_keys: tuple[int, ...]
+    top_k: tuple[int, ...]
+    fixed_keys: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a memory layer and of the dense layer that it is compared with.
+
+    Attributes:
+        name: What it is called on the command line and in records.
+        tokens: Tokens of a call, N.
+        d_model: Width of the residual stream, D.
+        d_ff: Hidden width of the dense SwiGLU layer.
+        n_keys: Keys of a half, M.
+        n_heads: Heads of the memory, H.
+        top_k: Reads of a head, K.
+        d_key: Width of a query.
+        d_value: Width of a value.
+        fusions: The fusions whose layer is timed, each with its settings.
+        models: Whole models to train, if any.
+        growth: How far slots and reads are driven, if at all.
+    """
+
+    name: str
+    tokens: int
+    d_model: int
+    d_ff: int
+    n_keys: int
+    n_heads: int
+    top_k: int
+    d_key: int
+    d_value: int
+    fusions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    models: Models | None = None
+    growth: Growth | None = None
+
+    @property
+    def n_slots(self) -> int:
+        """Rows of the bank, S."""
+        return self.n_keys**2
+
+    @property
+    def n_reads(self) -> int:
+        """Reads of a token, R."""
+        return self.n_heads * self.top_k
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """The memory, as a YAML file has it."""
+        sizes = {name: getattr(self, name) for name in ("n_keys", "n_heads", "top_k", "d_key", "d_value")}
+        return {"type": "product_key", **sizes}
+
+    def described(self, part: str) -> str:
+        """Returns the sizes that matter to a part, in one line."""
+        if part == "steps":
+            assert self.models is not None, "only a shape with models has steps"
+            return self.models.described()
+        slots = f"{self.n_keys} x {self.n_keys} slots, {self.n_heads} heads x {self.top_k} reads"
+        if part == "growth":
+            slots = f"{self.n_heads} heads"
+        return (
+            f"{self.tokens:,} tokens, width {self.d_model}, {slots}, key width {self.d_key}, values {self.d_value} "
+            f"wide; dense FFN {self.d_model} -> {self.d_ff}"
+        )
+
+
+def _models(
+    memory: Mapping[str, Any], plus_memory: Mapping[str, Any], plus_layers: list[int], kv_heads: int
+) -> dict[str, Any]:
+    gated_mlp = {"memory": memory, "fusion": {"type": "gated_mlp"}, "placement": "replace", "layers": "all"}
+    plus = {"memory": plus_memory, "fusion": {"type": "weighted_sum"}, "placement": "parallel", "layers": plus_layers}
+    lineage = {**gated_mlp, "n_heads": 4 * kv_heads, "n_kv_heads": kv_heads}
+    return {
+        "dense": {},
+        "gated_mlp in every layer": gated_mlp,
+        f"weighted_sum in layers {', '.join(map(str, plus_layers))}": plus,
+        f"gated_mlp, {4 * kv_heads} attention heads": lineage,
+    }
+
+
+def _memory(n_keys: int, n_heads: int, top_k: int, d_key: int, d_value: int) -> dict[str, Any]:
+    sizes = {"n_keys": n_keys, "n_heads": n_heads, "top_k": top_k, "d_key": d_key, "d_value": d_value}
+    return {"type": "product_key", **sizes}
+
+
+_EVERY_FUSION: dict[str, dict[str, Any]] = {"gated_mlp": {}, "cross_attention": {"n_heads": 8}, "weighted_sum": {}}
+
+TINY = Shape(
+    "tiny", 256, 64, 192, 32, 2, 4, 32, 32,
+    fusions=_EVERY_FUSION,
+    models=Models(
+        {"d_model": 64, "n_layers": 2, "n_heads": 4},
+        _models(_memory(16, 1, 4, 32, 32), _memory(16, 2, 4, 32, 64), [1], 2),
+        vocab_size=320, seq_len=32, batch_size=4,
+    ),
+    growth=Growth((16, 32, 64), (2, 4, 8), 32),
+)  # fmt: skip
+S = Shape(
+    "S", 32_768, 512, 1408, 256, 1, 8, 128, 128,
+    fusions=_EVERY_FUSION,
+    models=Models(
+        {"d_model": 512, "n_layers": 8, "n_heads": 8},
+        _models(_memory(256, 1, 8, 128, 128), _memory(256, 4, 8, 128, 512), [2, 5], 8),
+        vocab_size=6400, seq_len=512, batch_size=128,
+    ),
+)  # fmt: skip
+M8K = Shape("M8k", 8192, 1024, 4096, 1024, 4, 32, 512, 1024, fusions={"weighted_sum": {}})
+GROWN = Shape(
+    "grown", 8192, 512, 1408, 1024, 4, 8, 128, 128,
+    growth=Growth((128, 256, 512, 1024, 2048, 4096), (2, 4, 8, 16, 32, 64), 1024),
+)  # fmt: skip
+
+SHAPES: dict[str, Shape] = {
+    shape.name: shape
+    for shape in (
+        TINY,
+        S,
+        M8K,
+        replace(M8K, name="M32k", tokens=32_768),
+        replace(M8K, name="L8k", n_keys=2048),
+        replace(M8K, name="L32k", n_keys=2048, tokens=32_768),
+    )
+}
+"""S is the recipe of the lineage, M the 373M model of Memory+ (arXiv:2412.09764), L that with four times the slots."""

@@ -1,0 +1,128 @@
+"""`memlm bench`: times layers, stages and training steps on this device, beside the dense layer and other packages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from memlm.errors import ConfigError, Interrupted, RunError
+from memlm.registry import unknown
+
+if TYPE_CHECKING:
+    from memlm.bench.run import Job
+    from memlm.bench.store import Results
+    from memlm.report import tables
+
+
+def command(
+    config: Annotated[
+        list[str] | None,
+        typer.Option("--config", help="Sizes: tiny, S, M8k, M32k, L8k or L32k; may be given many times."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="stages, layers, steps or growth; may be given many times.")
+    ] = None,
+    growth: Annotated[bool, typer.Option("--growth", help="Also how cost grows with slots and with reads.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="The folder of all timings.")] = Path("benchmarks"),
+    report: Annotated[bool, typer.Option("--report", help="Measure nothing; write docs/performance.md anew.")] = False,
+    docs: Annotated[Path, typer.Option("--docs", help="The folder of performance.md.")] = Path("docs"),
+) -> None:
+    """Time layers, stages and training steps on this device; a result that is wrong gets no time."""
+    from memlm.bench.shapes import PARTS, SHAPES
+
+    for kind, given, known in (("config", config, SHAPES), ("part", only, PARTS)):
+        for name in given or []:
+            if name not in known:
+                raise ConfigError(unknown(kind, name, known))
+    if report:
+        from memlm.bench.page import write_page
+        from memlm.bench.store import newest
+
+        for path in write_page(docs, newest(out)):
+            typer.echo(str(path))
+        return
+    parts = only or [part for part in PARTS if part != "growth"]
+    if growth and "growth" not in parts:
+        parts = [*parts, "growth"]
+    _measure(Console(highlight=False, markup=False, soft_wrap=True), config, parts, out)
+
+
+def _measure(console: Console, names: list[str] | None, parts: list[str], out: Path) -> None:
+    """Measures, drawing the course, and prints what was measured."""
+    from memlm.bench.run import begin, default_shapes, plan, run
+    from memlm.bench.setting import Setting
+    from memlm.experiment.environment import install_line
+
+    setting = Setting.here()
+    if not setting.on_gpu and names is None:
+        console.print("no GPU that torch can use: small sizes, in float32, uncompiled; they say nothing about a GPU")
+    jobs = plan(names or default_shapes(setting), parts, setting)
+    results = begin(setting, out)
+    with _progress() as progress:
+        task = progress.add_task(f"0/{len(jobs)}", total=len(jobs))
+
+        def told(job: Job, row: dict[str, Any]) -> None:
+            progress.advance(task)
+            done = int(progress.tasks[0].completed)
+            label = f"{job.part} {job.shape.name}: {job.name}"
+            progress.update(task, description=f"after {label}")
+            progress.console.print(f"[{done}/{len(jobs)}] {label}  {_told(row)}", markup=False, soft_wrap=True)
+
+        try:
+            path = run(jobs, setting, results, out, told)
+        except Interrupted:
+            progress.console.print(f"the rows so far are kept in {results.path(out)}", markup=False, soft_wrap=True)
+            raise
+    _print(console, results, {f"{job.part}/{job.shape.name}" for job in jobs})
+    if any(row["status"] == "not installed" for group in results.groups.values() for row in group.rows.values()):
+        console.print(f"other packages to compare with: {install_line('bench')}")
+    console.print(f"kept in {path}")
+    measured = [row for job in jobs for row in [results.groups[f"{job.part}/{job.shape.name}"].rows[job.name]]]
+    bad = sum(row["status"] in ("wrong", "failed") for row in measured)
+    if bad:
+        raise RunError(f"{bad} of {len(measured)} rows are wrong or failed, and have no time; {path} says why")
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=Console(stderr=True, highlight=False))
+
+
+def _told(row: dict[str, Any]) -> str:
+    """Says a row in a few words."""
+    from memlm.bench.tables import status
+
+    if row["status"] != "ok":
+        return status(row)
+    if "tokens_per_s" in row:
+        return f"{row['tokens_per_s']:,.0f} tokens/s"
+    return ", ".join(
+        f"{name.replace('_', ' + ')} {row[name]['median_ms']:.3f} ms"
+        for name in ("time", "forward", "forward_backward")
+        if name in row
+    )
+
+
+def _print(console: Console, results: Results, keys: set[str]) -> None:
+    """Prints the tables of what was measured now."""
+    from memlm.bench.tables import TABLES
+
+    device = results.device["name"]
+    console.print(f"\n{device}, commit {results.commit}", style="bold")
+    for key in (key for key in results.groups if key in keys):
+        group = results.groups[key]
+        console.print(_shown(f"{group.part} {group.shape}: {group.sizes}", TABLES[group.part](group)))
+
+
+def _shown(title: str, table: tables.Table) -> Table:
+    shown = Table(title=title, title_justify="left")
+    for place, column in enumerate(table.columns):
+        shown.add_column(column, justify="left" if table.is_text(place) else "right")
+    for row in table.rows:
+        shown.add_row(*(cell.text for cell in row))  # the extremes of a time would leave no room for its name
+    return shown
