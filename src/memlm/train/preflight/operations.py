@@ -42,6 +42,21 @@ def _product_key_select(draw: int) -> Case:
     return Case((query, keys, 6), formula, TOLERANCE if query.dtype == torch.float32 else TOLERANCE_16)
 
 
+def _read_attention(draw: int) -> Case:
+    generator = torch.Generator().manual_seed(draw)
+    query, bias = torch.randn(13, 3, 20, generator=generator), torch.randn(13, 5, generator=generator)
+    values = torch.randn(13, 5, 20, generator=generator)
+    if draw % 2:
+        query, values = query.bfloat16(), values.bfloat16()
+
+    def formula(query: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
+        query, values = query.float(), values.float()
+        logits = torch.einsum("nhd,nrd->nhr", query, values) * scale + bias[:, None]
+        return torch.einsum("nhr,nrd->nhd", logits.softmax(-1), values)
+
+    return Case((query, values, bias, 0.3), formula, TOLERANCE if query.dtype == torch.float32 else TOLERANCE_16)
+
+
 def _weighted_lookup(draw: int) -> Case:
     generator = torch.Generator().manual_seed(draw)
     values, weights = torch.randn(11, 4, generator=generator), torch.randn(3, 5, 7, generator=generator)
@@ -51,6 +66,7 @@ def _weighted_lookup(draw: int) -> Case:
 
 CASES: dict[str, Callable[[int], Case]] = {
     "product_key_select": _product_key_select,
+    "read_attention": _read_attention,
     "weighted_lookup": _weighted_lookup,
 }
 """For each operation a case from a draw."""
