@@ -47,7 +47,7 @@ def plan(names: Sequence[str], parts: Sequence[str], setting: Setting) -> list[J
 
 def _jobs(part: str, shape: Shape, setting: Setting) -> Iterator[Job]:
     if part == "stages":
-        for name in stages.STAGES:
+        for name in stages.of(shape):
             yield Job(part, shape, name, partial(stages.measure, name, shape))
     elif part == "layers":
         for layer, form in layers.forms(shape, setting):

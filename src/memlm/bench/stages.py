@@ -18,8 +18,14 @@ from torch.nn import functional as F
 from memlm.bench.setting import TOLERANCES, Draw, Setting
 from memlm.bench.shapes import Shape
 from memlm.bench.timing import N_SETS, Call, largest_error, norm_error, worst
+from memlm.fusion.cross_attention import CrossAttentionConfig
+from memlm.kernels.choice import references
+from memlm.kernels.gather_joined import gather_joined
 from memlm.kernels.product_key_select import product_key_select
 from memlm.kernels.product_key_select import reference as select_reference
+from memlm.kernels.read_attention import read_attention
+from memlm.kernels.rowwise_adamw import RowGradient, Settings, rowwise_adamw
+from memlm.kernels.segments import CompactRows
 from memlm.kernels.weighted_lookup import reference as lookup_reference
 from memlm.kernels.weighted_lookup import weighted_lookup
 
@@ -143,6 +149,123 @@ def _lookup_backward(shape: Shape, draw: Draw, pick: Callable[..., Tensor]) -> S
     )
 
 
+def lookup_backward_16(shape: Shape, draw: Draw) -> Stage:
+    """The same with values and gradients of 16 bits and a compact gradient: only rows that were read are written."""
+    values, slots, weights = _reads(shape, draw, draw.slots)
+    values = values.bfloat16()
+    grads = [draw.normal(shape.tokens, shape.d_value, dtype=values.dtype) for _ in range(N_SETS)]
+    compact = [_compact(each, values) for each in slots]
+    learning = [(rows.carrier, weight.requires_grad_()) for rows, weight in zip(compact, weights, strict=True)]
+    unique = int(compact[0].count)
+
+    def forward(i: int) -> Tensor:
+        return weighted_lookup(values, slots[i], weights[i], compact[i])
+
+    def compared(result: tuple[Tensor, Tensor], i: int) -> tuple[Tensor, Tensor]:
+        return result[0][: int(compact[i].count)], result[1]
+
+    return Stage(
+        call=_backward(forward, learning, grads),
+        reference=_plain(_backward(forward, learning, grads)),
+        bytes=2 * unique * _row(values) + _bytes(grads[0], slots[0]) + 2 * _bytes(weights[0]),
+        flops=2 * 2 * slots[0].numel() * shape.d_value,
+        compared=compared,
+        dtype=values.dtype,
+    )
+
+
+def rows_adamw(shape: Shape, draw: Draw) -> Stage:
+    """AdamW over the rows that were read: value and two moments read and written, gradient read."""
+    table, slots, _ = _reads(shape, draw, draw.slots)
+    rows = [each.unique() for each in slots]
+    sums = draw.normal(max(map(len, rows)), shape.d_value, dtype=torch.float32)
+    gradients = [
+        RowGradient(F.pad(each, (0, len(sums) - len(each))), sums, each.new_full((1,), len(each), dtype=torch.int32))
+        for each in rows
+    ]
+    state = table, torch.zeros_like(table), torch.zeros_like(table)
+    numbers = torch.ones((), device=table.device), torch.ones((), device=table.device)
+
+    settings = Settings(1e-3, 0.9, 0.95, 1e-8)
+
+    def checked(i: int) -> tuple[Tensor, ...]:
+        """Takes a first step with a few rows, in a small table of their values."""
+        few = [table[rows[i][:1024]].clone(), *(torch.zeros_like(sums[:1024]) for _ in range(2))]
+        count = torch.full_like(gradients[i].n_rows, len(few[0]))
+        order = torch.arange(len(few[0]), device=table.device)
+        rowwise_adamw(few[0], few[1], few[2], RowGradient(order, sums[: len(order)], count), *numbers, settings)
+        return tuple(few)
+
+    return Stage(
+        call=lambda i: rowwise_adamw(*state, gradients[i], *numbers, settings),
+        reference=_plain(checked),
+        compared=lambda result, i: result or checked(i),
+        bytes=len(rows[0]) * 7 * _row(table),
+        flops=14 * len(rows[0]) * shape.d_value,
+        dtype=torch.float32,
+    )
+
+
+def gather_forward(shape: Shape, draw: Draw) -> Stage:
+    """The hidden state and the values read beside it, as the gated MLP takes them."""
+    values, slots, weights = _reads(shape, draw, draw.slots)
+    hidden = [draw.normal(shape.tokens, shape.d_model) for _ in range(N_SETS)]
+    written = hidden[0].element_size() * shape.tokens * (shape.d_model + shape.n_reads * shape.d_value)
+    return Stage(
+        call=lambda i: gather_joined(hidden[i], values, slots[i], weights[i]),
+        reference=_plain(lambda i: gather_joined(hidden[i], values, slots[i], weights[i])),
+        bytes=_bytes(values, hidden[0], slots[0], weights[0]) + written,
+        flops=slots[0].numel() * shape.d_value,
+    )
+
+
+def gather_backward(shape: Shape, draw: Draw) -> Stage:
+    """The gradients of values and weights from that of what was gathered; the hidden state's is a part of it."""
+    values, slots, weights = _reads(shape, draw, draw.slots)
+    values.requires_grad_()
+    hidden = draw.normal(shape.tokens, 0)
+    grads = [draw.normal(shape.tokens, shape.n_reads * shape.d_value) for _ in range(N_SETS)]
+    learning = [(values, weight.requires_grad_()) for weight in weights]
+
+    def forward(i: int) -> Tensor:
+        return gather_joined(hidden, values, slots[i], weights[i])
+
+    return Stage(
+        call=_backward(forward, learning, grads),
+        reference=_plain(_backward(forward, learning, grads)),
+        bytes=2 * _bytes(values) + _bytes(grads[0], slots[0]) + 2 * _bytes(weights[0]),
+        flops=2 * 2 * slots[0].numel() * shape.d_value,
+    )
+
+
+def attention_forward(shape: Shape, draw: Draw) -> Stage:
+    """Cross-attention of a token's heads over the values read for it."""
+    queries, values, biases, _, scale = _attention(shape, draw)
+    heads = queries[0].shape[1]
+    return Stage(
+        call=lambda i: read_attention(queries[i], values[i], biases[i], scale),
+        reference=_plain(lambda i: read_attention(queries[i], values[i], biases[i], scale)),
+        bytes=2 * _bytes(queries[0]) + _bytes(values[0], biases[0]),
+        flops=2 * 2 * shape.tokens * heads * shape.n_reads * shape.d_value,
+    )
+
+
+def attention_backward(shape: Shape, draw: Draw) -> Stage:
+    """Its gradients of queries, values and biases."""
+    queries, values, biases, grads, scale = _attention(shape, draw)
+    learning = [tuple(t.requires_grad_() for t in each) for each in zip(queries, values, biases, strict=True)]
+
+    def forward(i: int) -> Tensor:
+        return read_attention(queries[i], values[i], biases[i], scale)
+
+    return Stage(
+        call=_backward(forward, learning, grads),
+        reference=_plain(_backward(forward, learning, grads)),
+        bytes=3 * _bytes(queries[0]) + 2 * _bytes(values[0], biases[0]),
+        flops=2 * 5 * shape.tokens * queries[0].shape[1] * shape.n_reads * shape.d_value,
+    )
+
+
 def dense_adamw(shape: Shape, draw: Draw) -> Stage:
     """Fused AdamW of torch over the whole table: parameter and two moments read and written, gradient read."""
     values = nn.Parameter(draw.normal(shape.n_slots, shape.d_value, dtype=torch.float32))
@@ -159,9 +282,21 @@ STAGES: dict[str, Callable[[Shape, Draw], Stage]] = {
     "lookup, forward, 16-bit values": lookup_forward_16,
     "lookup, backward": lookup_backward,
     "lookup, backward, Zipf": lookup_backward_zipf,
+    "lookup, backward, 16-bit, compact": lookup_backward_16,
+    "gather, forward": gather_forward,
+    "gather, backward": gather_backward,
+    "attention over reads, forward": attention_forward,
+    "attention over reads, backward": attention_backward,
+    "AdamW, rows read": rows_adamw,
     "AdamW, whole table": dense_adamw,
 }
 """Every stage, in the order of a step."""
+_FUSIONS = {"gather": "gated_mlp", "attention over reads": "cross_attention", "lookup": "weighted_sum"}
+
+
+def of(shape: Shape) -> list[str]:
+    """Returns the stages of a shape; those of fusions that it has not are left out."""
+    return [name for name in STAGES if _FUSIONS.get(name.split(",")[0], "") in {"", *shape.fusions}]
 
 
 def measure(name: str, shape: Shape, setting: Setting) -> dict[str, Any]:
@@ -195,6 +330,33 @@ def _reads(shape: Shape, draw: Draw, pick: Callable[..., Tensor]) -> tuple[Tenso
     values = draw.normal(shape.n_slots, shape.d_value, dtype=torch.float32)
     slots = [pick(shape.n_slots, shape.tokens, shape.n_reads) for _ in range(N_SETS)]
     return values, slots, [draw.weights(shape.tokens, shape.n_reads) for _ in range(N_SETS)]
+
+
+def _compact(slots: Tensor, values: Tensor) -> CompactRows:
+    """Returns where the gradient goes if only rows that are read have one."""
+    rows, positions = slots.unique(return_inverse=True)
+    carrier = values.new_zeros(()).expand(slots.numel(), values.shape[1]).requires_grad_()
+    count = torch.full((1,), len(rows), dtype=torch.int32, device=slots.device)
+    return CompactRows(carrier, positions.int(), count)
+
+
+def _attention(shape: Shape, draw: Draw) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], float]:
+    """Returns sets of queries, values, biases and upstream gradients, and the scale of the products."""
+    heads = CrossAttentionConfig.model_validate({"type": "cross_attention", **shape.fusions["cross_attention"]}).n_heads
+    queries, grads = ([draw.normal(shape.tokens, heads, shape.d_value) for _ in range(N_SETS)] for _ in range(2))
+    values = [draw.normal(shape.tokens, shape.n_reads, shape.d_value) for _ in range(N_SETS)]
+    biases = [draw.weights(shape.tokens, shape.n_reads).log() for _ in range(N_SETS)]
+    return queries, values, biases, grads, (shape.d_model // heads) ** -0.5
+
+
+def _plain(call: Call) -> Call:
+    """Returns the call as plain torch runs it."""
+
+    def plain(i: int) -> Any:
+        with references():
+            return call(i)
+
+    return plain
 
 
 def _slot_scores(query: Tensor, keys: Tensor, slots: Tensor) -> Tensor:

@@ -2,6 +2,10 @@
 
 The lineage's "skip" connection. ``log w_k`` is added to the logits, so that the router's order weighs in beside the
 match of content.
+
+Keys and values of the reads are never built: ``<q_h, K_h v> = <K_h^T q_h, v>``, so each head's query is carried to the
+width of the values, attends to them as they are, and the mixed value is projected (the absorption of DeepSeek-V2,
+arXiv:2405.04434, section 2.1.2). That takes h products for each token where keys and values would take R.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from memlm.fusion.base import Fusion, FusionConfig, ReadLike, scaled_values
+from memlm.kernels.read_attention import read_attention
 from memlm.registry import FUSIONS
 
 
@@ -59,14 +64,12 @@ class CrossAttention(Fusion):
     def forward(self, hidden: Tensor, read: ReadLike) -> Tensor:
         """Returns the update [B, T, D]."""
         B, T, D = hidden.shape
-        values = scaled_values(read)  # [B, T, R, d_value]
-        R, heads = values.shape[2], self.n_heads
-        query = self.query(hidden).view(B, T, 1, heads, -1)
-        key = self.key(values).view(B, T, R, heads, -1)
-        value = self.value(values).view(B, T, R, heads, -1)
+        heads, C = self.n_heads, D // self.n_heads
+        values = scaled_values(read).flatten(0, 1)  # [N, R, d_value], N tokens
         # A weight that underflows to zero would give a logit of -inf and a gradient of NaN.
-        bias = read.weights.clamp_min(torch.finfo(read.weights.dtype).tiny).log().reshape(B, T, R, 1)
-        # R is small: products and sums beat B * T matrix products of one row each, and compile into one kernel.
-        logits = (query * key).sum(-1) * (D // heads) ** -0.5 + bias  # [B, T, R, heads]
-        mixed = (logits.softmax(dim=2).to(value.dtype)[..., None] * value).sum(2)  # [B, T, heads, C]
+        bias = read.weights.clamp_min(torch.finfo(read.weights.dtype).tiny).log().reshape(B * T, -1)
+        query = self.query(hidden).reshape(B * T, heads, C)
+        query = torch.einsum("nhc,hcv->nhv", query, self.key.weight.view(heads, C, -1))
+        mixed = read_attention(query, values.to(query.dtype), bias, C**-0.5)  # [N, heads, d_value]
+        mixed = torch.einsum("nhv,hcv->nhc", mixed, self.value.weight.view(heads, C, -1))
         return self.output(mixed.reshape(B, T, D))

@@ -19,7 +19,7 @@ def dense(feed_forward=3 * D * FF):
 
 FUSIONS = {
     "gated_mlp": 2 * (D + READS * 24) * D + D * D,
-    "cross_attention": 2 * D * D + 2 * READS * 24 * D,
+    "cross_attention": 2 * D * D + 2 * 24 * D + 2 * 8 * READS * 24,
     "weighted_sum": 2 * D * 24,
 }
 

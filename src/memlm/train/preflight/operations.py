@@ -52,6 +52,21 @@ def _product_key_select(draw: int) -> Case:
     return Case((query, keys, 6), formula, TOLERANCE if query.dtype == torch.float32 else TOLERANCE_16)
 
 
+def _read_attention(draw: int) -> Case:
+    generator = torch.Generator().manual_seed(draw)
+    query, bias = torch.randn(13, 3, 20, generator=generator), torch.randn(13, 5, generator=generator)
+    values = torch.randn(13, 5, 20, generator=generator)
+    if draw % 2:
+        query, values = query.bfloat16(), values.bfloat16()
+
+    def formula(query: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
+        query, values = query.float(), values.float()
+        logits = torch.einsum("nhd,nrd->nhr", query, values) * scale + bias[:, None]
+        return torch.einsum("nhr,nrd->nhd", logits.softmax(-1), values)
+
+    return Case((query, values, bias, 0.3), formula, TOLERANCE if query.dtype == torch.float32 else TOLERANCE_16)
+
+
 def _rows(draw: int) -> tuple[Tensor, Tensor, Tensor]:
     """Returns a table, slots of it and weights; one row takes half of the reads, so that many chunks sum it."""
     generator = torch.Generator().manual_seed(draw)
@@ -98,6 +113,7 @@ def _rowwise_adamw(draw: int) -> Case:
 CASES: dict[str, Callable[[int], Case]] = {
     "gather_joined": _gather_joined,
     "product_key_select": _product_key_select,
+    "read_attention": _read_attention,
     "rowwise_adamw": _rowwise_adamw,
     "weighted_lookup": _weighted_lookup,
 }
