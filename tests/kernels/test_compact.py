@@ -21,7 +21,7 @@ def test_a_row_keeps_its_position_until_the_list_is_cleared():
     assert compact.gradient() is None
     assert compact.assign(slots_of([7, 2], [7, 7])).positions.tolist() == [[1, 0], [1, 1]]
     assert compact.assign(slots_of([9, 2], [0, 9])).positions.tolist() == [[3, 0], [2, 3]]
-    carrier, positions, _ = compact.assign(slots_of([2, 7], [9, 0]))
+    carrier, positions = compact.assign(slots_of([2, 7], [9, 0]))
     assert positions.tolist() == [[0, 1], [3, 2]] and positions.dtype == torch.int32
     F.embedding(positions, carrier).sum().backward()
     rows, sums, count = compact.gradient()

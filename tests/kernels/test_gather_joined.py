@@ -107,7 +107,7 @@ def test_it_compiles_whole_with_its_gradient(is_compact):
 @pytest.mark.parametrize("is_compact", [False, True])
 def test_the_operation_obeys_the_rules_of_custom_operations(is_compact):
     reads = draw(7, 3, 20, 9)
-    compact = compact_of(reads) if is_compact else (None, None, None)
+    compact = compact_of(reads) if is_compact else (None, None)
     hidden = hidden_for(reads, 6).requires_grad_()
     arguments = (hidden, reads.values.requires_grad_(), reads.slots, reads.weights.requires_grad_(), *compact)
     torch.library.opcheck(torch.ops.memlm.gather_joined.default, (*arguments, torch.float32))

@@ -14,12 +14,12 @@ def layout(reads, wide):
     return Layout(0, reads.values.shape[1]) if wide else SUMMED
 
 
-def fast(reads, where=SUMMED, rows=None, count=None, target=None, **knobs):
+def fast(reads, where=SUMMED, rows=None, target=None, **knobs):
     from memlm.kernels import segments_fast
 
     values, slots, weights, grad = reads
     rows, target = slots if rows is None else rows, values if target is None else target
-    return segments_fast.read_gradients(grad, where, values, slots, weights, rows, count, target, **knobs)
+    return segments_fast.read_gradients(grad, where, values, slots, weights, rows, target, **knobs)
 
 
 @pytest.mark.parametrize("wide", [False, True])
@@ -77,29 +77,26 @@ def test_rows_beyond_the_positive_numbers_of_16_bits():
 def compact_of(reads, others=5, spare=4, dtype=torch.float32):
     """Gives the rows that are read positions among ``others`` that some other call read."""
     rows = torch.randperm(int(reads.slots.max()) + 1 + others, generator=torch.Generator().manual_seed(0)).to(DEVICE)
-    count = torch.tensor([len(rows)], dtype=torch.int32, device=DEVICE)
     carrier = torch.zeros((), dtype=dtype, device=DEVICE).expand(len(rows) + spare, reads.values.shape[1])
-    return CompactRows(carrier.detach().requires_grad_(), rows[reads.slots].int(), count)
+    return CompactRows(carrier.detach().requires_grad_(), rows[reads.slots].int())
 
 
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", SIZES)
-def test_compact_gradients_hold_the_same_rows_and_zeros_below_the_count(size, dtype, wide, monkeypatch):
+def test_compact_gradients_hold_the_same_rows_and_zeros(size, dtype, wide, monkeypatch):
     sound = torch.empty
     monkeypatch.setattr(torch, "empty", lambda *a, **k: sound(*a, **k).fill_(99))  # what was there before
     reads = draw(*size, traffic="zipf", wide=wide)
     compact, where = compact_of(reads, dtype=dtype), layout(reads, wide)
     right, weights = exact(reads)
-    n = int(compact.count)
-    expected = torch.zeros(n, size[2], dtype=torch.float64, device=DEVICE)
+    expected = torch.zeros(compact.carrier.shape, dtype=torch.float64, device=DEVICE)
     expected[compact.positions.flatten().long()] = right[reads.slots.flatten()]
-    found = fast(reads, where, compact.positions, compact.count, compact.carrier)
-    assert (found[0][n:] == 99).all(), "rows from the count on are nobody's"
+    found = fast(reads, where, compact.positions, compact.carrier)
     plain = segments.reference(reads.grad, where, *reads[:3], compact.positions, compact.carrier)
     for sums, products in (found, plain):
         assert sums.dtype == dtype and sums.shape == compact.carrier.shape
-        assert_near(sums[:n], expected)
+        assert_near(sums, expected)
         assert_near(products, weights)
 
 

@@ -35,13 +35,11 @@ class CompactGradient:
         self._position_of = torch.full((n_slots,), -1, **whole)  # -1: the row was not read
         self._rows = torch.zeros(capacity, dtype=torch.int64, device=values.device)
         self._count = torch.zeros(1, **whole)
-        # Zeros up to the list's end, since what is behind the last row now may be in use at the next read.
-        self._end = torch.full((1,), capacity, **whole)
 
     def assign(self, slots: Tensor) -> CompactRows:
         """Returns where the gradient of ``slots`` [...] goes; rows that were not read before are added to the list."""
         positions = torch.ops.memlm.assign_positions(slots, self._position_of, self._rows, self._count)
-        return CompactRows(self.carrier, positions, self._end)
+        return CompactRows(self.carrier, positions)
 
     def gradient(self) -> RowGradient | None:
         """Returns the gradient that has added up, None if there is none."""

@@ -19,15 +19,12 @@ class CompactRows(NamedTuple):
     """Where the gradient of a table goes when it is kept for the rows that were read, and not for all.
 
     Attributes:
-        carrier: Takes the gradient in the table's place, [capacity, d]. What it holds is never read. Of its gradient,
-            rows below ``count`` that no read has are zero, and rows from there on are undefined.
-        positions: The row of the carrier for each read, [..., R] int32, below ``count``.
-        count: Rows of the carrier in use, [1] int32.
+        carrier: Takes the gradient in the table's place, [capacity, d]. What it holds is never read.
+        positions: The row of the carrier for each read, [..., R] int32.
     """
 
     carrier: Tensor
     positions: Tensor
-    count: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]  # of a tuple, which nobody counts in
 
 
 class Layout(NamedTuple):
@@ -79,7 +76,7 @@ def read_gradients(
         does not learn, the first is [0, d].
     """
     target = _target(values, compact, learns)
-    rows, count = compact[1:] if compact else (slots, None)
+    rows = compact[1] if compact else slots
     if not is_fast("read_gradients", grad, obstacle(grad, values, target)):
         return reference(grad, Layout(offset, stride), values, slots, weights, rows, target)
     from memlm.kernels import segments_fast
@@ -87,7 +84,7 @@ def read_gradients(
     reads = grad.contiguous(), (offset, stride), values.contiguous(), slots.contiguous(), weights.contiguous()
     with torch.cuda.device(grad.device):
         if learns:
-            return segments_fast.read_gradients(*reads, rows.contiguous(), count, target)
+            return segments_fast.read_gradients(*reads, rows.contiguous(), target)
         return target.new_empty(target.shape), segments_fast.weight_gradients(*reads)
 
 
@@ -133,24 +130,24 @@ def reference(
     return sums.to(target.dtype), products.to(weights.dtype)
 
 
-def flat(compact: CompactRows | None, reads: int) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Returns the three tensors of ``compact`` with positions as [N, R], or three times None."""
+def flat(compact: CompactRows | None, reads: int) -> tuple[Tensor | None, Tensor | None]:
+    """Returns the two tensors of ``compact`` with positions as [N, R], or twice None."""
     if compact is None:
-        return None, None, None
-    return compact.carrier, compact.positions.reshape(-1, reads), compact.count
+        return None, None
+    return compact.carrier, compact.positions.reshape(-1, reads)
 
 
 def differentiate(ctx: Any, grad: Tensor, layout: Layout, learns: bool) -> tuple[Tensor | None, Tensor, Tensor | None]:
     """Returns the gradients of the table, the weights and the carrier.
 
     Args:
-        ctx: Of an operation that saved table, slots, weights, carrier, positions and count.
+        ctx: Of an operation that saved table, slots, weights, carrier and positions.
         grad: Upstream gradient, [N, W].
         layout: Where the reads' parts of it lie.
         learns: Whether the gradient of table or carrier is asked for.
     """
-    values, slots, weights, carrier, *places = ctx.saved_tensors
-    compact = [] if carrier is None else [carrier, *places]
+    values, slots, weights, carrier, positions = ctx.saved_tensors
+    compact = [] if carrier is None else [carrier, positions]
     sums, products = torch.ops.memlm.read_gradients(grad, *layout, learns, values, slots, weights, compact)
     if not learns:
         return None, products, None

@@ -1,12 +1,13 @@
 """The gradient of reading rows, in Triton: reads sorted by row, and summed chunk by chunk in a fixed order.
 
-A program takes a chunk of the sorted reads, loads each one's upstream gradient, and sums those of the same row by a
-product with the matrix of "same row" times weight. A row whose reads all lie in the chunk is written at once. Of the
-others a chunk has two at most, the one that goes on from the chunk before and the one that goes on in the next: their
-sums are set aside, and are in turn a sorted list of entries to be summed, 2 for each chunk, many times shorter than the
-list of reads; and so on until one chunk is left. A row that takes half of all reads costs no more than others.
+A program takes a chunk of the sorted reads one after another, adds up their upstream gradients by weight while the row
+stays the same, and writes the sum where it changes. Most rows have few reads, so that hardly more moves than each
+read's upstream gradient and row and each row's sum. A chunk's first row may go on from the chunk before, and its last
+in the next: their sums are set aside, and are in turn a sorted list of entries to be summed, 2 for each chunk, many
+times shorter than the list of reads; and so on until one chunk is left. A row that takes half of all reads costs no
+more than others.
 
-Rows that no read has are cleared at the end, so that a row is written once: of the whole table, or below the count.
+Rows that no read has are cleared at the end, so that a row is written once.
 """
 
 from __future__ import annotations
@@ -21,48 +22,37 @@ INT16_ROWS = 1 << 16
 
 
 @triton.jit
-def _outline(row, before, after, used, lanes):
-    """Returns for each entry of a chunk if it writes its row's sum at once, and if it sets it aside.
+def _row(rows, place, live):
+    """Returns the row of an entry, -1 where there is none."""
+    return tl.where(live, tl.load(rows + place, mask=live, other=0).to(tl.int32), -1)
 
-    It is the first entry of its row in the chunk that does, if any entry of that row is in use.
+
+@triton.jit
+def _follow(rows, begin, lane, n, opens, BN: tl.constexpr):
+    """Says where an entry stands in the run of its row within a chunk that starts at ``begin``.
+
+    Returns its row, if it begins a run there, if its run is the chunk's first (``opens`` says so of the entry before),
+    if it ends the run, and if the run goes on in the chunk before or in the next: then its sum is set aside.
     """
-    leads = used & ((lanes == 0) | (row != before))
-    whole = (row != before) & (row != after)
-    return leads & whole, leads & (row == before) | leads & (row == after)
+    place = begin + lane
+    row = _row(rows, place, place < n)
+    starts = (lane == 0) | (row != _row(rows, place - 1, (place < n) & (lane > 0)))
+    opens = (lane == 0) | (opens & (row == _row(rows, place - 1, (place < n) & (lane > 0))))
+    next_row = _row(rows, place + 1, place + 1 < n)
+    last = (lane == BN - 1) | (place + 1 >= n)
+    ends = (place < n) & (last | (row != next_row))
+    aside = (opens & (row == _row(rows, begin - 1, begin > 0))) | (last & (row == next_row))
+    return row, starts, opens, ends, aside
 
 
 @triton.jit
-def _added(same, parts):
-    """Returns the sums over the entries of each row, ``same`` [BN, BN] times ``parts`` [BN, BD] float32.
-
-    Three parts of 8 bits each are all of a float32, and a product with zeros and ones loses none of them.
-    """
-    ones = tl.where(same, 1.0, 0.0).to(tl.bfloat16)
-    high = parts.to(tl.bfloat16)
-    rest = parts - high.to(tl.float32)
-    middle = rest.to(tl.bfloat16)
-    low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
-    return tl.dot(ones, low, tl.dot(ones, middle, tl.dot(ones, high)))
-
-
-@triton.jit
-def _weighted(same, weight, upstream):
-    """Returns the sums of the upstream gradients of each row by weight; of bfloat16, by 16 bits of the weight."""
-    if upstream.dtype == tl.float32:
-        return _added(same, upstream * weight[:, None])
-    mix = tl.where(same, weight[None, :], 0.0)
-    high = mix.to(upstream.dtype)
-    low = (mix - high.to(tl.float32)).to(upstream.dtype)
-    return tl.dot(low, upstream, tl.dot(high, upstream))
-
-
-@triton.jit
-def _note(row, aside, lanes, last, rows, used, chunk):
+def _note(rows, next_rows, next_used, first, second, chunk, n, BN: tl.constexpr):
     """Tells the next level which rows the two entries of a chunk belong to, and which of them are in use."""
-    tl.store(rows + 2 * chunk, tl.sum(tl.where(lanes == 0, row, 0), axis=0))
-    tl.store(rows + 2 * chunk + 1, tl.sum(tl.where(lanes == last, row, 0), axis=0))
-    tl.store(used + 2 * chunk, tl.max((aside & (lanes == 0)).to(tl.int8), axis=0))
-    tl.store(used + 2 * chunk + 1, tl.max((aside & (lanes != 0)).to(tl.int8), axis=0))
+    end = tl.minimum(chunk * BN + BN, n)
+    tl.store(next_rows + 2 * chunk, tl.load(rows + chunk * BN).to(tl.int32))
+    tl.store(next_rows + 2 * chunk + 1, tl.load(rows + end - 1).to(tl.int32))
+    tl.store(next_used + 2 * chunk, first.to(tl.int8))
+    tl.store(next_used + 2 * chunk + 1, second.to(tl.int8))
 
 
 @triton.jit
@@ -90,36 +80,38 @@ def _sum_reads(
 ):
     """Sums a chunk of reads by row, all columns of them, which gives the gradient of their weights as well."""
     chunk = tl.program_id(0)
+    begin = chunk * BN
     lanes = tl.arange(0, BN)
-    places = chunk * BN + lanes
-    live = places < n
-    row = tl.where(live, tl.load(rows + places, mask=live, other=0).to(tl.int32), -1)
-    before = tl.load(rows + places - 1, mask=live & (places > 0), other=0).to(tl.int32)
-    before = tl.where(places > 0, before, -1)
-    end = chunk * BN + BN
-    after = tl.where(end < n, tl.load(rows + end, mask=end < n, other=0).to(tl.int32), -1)
-    direct, aside = _outline(row, before, after, live, lanes)
-    _note(row, aside, lanes, tl.minimum(BN, n - chunk * BN) - 1, next_rows, next_used, chunk)
-    tl.store(touched + row, 1, mask=direct | aside)
-
-    read = tl.load(order + places, mask=live, other=0).to(tl.int32)
-    slot = tl.load(slots + read, mask=live, other=0)
-    weight = tl.load(weights + read, mask=live, other=0.0).to(tl.float32)
-    same = row[:, None] == row[None, :]
-    source = grad + (read // R).to(tl.int64) * grad_stride + offset + read % R * stride
-    to = out + row.to(tl.int64) * D
-    part = next_parts + (2 * chunk + (lanes != 0)).to(tl.int64) * D
     product = tl.zeros([BN], tl.float32)
-    for first in range(0, D, BD):
-        columns = first + tl.arange(0, BD)
-        inside = (columns < D)[None, :]
-        upstream = tl.load(source[:, None] + columns[None, :], mask=live[:, None] & inside, other=0.0)
-        value = tl.load(values + slot[:, None] * D + columns[None, :], mask=live[:, None] & inside, other=0.0)
-        product += tl.sum(upstream.to(tl.float32) * value.to(tl.float32), axis=1)
-        total = _weighted(same, weight, upstream)
-        tl.store(to[:, None] + columns[None, :], total.to(out.dtype.element_ty), mask=direct[:, None] & inside)
-        tl.store(part[:, None] + columns[None, :], total, mask=aside[:, None] & inside)
-    tl.store(products + read, product.to(products.dtype.element_ty), mask=live)
+    first = begin < 0
+    second = begin < 0
+    for block in range(0, D, BD):
+        columns = block + tl.arange(0, BD)
+        inside = columns < D
+        total = tl.zeros([BD], tl.float32)
+        opens = begin >= 0
+        for lane in range(BN):
+            row, starts, opens, ends, aside = _follow(rows, begin, lane, n, opens, BN)
+            live = begin + lane < n
+            read = tl.load(order + begin + lane, mask=live, other=0).to(tl.int32)
+            slot = tl.load(slots + read, mask=live, other=0).to(tl.int64)
+            weight = tl.load(weights + read, mask=live, other=0.0).to(tl.float32)
+            source = grad + (read // R).to(tl.int64) * grad_stride + offset + read % R * stride
+            upstream = tl.load(source + columns, mask=inside & live, other=0.0).to(tl.float32)
+            value = tl.load(values + slot * D + columns, mask=inside & live, other=0.0).to(tl.float32)
+            product += tl.where(lanes == lane, tl.sum(upstream * value, axis=0), 0.0)
+            total = tl.where(starts, 0.0, total) + weight * upstream
+            to = out + row.to(tl.int64) * D + columns
+            tl.store(to, total.to(out.dtype.element_ty), mask=inside & (ends & (aside == 0)))
+            part = next_parts + (2 * chunk + (opens == 0)).to(tl.int64) * D + columns
+            tl.store(part, total, mask=inside & (ends & aside))
+            tl.store(touched + row, 1, mask=ends)
+            first = first | (ends & aside & opens)
+            second = second | (ends & aside & (opens == 0))
+    _note(rows, next_rows, next_used, first, second, chunk, n, BN)
+    places = begin + lanes
+    read = tl.load(order + places, mask=places < n, other=0).to(tl.int32)
+    tl.store(products + read, product.to(products.dtype.element_ty), mask=places < n)
 
 
 @triton.jit
@@ -168,37 +160,35 @@ def _sum_parts(
 ):
     """Sums a chunk of what was set aside by row, one block of columns of it."""
     chunk = tl.program_id(0)
-    lanes = tl.arange(0, BN)
-    places = chunk * BN + lanes
-    live = places < n
-    row = tl.load(rows + places, mask=live, other=-1)
-    before = tl.load(rows + places - 1, mask=live & (places > 0), other=-1)
-    end = chunk * BN + BN
-    after = tl.load(rows + end, mask=end < n, other=-1)
-    filled = tl.load(used + places, mask=live, other=0) != 0
-    same = (row[:, None] == row[None, :]) & filled[None, :]
-    direct, aside = _outline(row, before, after, tl.max(same.to(tl.int32), axis=1) > 0, lanes)
-    if tl.program_id(1) == 0:
-        _note(row, aside, lanes, tl.minimum(BN, n - chunk * BN) - 1, next_rows, next_used, chunk)
-
+    begin = chunk * BN
     columns = tl.program_id(1) * BD + tl.arange(0, BD)
-    inside = (columns < D)[None, :]
-    part = tl.load(
-        parts + places.to(tl.int64)[:, None] * D + columns[None, :], mask=filled[:, None] & inside, other=0.0
-    )
-    total = _added(same, part)
-    to = out + row.to(tl.int64) * D
-    following = next_parts + (2 * chunk + (lanes != 0)).to(tl.int64) * D
-    tl.store(to[:, None] + columns[None, :], total.to(out.dtype.element_ty), mask=direct[:, None] & inside)
-    tl.store(following[:, None] + columns[None, :], total, mask=aside[:, None] & inside)
+    inside = columns < D
+    total = tl.zeros([BD], tl.float32)
+    opens = begin >= 0
+    filled = begin < 0
+    first = begin < 0
+    second = begin < 0
+    for lane in range(BN):
+        row, starts, opens, ends, aside = _follow(rows, begin, lane, n, opens, BN)
+        place = begin + lane
+        here = tl.load(used + place, mask=place < n, other=0) != 0
+        part = tl.load(parts + place.to(tl.int64) * D + columns, mask=inside & here, other=0.0)
+        total = tl.where(starts, 0.0, total) + part
+        filled = here | (filled & (starts == 0))
+        to = out + row.to(tl.int64) * D + columns
+        tl.store(to, total.to(out.dtype.element_ty), mask=inside & (ends & filled & (aside == 0)))
+        following = next_parts + (2 * chunk + (opens == 0)).to(tl.int64) * D + columns
+        tl.store(following, total, mask=inside & (ends & filled & aside))
+        first = first | (ends & filled & aside & opens)
+        second = second | (ends & filled & aside & (opens == 0))
+    if tl.program_id(1) == 0:
+        _note(rows, next_rows, next_used, first, second, chunk, n, BN)
 
 
 @triton.jit
-def _clear(out, touched, count, n_rows, D: tl.constexpr, COUNTED: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr):
+def _clear(out, touched, n_rows, D: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr):
     """Clears the rows that no read has."""
     rows = tl.program_id(0) * BN + tl.arange(0, BN)
-    if COUNTED:
-        n_rows = tl.minimum(tl.load(count), n_rows)
     idle = (rows < n_rows) & (tl.load(touched + rows, mask=rows < n_rows, other=1) == 0)
     if tl.max(idle.to(tl.int32), axis=0) > 0:
         for first in range(0, D, BD):
@@ -215,12 +205,10 @@ def read_gradients(
     slots: Tensor,
     weights: Tensor,
     rows: Tensor,
-    count: Tensor | None,
     target: Tensor,
     chunk: int = 32,
-    columns: int = 128,
-    warps: int | None = None,
-    stages: int = 2,
+    columns: int = 1024,
+    warps: int = 1,
     clear_rows: int = 64,
 ) -> tuple[Tensor, Tensor]:
     """Returns the gradients of a table and of ``weights``; see `memlm.kernels.segments.read_gradients`.
@@ -232,17 +220,14 @@ def read_gradients(
         slots: Rows that were read, [N, R].
         weights: Their weights, [N, R].
         rows: Rows of the gradient, [N, R].
-        count: Clear the rows below it that no read has, [1] int32; all such rows, if None.
         target: Gives the gradient its shape and dtype.
-        chunk: Reads a program, or entries of what was set aside; 16 at least.
-        columns: At most so many columns at a time; 16 at least.
-        warps: Of a program; as many as give each thread 16 numbers of a tile, if not given.
-        stages: Blocks of columns in flight.
+        chunk: Reads a program, or entries of what was set aside.
+        columns: At most so many columns at a time.
+        warps: Of a program; one needs no other to add up a read's products.
         clear_rows: Rows a program of the last pass.
     """
     n, R, D = slots.numel(), slots.shape[1], values.shape[1]
-    BD = min(columns, max(16, triton.next_power_of_2(D)))
-    warps = warps or max(1, chunk * BD // 512)
+    BD = min(columns, triton.next_power_of_2(D))
     n_rows = target.shape[0]
     products = torch.empty_like(weights)
     out = torch.empty(target.shape, dtype=target.dtype, device=grad.device)
@@ -252,16 +237,14 @@ def read_gradients(
     entries = _entries(chunks, D, grad.device)
     _sum_reads[chunks,](
         grad, values, slots, weights, order, keys, out, products, touched, *entries, n, R, grad.shape[1], *layout,
-        D=D, BN=chunk, BD=BD, num_warps=warps, num_stages=stages,
+        D=D, BN=chunk, BD=BD, num_warps=warps,
     )  # fmt: skip
     while chunks > 1:
         n, chunks = 2 * chunks, triton.cdiv(2 * chunks, chunk)
         following = _entries(chunks, D, grad.device)
         _sum_parts[chunks, triton.cdiv(D, BD)](*entries, out, *following, n, D, BN=chunk, BD=BD, num_warps=warps)
         entries = following
-    _clear[triton.cdiv(n_rows, clear_rows),](
-        out, touched, count, n_rows, D=D, COUNTED=count is not None, BN=clear_rows, BD=BD, num_warps=warps
-    )
+    _clear[triton.cdiv(n_rows, clear_rows),](out, touched, n_rows, D=D, BN=clear_rows, BD=min(BD, 128), num_warps=4)
     return out, products
 
 

@@ -48,7 +48,6 @@ def _gather(
     scales: Tensor,
     carrier: Tensor | None,
     positions: Tensor | None,
-    count: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
     if is_fast("gather_joined", values, segments.obstacle(hidden, values)):
@@ -67,7 +66,6 @@ def _(
     scales: Tensor,
     carrier: Tensor | None,
     positions: Tensor | None,
-    count: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
     return hidden.new_empty(slots.shape[0], hidden.shape[1] + slots.shape[1] * values.shape[1], dtype=dtype)
@@ -82,7 +80,7 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     layout = segments.Layout(ctx.width, ctx.saved_tensors[0].shape[1])
     learns = ctx.needs_input_grad[1] or ctx.needs_input_grad[4]
     values, scales, carrier = segments.differentiate(ctx, grad, layout, learns)
-    return grad[:, : ctx.width].to(ctx.dtype), values, None, scales, carrier, None, None, None
+    return grad[:, : ctx.width].to(ctx.dtype), values, None, scales, carrier, None, None
 
 
 _gather.register_autograd(_differentiate, setup_context=_save)

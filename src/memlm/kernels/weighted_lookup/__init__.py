@@ -45,7 +45,6 @@ def _lookup(
     weights: Tensor,
     carrier: Tensor | None,
     positions: Tensor | None,
-    count: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
     if is_fast("weighted_lookup", values, segments.obstacle(values)):
@@ -63,7 +62,6 @@ def _(
     weights: Tensor,
     carrier: Tensor | None,
     positions: Tensor | None,
-    count: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
     return values.new_empty(slots.shape[0], values.shape[1], dtype=dtype)
@@ -76,7 +74,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     learns = ctx.needs_input_grad[0] or ctx.needs_input_grad[3]
     values, weights, carrier = segments.differentiate(ctx, grad, segments.Layout(0, 0), learns)
-    return values, None, weights, carrier, None, None, None
+    return values, None, weights, carrier, None, None
 
 
 _lookup.register_autograd(_differentiate, setup_context=_save)

@@ -46,8 +46,8 @@ def weighted_lookup(
     slots: Tensor,
     weights: Tensor,
     dtype: torch.dtype,
-    reads: int = 32,
-    columns: int = 256,
+    reads: int = 16,
+    row_bytes: int = 2048,
     warps: int | None = None,
 ) -> Tensor:
     """Returns the weighted sums [N, d] of ``dtype`` for ``slots`` and ``weights`` [N, R].
@@ -58,12 +58,12 @@ def weighted_lookup(
         weights: Their weights.
         dtype: Of the sums.
         reads: At most so many reads at a time.
-        columns: At most so many columns a program.
+        row_bytes: At most so much of a row a program.
         warps: Of a program; as many as give each thread 32 to 64 numbers of a tile, if not given.
     """
     (N, R), D = slots.shape, values.shape[1]
     up = triton.next_power_of_2
-    BR, BD = min(reads, up(R)), min(columns, up(D))
+    BR, BD = min(reads, up(R)), min(row_bytes // values.element_size(), up(D))
     out = torch.empty(N, D, dtype=dtype, device=values.device)
     _sum[N * triton.cdiv(D, BD),](
         values, slots, weights, out, *values.stride(), D,
