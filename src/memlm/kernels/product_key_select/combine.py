@@ -69,7 +69,7 @@ def _range(x, START: tl.constexpr, n: tl.constexpr, FALLING: tl.constexpr):
 def _pairs_of(lists, a, b, M, BM: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, n: tl.constexpr, ROWS: tl.constexpr):
     """Appends the lists of pairs (i, j), (i + 1)(j + 1) <= K, that take n places; every other one rises.
 
-    For i < ROWS a list has one i and all its j; above, one j and the i from n to 2 n.
+    For 0 < i < ROWS a list has one i and all its j; above, one j and the i from n to 2 n. That of i = 0 is not among them.
     """
     if n >= ROWS:
         if n < KP:
@@ -86,13 +86,12 @@ def _pairs_of(lists, a, b, M, BM: tl.constexpr, K: tl.constexpr, KP: tl.constexp
 
 @triton.jit
 def _joined(lists, LEVELS: tl.constexpr, IS_LAST: tl.constexpr):
-    """Merges each falling list with the rising one after it; the new ones take turns too, the last ones all rise."""
+    """Merges each falling list with the rising one after it; the new ones take turns too, but the last ones all rise."""
     if len(lists) % 2 == 1:
         lists = lists + (tl.full(lists[0].shape, NO_PAIR, tl.int64),)
     joined = ()
     for i in tl.static_range(len(lists) // 2):
-        falls = i == 0 if IS_LAST else i % 2 == 0
-        joined = joined + (merge(concat(lists[2 * i], lists[2 * i + 1]), LEVELS, falls),)
+        joined = joined + (merge(concat(lists[2 * i], lists[2 * i + 1]), LEVELS, i % 2 == 0 and not IS_LAST),)
     return joined
 
 
@@ -119,11 +118,9 @@ def _combine(
     for level in tl.static_range(LEVELS):
         pairs = _pairs_of(pairs, a, b, M, BM, K, KP, 1 << level, 1 << (LEVELS // 2))
         pairs = _joined(pairs, level + 1, level + 1 == LEVELS)
-    best = pairs[0]
-    for i in tl.static_range(1, len(pairs)):
+    best = _sums(_pick(a, 0), b, K, True, M, BM)
+    for i in tl.static_range(len(pairs)):
         best = add_rising(best, pairs[i], LEVELS)
-    whole = _sums(_pick(a, 0), flip(b), K, False, M, BM)
-    best = add_rising(best, whole, LEVELS)
     ranks = tl.arange(0, KP)
     mask = (tokens < N)[:, None] & (ranks < K)[None, :]
     out = (tokens.to(tl.int64) * H + head)[:, None] * K + ranks[None, :]

@@ -46,6 +46,7 @@ def _best_keys(
     C,
     M,
     CHUNKS: tl.constexpr,
+    IS_WHOLE: tl.constexpr,
     BT: tl.constexpr,
     BC: tl.constexpr,
     BN: tl.constexpr,
@@ -63,7 +64,8 @@ def _best_keys(
         scores = tl.dot(queries, tl.trans(load_tile(table, numbers, numbers < M, C, C, BC)))
         scores += 0.0  # which turns -0.0 into 0.0, which must tie with it
         packed = order(scores.to(tl.int32, bitcast=True)) & -BM | (BM - 1 - numbers)[None, :]
-        packed = tl.where((numbers < M)[None, :], packed, NO_KEY)
+        if not IS_WHOLE:
+            packed = tl.where((numbers < M)[None, :], packed, NO_KEY)
         best = add_rising(best, best_rising(by_thread(packed), LEVELS), LEVELS)
     # [4, KP, BT]: of the lists of a half the tokens are contiguous.
     best = tl.permute(tl.reshape(best, [4, BT, KP]), (0, 2, 1))
@@ -72,8 +74,15 @@ def _best_keys(
     tl.store(at, best, mask=tl.broadcast_to((tokens < N)[None, None, :], [4, KP, BT]))
 
 
+def stages_for(tile_bytes: int, device: torch.device) -> int:
+    """Returns for how many tiles of half keys there is shared memory beside one of queries, 1 or 2."""
+    if device.type != "cuda":
+        return 1
+    return 2 if 3 * tile_bytes <= torch.cuda.get_device_properties(device).shared_memory_per_block_optin else 1
+
+
 def select(
-    query: Tensor, keys: Tensor, top_k: int, block: int = 128, keys_block: int = 128, warps: int = 8, stages: int = 2
+    query: Tensor, keys: Tensor, top_k: int, block: int = 128, keys_block: int = 128, warps: int = 8
 ) -> tuple[Tensor, Tensor]:
     """Returns slots and scores [N, H, K]."""
     N, H, _, C = query.shape
@@ -82,10 +91,12 @@ def select(
     KP = max(4, up(top_k))
     BM = max(16, up(M))
     BN = max(min(keys_block, BM), 4 * KP)
+    BC = max(16, up(C))
+    chunks = triton.cdiv(M, BN)
     lists = torch.empty(H, 2, 4, KP, N, dtype=torch.int32, device=query.device)
     _best_keys[triton.cdiv(N, block), H * 2](
         query, keys, lists, N, H, C, M,
-        CHUNKS=triton.cdiv(M, BN), BT=block, BC=max(16, up(C)), BN=BN, BM=BM, LEVELS=KP.bit_length() - 1,
-        num_warps=warps, num_stages=stages,
+        CHUNKS=chunks, IS_WHOLE=chunks * BN == M, BT=block, BC=BC, BN=BN, BM=BM, LEVELS=KP.bit_length() - 1,
+        num_warps=warps, num_stages=stages_for(2 * BC * max(block, BN), query.device),
     )  # fmt: skip
     return combine(lists, M, top_k)

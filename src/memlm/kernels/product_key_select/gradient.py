@@ -1,7 +1,9 @@
-"""The gradients of the selection in Triton.
+"""The gradients of the selection in Triton, deterministic.
 
-A query's gradient is a weighted sum of the half keys that it chose. A key's gradient is a matrix product of the scores'
-gradients, spread over the keys in registers, with the queries.
+The best slots of a token share half keys, so the first kernel adds up the gradients of each half key that a token chose.
+A query's gradient is then a weighted sum of the chosen half keys. A key's gradient is a matrix product: for a tile of
+tokens and a block of half keys, the weights are written into a matrix of the program's own, mostly zeros, which stays in
+the cache and is read back as an operand.
 """
 
 from __future__ import annotations
@@ -11,32 +13,53 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from memlm.kernels.product_key_select.fast import load_tile
+
 
 @triton.jit
-def _grad_query(grad, slots, keys, grad_query, N, H, C, M, BT: tl.constexpr, BC: tl.constexpr, K: tl.constexpr):
+def _merge_reads(grad, slots, chosen, weights, rows, M, BR: tl.constexpr, K: tl.constexpr, KP: tl.constexpr):
+    """Writes the half keys that each half of a head chose, -1 where one comes again, and the sums of their gradients."""
+    row = tl.program_id(0) * BR + tl.arange(0, BR)  # (token * H + head) * 2 + half
+    ranks = tl.arange(0, KP)
+    mask = (row < rows)[:, None] & (ranks < K)[None, :]
+    reads = (row // 2).to(tl.int64)[:, None] * K + ranks[None, :]
+    slot = tl.load(slots + reads, mask=mask, other=0).to(tl.int32)
+    gradient = tl.load(grad + reads, mask=mask, other=0.0)
+    key = tl.where((row % 2 == 0)[:, None], slot // M, slot % M)
+    key = tl.where(mask, key, -1)
+    same = key[:, :, None] == key[:, None, :]  # [BR, KP, KP]
+    total = tl.sum(tl.where(same, gradient[:, None, :], 0.0), axis=2)
+    again = tl.sum((same & (ranks[None, :] < ranks[:, None])[None, :, :]).to(tl.int32), axis=2) > 0
+    out = row.to(tl.int64)[:, None] * K + ranks[None, :]
+    tl.store(chosen + out, tl.where(again, -1, key), mask=mask)
+    tl.store(weights + out, total, mask=mask)
+
+
+@triton.jit
+def _grad_query(chosen, weights, keys, grad_query, N, H, C, M, BT: tl.constexpr, BC: tl.constexpr, K: tl.constexpr):
     half = tl.program_id(1)  # of a head: head * 2 + half
     tokens = tl.program_id(0) * BT + tl.arange(0, BT)
     live = tokens < N
     columns = tl.arange(0, BC)
-    mask = live[:, None] & (columns < C)[None, :]
     place = tokens.to(tl.int64) * (2 * H) + half
     table = keys + half.to(tl.int64) * M * C
-    reads = (tokens.to(tl.int64) * H + half // 2) * K
     total = tl.zeros([BT, BC], tl.float32)
     for rank in tl.static_range(K):
-        slot = tl.load(slots + reads + rank, mask=live, other=0).to(tl.int32)
-        key = tl.where(half % 2 == 0, slot // M, slot % M)
-        weight = tl.load(grad + reads + rank, mask=live, other=0.0)
-        row = tl.load(table + key[:, None] * C + columns[None, :], mask=mask, other=0.0)
-        total += weight[:, None] * row
+        key = tl.load(chosen + place * K + rank, mask=live, other=-1)
+        weight = tl.load(weights + place * K + rank, mask=live, other=0.0)
+        # A sum may be infinite where the key comes again, and its row is then zeros: no product must come of it.
+        weight = tl.where(key >= 0, weight, 0.0)
+        total += weight[:, None] * load_tile(table, key, key >= 0, C, C, BC)
+    mask = live[:, None] & (columns < C)[None, :]
     tl.store(grad_query + place[:, None] * C + columns[None, :], total.to(grad_query.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def _grad_keys(
-    grad,
-    slots,
+    chosen,
+    weights,
     query,
+    scratch,
     partial,
     N,
     H,
@@ -47,27 +70,32 @@ def _grad_keys(
     BC: tl.constexpr,
     BM: tl.constexpr,
     K: tl.constexpr,
+    KP: tl.constexpr,
 ):
     """Sums over one share of the tokens; the shares are added afterwards in a fixed order, so every run agrees."""
-    share, half = tl.program_id(0), tl.program_id(1)
-    numbers = tl.program_id(2) * BM + tl.arange(0, BM)
+    share, half, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    numbers = tl.arange(0, BM)
     columns = tl.arange(0, BC)
+    ranks = tl.arange(0, KP)
+    spread = scratch + ((share * 2 * H + half) * tl.num_programs(2) + block).to(tl.int64) * (BT * BM)
+    spread += (tl.arange(0, BT) * BM)[:, None]
     total = tl.zeros([BM, BC], tl.float32)
     for tile in range(TILES):
         tokens = (share * TILES + tile) * BT + tl.arange(0, BT)
         live = tokens < N
         place = tokens.to(tl.int64) * (2 * H) + half
-        reads = (tokens.to(tl.int64) * H + half // 2) * K
-        spread = tl.zeros([BM, BT], tl.float32)
-        for rank in tl.static_range(K):
-            slot = tl.load(slots + reads + rank, mask=live, other=0).to(tl.int32)
-            key = tl.where(half % 2 == 0, slot // M, slot % M)
-            weight = tl.load(grad + reads + rank, mask=live, other=0.0)
-            # One slot's halves are chosen by several slots of a token, so the weights add up.
-            spread += tl.where(numbers[:, None] == key[None, :], weight[None, :], 0.0)
-        mask = live[:, None] & (columns < C)[None, :]
-        rows = tl.load(query + place[:, None] * C + columns[None, :], mask=mask, other=0.0)
-        total += tl.dot(spread.to(rows.dtype), rows)
+        mask = live[:, None] & (ranks < K)[None, :]
+        reads = place[:, None] * K + ranks[None, :]
+        key = tl.load(chosen + reads, mask=mask, other=-1) - block * BM
+        weight = tl.load(weights + reads, mask=mask, other=0.0)
+        tl.store(spread + numbers[None, :], tl.zeros([BT, BM], query.dtype.element_ty))
+        tl.debug_barrier()
+        tl.store(spread + key, weight.to(query.dtype.element_ty), mask=(key >= 0) & (key < BM))
+        tl.debug_barrier()
+        operand = tl.load(spread + numbers[None, :])
+        total += tl.dot(tl.trans(operand), load_tile(query, place, live, C, C, BC))
+        tl.debug_barrier()
+    numbers += block * BM
     out = partial + ((share * 2 * H + half).to(tl.int64) * M + numbers)[:, None] * C + columns[None, :]
     tl.store(out, total, mask=(numbers < M)[:, None] & (columns < C)[None, :])
 
@@ -77,28 +105,33 @@ def backward(
     slots: Tensor,
     query: Tensor,
     keys: Tensor,
-    block: int = 64,
+    block: int = 128,
     keys_block: int = 128,
-    warps: int = 4,
-    shares: int = 64,
-    q_block: int = 32,
+    warps: int = 8,
+    programs: int = 264,
+    q_block: int = 4,
     q_warps: int = 4,
 ) -> tuple[Tensor, Tensor]:
     """Returns the gradients of queries and keys."""
     N, H, _, C = query.shape
     M, K = keys.shape[2], slots.shape[-1]
     up = triton.next_power_of_2
-    BC = max(16, up(C))
+    BC, KP = max(16, up(C)), max(4, up(K))
+    chosen = torch.empty(N, H, 2, K, dtype=torch.int32, device=query.device)
+    weights = torch.empty(N, H, 2, K, dtype=torch.float32, device=query.device)
+    _merge_reads[(triton.cdiv(2 * N * H, 4),)](grad, slots, chosen, weights, 2 * N * H, M, BR=4, K=K, KP=KP)
     grad_query = query.new_empty(query.shape)
     _grad_query[triton.cdiv(N, q_block), H * 2](
-        grad, slots, keys, grad_query, N, H, C, M, BT=q_block, BC=BC, K=K, num_warps=q_warps
+        chosen, weights, keys, grad_query, N, H, C, M, BT=q_block, BC=BC, K=K, num_warps=q_warps
     )
-    tiles = triton.cdiv(N, block)
-    shares = min(shares, tiles)
     BM = min(keys_block, max(16, up(M)))
+    blocks, tiles = triton.cdiv(M, BM), triton.cdiv(N, block)
+    shares = min(tiles, triton.cdiv(programs, 2 * H * blocks))
+    scratch = torch.empty(shares * 2 * H * blocks, block, BM, dtype=query.dtype, device=query.device)
     partial = torch.empty(shares, H, 2, M, C, dtype=torch.float32, device=query.device)
-    _grad_keys[shares, H * 2, triton.cdiv(M, BM)](
-        grad, slots, query, partial, N, H, C, M,
-        TILES=triton.cdiv(tiles, shares), BT=block, BC=BC, BM=BM, K=K, num_warps=warps,
+    # One stage: what is read back must not be read ahead.
+    _grad_keys[shares, H * 2, blocks](
+        chosen, weights, query, scratch, partial, N, H, C, M,
+        TILES=triton.cdiv(tiles, shares), BT=block, BC=BC, BM=BM, K=K, KP=KP, num_warps=warps, num_stages=1,
     )  # fmt: skip
     return grad_query, partial.sum(0).to(keys.dtype)

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from memlm.kernels.product_key_select.combine import combine
-from memlm.kernels.product_key_select.fast import load_tile
+from memlm.kernels.product_key_select.fast import load_tile, stages_for
 from memlm.kernels.product_key_select.network import NO_KEY, add_rising, best_rising, cut, order
 
 LEAST = tl.constexpr(-0x7F800001)
@@ -125,6 +125,7 @@ def _best_keys(
     tiles,
     stride,
     CHUNKS: tl.constexpr,
+    IS_WHOLE: tl.constexpr,
     WARPS: tl.constexpr,
     BC: tl.constexpr,
     BN: tl.constexpr,
@@ -143,21 +144,18 @@ def _best_keys(
         queries = load_tile(query + half * C, tokens.to(tl.int64), tokens < N, 2 * H * C, C, BC)
         table = keys + half.to(tl.int64) * M * C
         groups = tl.full([R, KP // 2], -float("inf"), tl.float32)
-        beaten = tl.full([R], NO_KEY, tl.int32)
         at = rows
         for chunk in range(CHUNKS):
             numbers = chunk * BN + tl.arange(0, BN)
             scores = tl.dot(queries, tl.trans(load_tile(table, numbers, numbers < M, C, C, BC)))
             scores += 0.0  # which turns -0.0 into 0.0, which must tie with it
-            if CHUNKS * BN != M:
-                scores = tl.where((numbers < M)[None, :], scores, float("nan"))  # which reaches no bound
+            if not IS_WHOLE:
+                scores = tl.where((numbers < M)[None, :], scores, -float("inf"))
             own = _by_thread(scores, WARPS)
             groups = tl.maximum(groups, _widest(own, KP // 2))
+            # To be compared with scores that lose their lower bits only when they are written.
             reached = order(_reached(groups, LEVELS).to(tl.int32, bitcast=True)) & -BM
-            # Earlier keys win ties, so what does no more than tie with K of them is beaten.
-            lowest = tl.maximum(tl.maximum(reached, beaten), LEAST)
-            beaten = reached + BM
-            bound = order(lowest).to(tl.float32, bitcast=True)
+            bound = order(tl.maximum(reached, LEAST)).to(tl.float32, bitcast=True)
             at = _append(scratch, at, own, bound, chunk * BN + rows % 4 * 2, stride, BM)
         tl.debug_barrier()
         best = _sorted(scratch, rows, (at - rows) // stride, stride, BM, LEVELS)
@@ -169,15 +167,16 @@ def _best_keys(
 
 
 def select(
-    query: Tensor, keys: Tensor, top_k: int, programs: int = 132, keys_block: int = 128, warps: int = 8, stages: int = 2
+    query: Tensor, keys: Tensor, top_k: int, programs: int = 132, keys_block: int = 128, warps: int = 8
 ) -> tuple[Tensor, Tensor]:
-    """Returns slots and scores [N, H, K]; ``keys_block`` is at most M."""
+    """Returns slots and scores [N, H, K]."""
     N, H, _, C = query.shape
     M = keys.shape[2]
     up = triton.next_power_of_2
     KP = max(4, up(top_k))
-    BM = up(M)
+    BM = max(16, up(M))
     BN = max(keys_block, 2 * KP)
+    BC = max(16, up(C))
     tiles = triton.cdiv(N, 16 * warps) * 2 * H
     programs = min(programs, tiles)
     chunks = triton.cdiv(M, BN)
@@ -185,7 +184,7 @@ def select(
     lists = torch.empty(H, 2, 4, KP, N, dtype=torch.int32, device=query.device)
     _best_keys[(programs,)](
         query, keys, scratch, lists, N, H, C, M, tiles, 64 * warps,
-        CHUNKS=chunks, WARPS=warps, BC=max(16, up(C)), BN=BN, BM=BM, LEVELS=KP.bit_length() - 1,
-        num_warps=warps, num_stages=stages,
+        CHUNKS=chunks, IS_WHOLE=chunks * BN == M, WARPS=warps, BC=BC, BN=BN, BM=BM, LEVELS=KP.bit_length() - 1,
+        num_warps=warps, num_stages=stages_for(2 * BC * max(16 * warps, BN), query.device),
     )  # fmt: skip
     return combine(lists, M, top_k)
