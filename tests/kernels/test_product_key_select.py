@@ -79,9 +79,9 @@ def test_it_compiles_whole_with_its_gradient():
 
 def versions(n_keys, top_k):
     """Returns the fast versions that serve these sizes, with blocks small enough for the interpreter."""
-    from memlm.kernels.product_key_select import fast, large
+    from memlm.kernels.product_key_select import fast, fast_large
 
-    found = [partial(large.select, warps=8 if DEVICE == "cuda" else 2, programs=2)]
+    found = [partial(fast_large.select, warps=8 if DEVICE == "cuda" else 2, programs=2)]
     if n_keys <= IN_REGISTERS["n_keys"] and top_k <= IN_REGISTERS["top_k"]:
         found.append(partial(fast.select, block=128 if DEVICE == "cuda" else 32))
     return found
@@ -99,10 +99,10 @@ FAST_SIZES = [  # N, H, C, M, K
     (37, 2, 16, 20, 3),
     (37, 1, 16, 20, 1),
     (1, 1, 8, 2, 2),
-    (35, 3, 20, 33, 16),
+    (35, 1, 20, 33, 16),
     (9, 1, 16, 33, 33),
     (5, 1, 64, 256, 8),
-    (35, 1, 16, 257, 33),
+    (9, 1, 16, 257, 33),
     (3, 1, 256, 300, 8),
     (40, 1, 8, 512, 2),
     (5, 1, 16, 1024, 32),
@@ -121,7 +121,7 @@ def test_the_fast_versions_equal_the_reference(size):
 
 
 def test_the_fast_versions_repeat_themselves():
-    query, keys = (tensor.to(DEVICE) for tensor in draw(40, 2, 16, 150, torch.bfloat16))
+    query, keys = (tensor.to(DEVICE) for tensor in draw(20, 1, 16, 150, torch.bfloat16))
     for select in versions(150, 5):
         first, second = select(query, keys, 5), select(query, keys, 5)
         assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
@@ -186,9 +186,9 @@ def test_infinite_scores_stay_inside_the_table():
 
 
 @pytest.mark.parametrize("traffic", ["drawn", "Zipf", "one slot"])
-@pytest.mark.parametrize("size", [(37, 2, 16, 20, 3), (65, 1, 20, 33, 16), (35, 1, 16, 257, 33), (1, 1, 8, 2, 2)])
+@pytest.mark.parametrize("size", [(37, 2, 16, 20, 3), (33, 1, 20, 33, 16), (9, 1, 16, 257, 33)])
 def test_the_fast_gradients_are_those_of_the_formulas(size, traffic):
-    from memlm.kernels.product_key_select import gradient
+    from memlm.kernels.product_key_select import fast_gradient
 
     query, keys = (tensor.to(DEVICE) for tensor in draw(*size[:4], torch.float16))
     slots, scores = reference.product_key_select(query, keys, size[-1])
@@ -199,9 +199,9 @@ def test_the_fast_gradients_are_those_of_the_formulas(size, traffic):
     elif traffic == "one slot":
         slots = torch.full_like(slots, size[3] + 1)
     seed = torch.randn(scores.shape, generator=draws).to(DEVICE)
-    gradients = gradient.backward(seed, slots, query, keys, block=128 if DEVICE == "cuda" else 32, programs=4)
+    gradients = fast_gradient.backward(seed, slots, query, keys, block=128 if DEVICE == "cuda" else 32, programs=4)
     exact = reference.backward(seed.double(), slots, query.double(), keys.double())
     for found, right in zip(gradients, exact, strict=True):
         assert (found.double() - right).norm() <= 3e-3 * right.norm()
-    again = gradient.backward(seed, slots, query, keys, block=128 if DEVICE == "cuda" else 32, programs=4)
+    again = fast_gradient.backward(seed, slots, query, keys, block=128 if DEVICE == "cuda" else 32, programs=4)
     assert all(torch.equal(*pair) for pair in zip(gradients, again, strict=True))

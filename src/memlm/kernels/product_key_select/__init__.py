@@ -38,11 +38,11 @@ def product_key_select(query: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor,
 @torch.library.custom_op("memlm::product_key_select", mutates_args=())
 def _select(query: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     if _is_fast(query, keys, top_k):
-        from memlm.kernels.product_key_select import fast, large
+        from memlm.kernels.product_key_select import fast, fast_large
 
         is_small = keys.shape[2] <= IN_REGISTERS["n_keys"] and top_k <= IN_REGISTERS["top_k"]
         with torch.cuda.device(query.device):
-            return (fast if is_small else large).select(query.contiguous(), keys.contiguous(), top_k)
+            return (fast if is_small else fast_large).select(query.contiguous(), keys.contiguous(), top_k)
     with torch.autocast(query.device.type, enabled=False):  # the sums are float32's
         return reference.product_key_select(query, keys, top_k)
 
@@ -56,10 +56,10 @@ def _(query: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("memlm::product_key_select_backward", mutates_args=())
 def _backward(grad: Tensor, slots: Tensor, query: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     if _is_fast(query, keys, slots.shape[-1]):
-        from memlm.kernels.product_key_select import gradient
+        from memlm.kernels.product_key_select import fast_gradient
 
         with torch.cuda.device(query.device):
-            return gradient.backward(grad.contiguous(), slots, query.contiguous(), keys.contiguous())
+            return fast_gradient.backward(grad.contiguous(), slots, query.contiguous(), keys.contiguous())
     with torch.autocast(query.device.type, enabled=False):
         return reference.backward(grad, slots, query, keys)
 

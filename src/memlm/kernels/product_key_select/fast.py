@@ -3,7 +3,7 @@
 Forward: a program takes a tile of tokens of half a head, multiplies it with the half keys chunk by chunk, and sorts the
 scores in the registers they come in: four threads share a token, and each keeps the K best of its own. A half score and
 its key travel as one integer (score bits above, key below), so a comparison is one maximum and one minimum. The second
-kernel (``combine.py``) makes slots of the lists.
+kernel (``fast_combine.py``) makes slots of the lists.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from memlm.kernels.product_key_select.combine import combine
-from memlm.kernels.product_key_select.network import NO_KEY, add_rising, best_rising, order
+from memlm.kernels.product_key_select.fast_combine import combine
+from memlm.kernels.product_key_select.fast_network import NO_KEY, add_rising, best_rising, order
 
 
 @triton.jit

@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from memlm.kernels.product_key_select.combine import combine
+from memlm.kernels.product_key_select.fast_combine import combine
 from memlm.kernels.product_key_select.fast import load_tile, stages_for
-from memlm.kernels.product_key_select.network import NO_KEY, add_rising, best_rising, cut, order
+from memlm.kernels.product_key_select.fast_network import NO_KEY, add_rising, best_rising, cut, order
 
 LEAST = tl.constexpr(-0x7F800001)
 """Minus infinity as an integer in the order of the floats."""

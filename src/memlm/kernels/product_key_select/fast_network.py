@@ -1,8 +1,8 @@
 """Sorting networks in Triton that work on the last axis of a tensor [R, n], n a power of two.
 
 Every exchange is a maximum and a minimum of two halves that ``reshape`` and ``split`` cut out. Where a thread holds a
-whole row those are only names of registers, so a network is nothing but its maxima and minima, and those with a constant
-vanish. (Batcher 1968, "Sorting networks and their applications".)
+whole row those are only names of registers, so a network is nothing but its maxima and minima, and those with a
+constant vanish. (Batcher 1968, "Sorting networks and their applications".)
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _exchange(x, B: tl.constexpr, SIZE: tl.constexpr, FALLING: tl.constexpr):
 
 @triton.jit
 def merge(x, LEVELS: tl.constexpr, FALLING: tl.constexpr):
-    """Sorts bitonic blocks of ``2**LEVELS`` elements, the first falling or rising, the next the other way, and so on."""
+    """Sorts bitonic blocks of ``2**LEVELS`` elements by turns: one falling, one rising; or the other way round."""
     for level in tl.static_range(LEVELS):
         x = _exchange(x, 1 << (LEVELS - 1 - level), 1 << LEVELS, FALLING)
     return x

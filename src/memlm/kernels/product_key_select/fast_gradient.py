@@ -1,9 +1,9 @@
 """The gradients of the selection in Triton, deterministic.
 
-The best slots of a token share half keys, so the first kernel adds up the gradients of each half key that a token chose.
-A query's gradient is then a weighted sum of the chosen half keys. A key's gradient is a matrix product: for a tile of
-tokens and a block of half keys, the weights are written into a matrix of the program's own, mostly zeros, which stays in
-the cache and is read back as an operand.
+The best slots of a token share half keys, so the first kernel adds up the gradients of each half key that it chose. A
+query's gradient is then a weighted sum of the chosen half keys. A key's gradient is a matrix product: for a tile of
+tokens and a block of half keys, the weights are written into a matrix of the program's own, mostly zeros, which stays
+in the cache and is read back as an operand.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from memlm.kernels.product_key_select.fast import load_tile
 
 @triton.jit
 def _merge_reads(grad, slots, chosen, weights, rows, M, BR: tl.constexpr, K: tl.constexpr, KP: tl.constexpr):
-    """Writes the half keys that each half of a head chose, -1 where one comes again, and the sums of their gradients."""
+    """Writes the half keys that each query chose, -1 where one comes again, and the sums of their gradients."""
     row = tl.program_id(0) * BR + tl.arange(0, BR)  # (token * H + head) * 2 + half
     ranks = tl.arange(0, KP)
     mask = (row < rows)[:, None] & (ranks < K)[None, :]

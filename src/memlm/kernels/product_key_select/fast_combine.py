@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from memlm.kernels.product_key_select.network import NO_KEY, add_rising, concat, cut, flip, merge, order
+from memlm.kernels.product_key_select.fast_network import NO_KEY, add_rising, concat, cut, flip, merge, order
 
 NO_PAIR = tl.constexpr(-(2**63))
 """Below every pair."""
@@ -27,9 +27,7 @@ def _half(lists, tokens, N, LEVELS: tl.constexpr):
     falls = lists + tokens[:, None] + tl.arange(0, KP)[None, :] * stride
     rises = lists + tokens[:, None] + (KP - 1 - tl.arange(0, KP))[None, :] * stride
     first = tl.maximum(tl.load(falls, live, NO_KEY), tl.load(rises + KP * stride, live, NO_KEY))
-    second = tl.maximum(
-        tl.load(falls + 2 * KP * stride, live, NO_KEY), tl.load(rises + 3 * KP * stride, live, NO_KEY)
-    )
+    second = tl.maximum(tl.load(falls + 2 * KP * stride, live, NO_KEY), tl.load(rises + 3 * KP * stride, live, NO_KEY))
     return add_rising(merge(first, LEVELS, True), merge(second, LEVELS, False), LEVELS)
 
 
@@ -69,24 +67,22 @@ def _range(x, START: tl.constexpr, n: tl.constexpr, FALLING: tl.constexpr):
 def _pairs_of(lists, a, b, M, BM: tl.constexpr, K: tl.constexpr, KP: tl.constexpr, n: tl.constexpr, ROWS: tl.constexpr):
     """Appends the lists of pairs (i, j), (i + 1)(j + 1) <= K, that take n places; every other one rises.
 
-    For 0 < i < ROWS a list has one i and all its j; above, one j and the i from n to 2 n. That of i = 0 is not among them.
+    For 0 < i < ROWS a list has one i and all its j; above, one j and the i from n to 2 n. That of i = 0 is left out.
     """
-    if n >= ROWS:
-        if n < KP:
-            for j in tl.static_range(K // (n + 1)):
-                block = _range(a, n, n, len(lists) % 2 == 0)
-                lists = lists + (_sums(block, _pick(b, j), K // (j + 1) - n, len(lists) % 2 == 0, M, BM),)
+    if n >= ROWS and n < KP:
+        for j in tl.static_range(K // (n + 1)):
+            block = _range(a, n, n, len(lists) % 2 == 0)
+            lists = lists + (_sums(block, _pick(b, j), K // (j + 1) - n, len(lists) % 2 == 0, M, BM),)
     for i in tl.static_range(1, ROWS):
-        if K // (i + 1) <= n:
-            if K // (i + 1) > n // 2:
-                row = _range(b, 0, n, len(lists) % 2 == 0)
-                lists = lists + (_sums(_pick(a, i), row, K // (i + 1), len(lists) % 2 == 0, M, BM),)
+        if K // (i + 1) <= n and K // (i + 1) > n // 2:
+            row = _range(b, 0, n, len(lists) % 2 == 0)
+            lists = lists + (_sums(_pick(a, i), row, K // (i + 1), len(lists) % 2 == 0, M, BM),)
     return lists
 
 
 @triton.jit
 def _joined(lists, LEVELS: tl.constexpr, IS_LAST: tl.constexpr):
-    """Merges each falling list with the rising one after it; the new ones take turns too, but the last ones all rise."""
+    """Merges each falling list with the rising one after it. The new ones take turns too, but the last all rise."""
     if len(lists) % 2 == 1:
         lists = lists + (tl.full(lists[0].shape, NO_PAIR, tl.int64),)
     joined = ()
