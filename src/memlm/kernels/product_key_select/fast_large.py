@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from memlm.kernels.product_key_select.fast_combine import combine
 from memlm.kernels.product_key_select.fast import load_tile, stages_for
+from memlm.kernels.product_key_select.fast_combine import combine
 from memlm.kernels.product_key_select.fast_network import NO_KEY, add_rising, best_rising, cut, order
 
 LEAST = tl.constexpr(-0x7F800001)
