@@ -18,7 +18,7 @@ from memlm.kernels.product_key_select.fast_network import NO_KEY, add_rising, be
 
 
 @triton.jit
-def load_tile(table, rows, live, stride, C, BC: tl.constexpr):
+def load_tile(table, rows, live, stride, C: tl.constexpr, BC: tl.constexpr):
     """Loads rows of C elements, [R, BC], zero beyond."""
     columns = tl.arange(0, BC)
     at = table + rows[:, None] * stride + columns[None, :]
@@ -43,8 +43,8 @@ def _best_keys(
     lists,
     N,
     H,
-    C,
     M,
+    C: tl.constexpr,
     CHUNKS: tl.constexpr,
     IS_WHOLE: tl.constexpr,
     BT: tl.constexpr,
@@ -61,7 +61,7 @@ def _best_keys(
     best = tl.full([4 * BT, KP], NO_KEY, tl.int32)
     for chunk in range(CHUNKS):
         numbers = chunk * BN + tl.arange(0, BN)
-        scores = tl.dot(queries, tl.trans(load_tile(table, numbers, numbers < M, C, C, BC)))
+        scores = tl.dot(queries, tl.trans(load_tile(table, numbers, (numbers < M) | IS_WHOLE, C, C, BC)))
         scores += 0.0  # which turns -0.0 into 0.0, which must tie with it
         packed = order(scores.to(tl.int32, bitcast=True)) & -BM | (BM - 1 - numbers)[None, :]
         if not IS_WHOLE:
@@ -95,8 +95,8 @@ def select(
     chunks = triton.cdiv(M, BN)
     lists = torch.empty(H, 2, 4, KP, N, dtype=torch.int32, device=query.device)
     _best_keys[triton.cdiv(N, block), H * 2](
-        query, keys, lists, N, H, C, M,
-        CHUNKS=chunks, IS_WHOLE=chunks * BN == M, BT=block, BC=BC, BN=BN, BM=BM, LEVELS=KP.bit_length() - 1,
+        query, keys, lists, N, H, M,
+        C=C, CHUNKS=chunks, IS_WHOLE=chunks * BN == M, BT=block, BC=BC, BN=BN, BM=BM, LEVELS=KP.bit_length() - 1,
         num_warps=warps, num_stages=stages_for(2 * BC * max(block, BN), query.device),
     )  # fmt: skip
     return combine(lists, M, top_k)

@@ -36,7 +36,7 @@ def _merge_reads(grad, slots, chosen, weights, rows, M, BR: tl.constexpr, K: tl.
 
 
 @triton.jit
-def _grad_query(chosen, weights, keys, grad_query, N, H, C, M, BT: tl.constexpr, BC: tl.constexpr, K: tl.constexpr):
+def _grad_query(chosen, weights, keys, grad_query, N, H, M, C: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, K: tl.constexpr):
     half = tl.program_id(1)  # of a head: head * 2 + half
     tokens = tl.program_id(0) * BT + tl.arange(0, BT)
     live = tokens < N
@@ -63,8 +63,8 @@ def _grad_keys(
     partial,
     N,
     H,
-    C,
     M,
+    C: tl.constexpr,
     TILES: tl.constexpr,
     BT: tl.constexpr,
     BC: tl.constexpr,
@@ -122,7 +122,7 @@ def backward(
     _merge_reads[(triton.cdiv(2 * N * H, 4),)](grad, slots, chosen, weights, 2 * N * H, M, BR=4, K=K, KP=KP)
     grad_query = query.new_empty(query.shape)
     _grad_query[triton.cdiv(N, q_block), H * 2](
-        chosen, weights, keys, grad_query, N, H, C, M, BT=q_block, BC=BC, K=K, num_warps=q_warps
+        chosen, weights, keys, grad_query, N, H, M, C=C, BT=q_block, BC=BC, K=K, num_warps=q_warps
     )
     BM = min(keys_block, max(16, up(M)))
     blocks, tiles = triton.cdiv(M, BM), triton.cdiv(N, block)
@@ -131,7 +131,7 @@ def backward(
     partial = torch.empty(shares, H, 2, M, C, dtype=torch.float32, device=query.device)
     # One stage: what is read back must not be read ahead.
     _grad_keys[shares, H * 2, blocks](
-        chosen, weights, query, scratch, partial, N, H, C, M,
-        TILES=triton.cdiv(tiles, shares), BT=block, BC=BC, BM=BM, K=K, KP=KP, num_warps=warps, num_stages=1,
+        chosen, weights, query, scratch, partial, N, H, M,
+        C=C, TILES=triton.cdiv(tiles, shares), BT=block, BC=BC, BM=BM, K=K, KP=KP, num_warps=warps, num_stages=1,
     )  # fmt: skip
     return grad_query, partial.sum(0).to(keys.dtype)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from memlm.kernels.product_key_select.fast import load_tile, stages_for
 from memlm.kernels.product_key_select.fast_combine import combine
-from memlm.kernels.product_key_select.fast_network import NO_KEY, add_rising, best_rising, cut, order
+from memlm.kernels.product_key_select.fast_network import NO_KEY, add_rising, best_rising, cut, flip, order
 
 LEAST = tl.constexpr(-0x7F800001)
 """Minus infinity as an integer in the order of the floats."""
@@ -73,42 +73,49 @@ def _widest(x, GROUPS: tl.constexpr):
 
 @triton.jit
 def _reached(groups, LEVELS: tl.constexpr):
-    """Returns a bound that 2**LEVELS scores of a token reach, the same for its four threads, [R].
+    """Returns a bound that 2**LEVELS scores of each token reach, [R / 4].
 
     It is the K/4-th best of each thread's group maxima, of the four threads the least.
     """
     R: tl.constexpr = groups.shape[0]
     own = _first_column(best_rising(groups, LEVELS - 2))
     least = tl.min(tl.reshape(own, [R // 4, 4]), axis=1)
-    return tl.reshape(tl.broadcast_to(least[:, None], [R // 4, 4]), [R])
+    return tl.reshape(tl.permute(tl.reshape(least, [2, R // 64, 8]), (1, 0, 2)), [R // 4])
 
 
 @triton.jit
-def _append(scratch, at, scores, bound, number, stride, BM: tl.constexpr):
-    """Writes the scores [R, n] that reach the bound to the threads' lists; returns where the lists now end."""
+def _append(scratch, at, scores, excess, number, BM: tl.constexpr):
+    """Writes the scores [R, n] whose excess is not negative to the threads' lists; returns where the lists now end."""
     columns = _columns(scores)
+    excesses = _columns(excess)
     for i in tl.static_range(len(columns)):
-        taken = columns[i] >= bound
+        taken = excesses[i] >= 0.0
         bits = columns[i].to(tl.int32, bitcast=True) & -BM
         tl.store(scratch + at, bits | (number + (i // 2 * 8 + i % 2)), mask=taken)
-        at = tl.where(taken, at + stride, at)
+        at = tl.where(taken, at + scores.shape[0], at)
     return at
 
 
 @triton.jit
-def _sorted(scratch, rows, count, stride, BM: tl.constexpr, LEVELS: tl.constexpr):
+def _rising(scratch, rows, count, start, stride, BM: tl.constexpr, LEVELS: tl.constexpr):
+    """Returns KP elements of each thread's list from ``start`` on, packed, [R, KP] in rising order."""
+    places = start + tl.arange(0, 1 << LEVELS)
+    live = places[None, :] < count[:, None]
+    # One element a load, as the stride is unknown: loads of several would spread a list over threads.
+    found = tl.load(scratch + (places * stride)[None, :] + rows[:, None], mask=live, other=0)
+    packed = order(found) & -BM | (~found & (BM - 1))
+    return best_rising(tl.where(live, packed, NO_KEY), LEVELS)
+
+
+@triton.jit
+def _falling(scratch, rows, count, stride, BM: tl.constexpr, LEVELS: tl.constexpr):
     """Returns the best of each thread's list, packed, [R, KP] in falling order."""
-    KP: tl.constexpr = 1 << LEVELS
-    best = tl.full([rows.shape[0], KP], NO_KEY, tl.int32)
+    best = flip(_rising(scratch, rows, count, 0, stride, BM, LEVELS))
     longest = tl.max(count, axis=0)
-    start = 0
+    start = 1 << LEVELS
     while start < longest:
-        places = start + tl.arange(0, KP)
-        live = places[None, :] < count[:, None]
-        found = tl.load(scratch + (places * stride)[None, :] + rows[:, None], mask=live, other=0)
-        packed = order(found) & -BM | (~found & (BM - 1))
-        best = add_rising(best, best_rising(tl.where(live, packed, NO_KEY), LEVELS), LEVELS)
-        start += KP
+        best = add_rising(best, _rising(scratch, rows, count, start, stride, BM, LEVELS), LEVELS)
+        start += 1 << LEVELS
     return best
 
 
@@ -120,10 +127,10 @@ def _best_keys(
     lists,
     N,
     H,
-    C,
     M,
     tiles,
     stride,
+    C: tl.constexpr,
     CHUNKS: tl.constexpr,
     IS_WHOLE: tl.constexpr,
     WARPS: tl.constexpr,
@@ -135,7 +142,7 @@ def _best_keys(
     R: tl.constexpr = 64 * WARPS
     KP: tl.constexpr = 1 << LEVELS
     rows = tl.arange(0, R)
-    scratch += tl.program_id(0).to(tl.int64) * (CHUNKS * BN // 4) * stride
+    scratch += tl.program_id(0).to(tl.int64) * (CHUNKS * BN // 4 * R)
     tile = tl.program_id(0)
     while tile < tiles:
         half = tile % (2 * H)  # of a head: head * 2 + half
@@ -144,21 +151,25 @@ def _best_keys(
         queries = load_tile(query + half * C, tokens.to(tl.int64), tokens < N, 2 * H * C, C, BC)
         table = keys + half.to(tl.int64) * M * C
         groups = tl.full([R, KP // 2], -float("inf"), tl.float32)
+        bound = tl.full([16 * WARPS], -float("inf"), tl.float32)
         at = rows
         for chunk in range(CHUNKS):
             numbers = chunk * BN + tl.arange(0, BN)
-            scores = tl.dot(queries, tl.trans(load_tile(table, numbers, numbers < M, C, C, BC)))
+            scores = tl.dot(queries, tl.trans(load_tile(table, numbers, (numbers < M) | IS_WHOLE, C, C, BC)))
             scores += 0.0  # which turns -0.0 into 0.0, which must tie with it
             if not IS_WHOLE:
                 scores = tl.where((numbers < M)[None, :], scores, -float("inf"))
             own = _by_thread(scores, WARPS)
             groups = tl.maximum(groups, _widest(own, KP // 2))
-            # To be compared with scores that lose their lower bits only when they are written.
-            reached = order(_reached(groups, LEVELS).to(tl.int32, bitcast=True)) & -BM
-            bound = order(tl.maximum(reached, LEAST)).to(tl.float32, bitcast=True)
-            at = _append(scratch, at, own, bound, chunk * BN + rows % 4 * 2, stride, BM)
+            if chunk < 2 or chunk % 2 == 0:  # later every other chunk will do
+                # To be compared with scores that lose their lower bits only when they are written.
+                reached = order(_reached(groups, LEVELS).to(tl.int32, bitcast=True)) & -BM
+                bound = order(tl.maximum(reached, LEAST)).to(tl.float32, bitcast=True)
+            # A difference of the whole tile, as the compiler would compare each column with a bound twice.
+            excess = _by_thread(scores - bound[:, None], WARPS)
+            at = _append(scratch, at, own, excess, chunk * BN + rows % 4 * 2, BM)
         tl.debug_barrier()
-        best = _sorted(scratch, rows, (at - rows) // stride, stride, BM, LEVELS)
+        best = _falling(scratch, rows, (at - rows) // R, stride, BM, LEVELS)
         token = start + rows % (R // 2) // 32 * 16 + rows // (R // 2) * 8 + rows % 32 // 4
         place = (half * 4 + rows % 4) * KP + tl.arange(0, KP)[:, None]
         tl.store(lists + place.to(tl.int64) * N + token[None, :], tl.trans(best), mask=(token < N)[None, :])
@@ -167,7 +178,7 @@ def _best_keys(
 
 
 def select(
-    query: Tensor, keys: Tensor, top_k: int, programs: int = 132, keys_block: int = 128, warps: int = 8
+    query: Tensor, keys: Tensor, top_k: int, programs: int = 132, keys_block: int = 128, warps: int = 8, stages: int = 2
 ) -> tuple[Tensor, Tensor]:
     """Returns slots and scores [N, H, K]."""
     N, H, _, C = query.shape
@@ -183,8 +194,8 @@ def select(
     scratch = torch.empty(programs, chunks * BN // 4, 64 * warps, dtype=torch.int32, device=query.device)
     lists = torch.empty(H, 2, 4, KP, N, dtype=torch.int32, device=query.device)
     _best_keys[(programs,)](
-        query, keys, scratch, lists, N, H, C, M, tiles, 64 * warps,
-        CHUNKS=chunks, IS_WHOLE=chunks * BN == M, WARPS=warps, BC=BC, BN=BN, BM=BM, LEVELS=KP.bit_length() - 1,
-        num_warps=warps, num_stages=stages_for(2 * BC * max(16 * warps, BN), query.device),
+        query, keys, scratch, lists, N, H, M, tiles, 64 * warps,
+        C=C, CHUNKS=chunks, IS_WHOLE=chunks * BN == M, WARPS=warps, BC=BC, BN=BN, BM=BM, LEVELS=KP.bit_length() - 1,
+        num_warps=warps, num_stages=min(stages, stages_for(2 * BC * max(16 * warps, BN), query.device)),
     )  # fmt: skip
     return combine(lists, M, top_k)
