@@ -17,26 +17,39 @@ from memlm.kernels.product_key_select.fast import load_tile
 
 
 @triton.jit
-def _merge_reads(grad, slots, chosen, weights, rows, M, BR: tl.constexpr, K: tl.constexpr, KP: tl.constexpr):
+def _half_key(slots, row, M: tl.constexpr):
+    """Returns what a query ``(token * H + head) * 2 + half`` chose of its half keys."""
+    return tl.where(row % 2 == 0, slots // M, slots % M).to(tl.int32)
+
+
+@triton.jit
+def _merge_reads(
+    grad, slots, chosen, weights, rows, M: tl.constexpr, BR: tl.constexpr, K: tl.constexpr, KP: tl.constexpr
+):
     """Writes the half keys that each query chose, -1 where one comes again, and the sums of their gradients."""
-    row = tl.program_id(0) * BR + tl.arange(0, BR)  # (token * H + head) * 2 + half
+    row = tl.program_id(0) * BR + tl.arange(0, BR)
     ranks = tl.arange(0, KP)
-    mask = (row < rows)[:, None] & (ranks < K)[None, :]
-    reads = (row // 2).to(tl.int64)[:, None] * K + ranks[None, :]
-    slot = tl.load(slots + reads, mask=mask, other=0).to(tl.int32)
-    gradient = tl.load(grad + reads, mask=mask, other=0.0)
-    key = tl.where((row % 2 == 0)[:, None], slot // M, slot % M)
-    key = tl.where(mask, key, -1)
-    same = key[:, :, None] == key[:, None, :]  # [BR, KP, KP]
-    total = tl.sum(tl.where(same, gradient[:, None, :], 0.0), axis=2)
-    again = tl.sum((same & (ranks[None, :] < ranks[:, None])[None, :, :]).to(tl.int32), axis=2) > 0
+    live = row < rows
+    mask = live[:, None] & (ranks < K)[None, :]
+    reads = (row // 2).to(tl.int64) * K
+    key = _half_key(tl.load(slots + reads[:, None] + ranks[None, :], mask=mask, other=0), row[:, None], M)
+    total = tl.zeros([BR, KP], tl.float32)
+    again = tl.zeros([BR, KP], tl.int1)
+    for other in tl.static_range(K):
+        other_key = _half_key(tl.load(slots + reads + other, mask=live, other=0), row, M)
+        gradient = tl.load(grad + reads + other, mask=live, other=0.0)
+        same = key == other_key[:, None]
+        total += tl.where(same, gradient[:, None], 0.0)
+        again |= same & (ranks > other)[None, :]
     out = row.to(tl.int64)[:, None] * K + ranks[None, :]
     tl.store(chosen + out, tl.where(again, -1, key), mask=mask)
     tl.store(weights + out, total, mask=mask)
 
 
 @triton.jit
-def _grad_query(chosen, weights, keys, grad_query, N, H, M, C: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, K: tl.constexpr):
+def _grad_query(
+    chosen, weights, keys, grad_query, N, H, M, C: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, K: tl.constexpr
+):
     half = tl.program_id(1)  # of a head: head * 2 + half
     tokens = tl.program_id(0) * BT + tl.arange(0, BT)
     live = tokens < N
@@ -88,12 +101,13 @@ def _grad_keys(
         reads = place[:, None] * K + ranks[None, :]
         key = tl.load(chosen + reads, mask=mask, other=-1) - block * BM
         weight = tl.load(weights + reads, mask=mask, other=0.0)
+        queries = load_tile(query, place, live, C, C, BC)  # asked for early, to come while the operand is made
         tl.store(spread + numbers[None, :], tl.zeros([BT, BM], query.dtype.element_ty))
         tl.debug_barrier()
         tl.store(spread + key, weight.to(query.dtype.element_ty), mask=(key >= 0) & (key < BM))
         tl.debug_barrier()
         operand = tl.load(spread + numbers[None, :])
-        total += tl.dot(tl.trans(operand), load_tile(query, place, live, C, C, BC))
+        total += tl.dot(tl.trans(operand), queries)
         tl.debug_barrier()
     numbers += block * BM
     out = partial + ((share * 2 * H + half).to(tl.int64) * M + numbers)[:, None] * C + columns[None, :]
@@ -109,7 +123,6 @@ def backward(
     keys_block: int = 128,
     warps: int = 8,
     programs: int = 264,
-    q_block: int = 4,
     q_warps: int = 4,
 ) -> tuple[Tensor, Tensor]:
     """Returns the gradients of queries and keys."""
@@ -119,14 +132,16 @@ def backward(
     BC, KP = max(16, up(C)), max(4, up(K))
     chosen = torch.empty(N, H, 2, K, dtype=torch.int32, device=query.device)
     weights = torch.empty(N, H, 2, K, dtype=torch.float32, device=query.device)
-    _merge_reads[(triton.cdiv(2 * N * H, 4),)](grad, slots, chosen, weights, 2 * N * H, M, BR=4, K=K, KP=KP)
+    BR = max(1, 256 // KP)
+    _merge_reads[(triton.cdiv(2 * N * H, BR),)](grad, slots, chosen, weights, 2 * N * H, M=M, BR=BR, K=K, KP=KP)
     grad_query = query.new_empty(query.shape)
+    q_block = max(1, 256 * q_warps // BC)  # a thread loads 8 elements of a row
     _grad_query[triton.cdiv(N, q_block), H * 2](
         chosen, weights, keys, grad_query, N, H, M, C=C, BT=q_block, BC=BC, K=K, num_warps=q_warps
     )
     BM = min(keys_block, max(16, up(M)))
     blocks, tiles = triton.cdiv(M, BM), triton.cdiv(N, block)
-    shares = min(tiles, triton.cdiv(programs, 2 * H * blocks))
+    shares = max(1, min(tiles, programs // (2 * H * blocks)))
     scratch = torch.empty(shares * 2 * H * blocks, block, BM, dtype=query.dtype, device=query.device)
     partial = torch.empty(shares, H, 2, M, C, dtype=torch.float32, device=query.device)
     # One stage: what is read back must not be read ahead.
