@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,8 +11,10 @@ from torch.utils.flop_counter import register_flop_formula
 from memlm.kernels.choice import is_fast
 from memlm.kernels.product_key_select import reference
 
-LIMITS = {"n_keys": 512, "top_k": 16, "bytes of a head's half keys": 1 << 16}
-"""Up to here the fast version keeps a tile's scores in registers, and half of its keys in any card's shared memory."""
+LIMITS = {"n_keys": 4096, "top_k": 64, "width of a half key": 256}
+"""What the fast versions serve; a card with little shared memory takes narrower half keys."""
+IN_REGISTERS = {"n_keys": 512, "top_k": 16}
+"""Up to here all scores are sorted; beyond, only those that a bound lets through."""
 
 
 def product_key_select(query: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -37,10 +38,11 @@ def product_key_select(query: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor,
 @torch.library.custom_op("memlm::product_key_select", mutates_args=())
 def _select(query: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     if _is_fast(query, keys, top_k):
-        from memlm.kernels.product_key_select import fast
+        from memlm.kernels.product_key_select import fast, fast_large
 
+        is_small = keys.shape[2] <= IN_REGISTERS["n_keys"] and top_k <= IN_REGISTERS["top_k"]
         with torch.cuda.device(query.device):
-            return fast.select(query.contiguous(), keys.contiguous(), _pairs(top_k, query.device), top_k)
+            return (fast if is_small else fast_large).select(query.contiguous(), keys.contiguous(), top_k)
     with torch.autocast(query.device.type, enabled=False):  # the sums are float32's
         return reference.product_key_select(query, keys, top_k)
 
@@ -54,10 +56,10 @@ def _(query: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("memlm::product_key_select_backward", mutates_args=())
 def _backward(grad: Tensor, slots: Tensor, query: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     if _is_fast(query, keys, slots.shape[-1]):
-        from memlm.kernels.product_key_select import fast
+        from memlm.kernels.product_key_select import fast_gradient
 
         with torch.cuda.device(query.device):
-            return fast.backward(grad.contiguous(), slots, query.contiguous(), keys.contiguous())
+            return fast_gradient.backward(grad.contiguous(), slots, query.contiguous(), keys.contiguous())
     with torch.autocast(query.device.type, enabled=False):
         return reference.backward(grad, slots, query, keys)
 
@@ -90,14 +92,13 @@ def _backward_flops(_grad: Any, _slots: Any, query: Any, keys: Any, *_: Any, **_
 
 
 def _is_fast(query: Tensor, keys: Tensor, top_k: int) -> bool:
-    sizes = dict(zip(LIMITS, (keys.shape[2], top_k, 2 * keys.shape[2] * keys.shape[3]), strict=True))
-    obstacle = next((f"{name} {size} > {LIMITS[name]}" for name, size in sizes.items() if size > LIMITS[name]), None)
+    sizes = {"n_keys": keys.shape[2], "top_k": top_k, "width of a half key": keys.shape[3]}
+    limits = dict(LIMITS)
+    if query.is_cuda:
+        space = torch.cuda.get_device_properties(query.device).shared_memory_per_block_optin
+        # A tile of 128 queries and one of 128 half keys, of a width that is a power of two.
+        limits["width of a half key"] = min(256, 1 << (space >> 9).bit_length() - 1)
+    obstacle = next((f"{name} {size} > {limits[name]}" for name, size in sizes.items() if size > limits[name]), None)
     if query.dtype != torch.bfloat16:
         obstacle = f"it is made for bfloat16, not {query.dtype}"
     return is_fast("product_key_select", query, obstacle)
-
-
-@lru_cache
-def _pairs(top_k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    rows, columns = reference.staircase(top_k, device)
-    return rows.int(), columns.int()
