@@ -1,0 +1,119 @@
+"""A program that compiles Triton kernels for a card that is not there, and tells what they need.
+
+``python offline.py CAPABILITY SIZE [OPERATION..]`` writes a JSON object: for each kernel that an operation launches,
+forwards and backwards, the shared memory of a block in bytes. The operations run on the CPU with launches taken away,
+so signatures, tiles and choices are those of a run; what they compute is not looked at.
+"""
+
+import importlib
+import json
+import pkgutil
+import sys
+from contextlib import nullcontext
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+import memlm.kernels
+from memlm.kernels import choice
+
+
+class Card:
+    """Stands for the driver of a card with a compute capability, 80 for 8.0."""
+
+    def __init__(self, capability):
+        self.capability = capability
+
+    def get_current_target(self):
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, _device):
+        return 0
+
+
+def half(*shape):
+    return torch.zeros(shape, dtype=torch.bfloat16, requires_grad=True)
+
+
+def product_key_select(n, heads, width, n_keys, top_k):
+    from memlm.kernels.product_key_select import product_key_select
+
+    product_key_select(half(n, heads, 2, width), half(heads, 2, n_keys, width), top_k)[1].sum().backward()
+
+
+def read_attention(n, heads, reads, width, dtype=torch.bfloat16):
+    from memlm.kernels.read_attention import read_attention
+
+    query, values = half(n, heads, width), half(n, reads, width)
+    read_attention(query.to(dtype), values.to(dtype), torch.zeros(n, reads, requires_grad=True), 0.125).sum().backward()
+
+
+SIZES = {
+    "lineage": {
+        "product_key_select": lambda: product_key_select(32768, 1, 64, 256, 8),
+        "read_attention": lambda: read_attention(32768, 8, 8, 128),
+    },
+    "large": {
+        "product_key_select": lambda: product_key_select(8192, 4, 64, 512, 16),
+        "read_attention": lambda: read_attention(8192, 64, 64, 128),
+    },
+    "float32": {"read_attention": lambda: read_attention(8192, 16, 32, 128, torch.float32)},
+}
+"""Sizes, and at each the operations that have kernels for it."""
+
+
+def pretend(capability):
+    """Lets every launch compile for a card of this capability; returns what is found, by kernel."""
+    found = {}
+    run = JITFunction.run
+
+    def compile_only(self, *arguments, grid, warmup, **options):
+        compiled = run(self, *arguments, grid=grid, warmup=True, **options)
+        name = f"{self.fn.__module__}.{self.__name__}"
+        found[name] = max(found.get(name, 0), compiled.metadata.shared)
+        return compiled
+
+    JITFunction.run = compile_only
+    driver.set_active(Card(capability))
+    choice._obstacle = lambda _device: None
+    torch.cuda.device = lambda _device: nullcontext()
+    return found
+
+
+def kernels():
+    """Returns every function for Triton in the package, by its full name."""
+    modules = pkgutil.walk_packages(memlm.kernels.__path__, "memlm.kernels.")
+    functions = [
+        function
+        for module in modules
+        for _, function in vars(importlib.import_module(module.name)).items()
+        if isinstance(function, JITFunction) and function.fn.__module__ == module.name
+    ]
+    return {f"{function.fn.__module__}.{function.__name__}": function for function in functions}
+
+
+def called(name, functions):
+    """Says whether a function is used by another one."""
+    short = name.rpartition(".")[2]
+    return any(f"{short}(" in other.src for key, other in functions.items() if key != name)
+
+
+def main(capability, size, *operations):
+    functions = kernels()
+    found = pretend(int(capability))
+    for operation in operations or SIZES[size]:
+        before = dict(found)
+        SIZES[size][operation]()
+        assert found != before, f"{operation} launched no kernel at size {size}: see the limits of its fast version"
+    unused = [name for name in functions if name not in found and not called(name, functions)]
+    print(json.dumps({"shared": found, "not launched": unused, "triton": triton.__version__}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
