@@ -14,7 +14,7 @@ test: $(VENV)/.installed-dev  ## Run the tests
 	$(ONE_THREAD) $(BIN)/pytest -m "not torture and not gpu"
 
 torture: $(VENV)/.installed-dev  ## Try to break it, at length: kills, damage, planted faults, bad input (docs/reliability.md)
-	$(ONE_THREAD) $(BIN)/pytest -m "not gpu" tests/resume tests/zoo tests/fuzz
+	$(ONE_THREAD) $(BIN)/pytest -m "not gpu" tests/resume tests/zoo tests/fuzz tests/kernels
 
 check: $(VENV)/.installed-dev  ## Lint, types, import contracts: what CI runs before the tests
 	$(BIN)/ruff check .

@@ -34,7 +34,6 @@ def command(
     has_packages = not failures
     failures += _show(console, environment.check_extras(demands))
     failures += _show(console, environment.check_devices())
-    failures += _show(console, [environment.check_kernels()])
     if has_packages:  # without them, what comes now cannot be imported
         failures += _show(console, environment.check_folders(runs))
         if config is not None:

@@ -29,6 +29,7 @@ class TorchDevice:
         threads: Threads that torch uses on the CPU.
         build: What torch was built for: cuda and its version, rocm and its version, or cpu.
         fault: Why a GPU that is there cannot compute; empty if it can.
+        plain: Why the memory's operations run in plain torch here; empty if their fast versions run.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class TorchDevice:
     threads: int
     build: str
     fault: str = ""
+    plain: str = ""
 
 
 def find_torch_device(timeout: float = PATIENCE_S) -> TorchDevice:
@@ -92,7 +94,25 @@ def _ask_torch() -> dict[str, Any]:
             found["fault"] = str(error).splitlines()[0]
     elif torch.backends.mps.is_available():
         found["kind"] = "mps"
-    return {**found, "threads": torch.get_num_threads()}
+    plain = "" if "fault" in found else _why_plain(found["kind"])
+    return {**found, "threads": torch.get_num_threads(), "plain": plain}
+
+
+def _why_plain(kind: str) -> str:
+    import torch
+
+    from memlm.kernels.choice import obstacle_on
+    from memlm.kernels.read_attention import read_attention
+
+    reason = obstacle_on(torch.device(kind, 0)) or ""
+    if not reason:  # tried, not asked: a kernel's launcher needs a C compiler, headers and a folder for its cache
+        try:
+            one = torch.ones(1, 1, 16, device=kind)
+            read_attention(one, one, one[:, :, 0], 1.0).sum().item()
+        except Exception as error:  # whatever a compiler or a driver raises
+            lines = str(error).strip().splitlines() or [""]
+            reason = f"Triton fails: {type(error).__name__}: {lines[0]}"
+    return reason
 
 
 if __name__ == "__main__":

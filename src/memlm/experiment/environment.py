@@ -40,6 +40,13 @@ EXTRAS = {
 ENOUGH_BYTES = 5e9
 INSTALL_TORCH = "install the torch build for your GPU: https://pytorch.org/get-started/locally"
 
+MEND_KERNELS = {
+    "MEMLM_KERNELS": "unset MEMLM_KERNELS",
+    "triton": "pip install triton",
+    "Triton fails": "it needs a C compiler (install gcc, or set CC) and a folder that it can write (TRITON_CACHE_DIR)",
+}
+"""How the kernels are mended, by how the reason starts why they do not run."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -143,7 +150,7 @@ def check_extras(demands: Demands) -> Iterator[Check]:
 
 
 def check_devices() -> Iterator[Check]:
-    """Says what torch can compute on, and whether that has bf16."""
+    """Says what torch can compute on, and whether that has bf16 and the memory's kernels."""
     name, cores = processor(), psutil.cpu_count(logical=False) or 0
     memory = psutil.virtual_memory()
     cpu = f"{name}, {cores} cores, {psutil.cpu_count()} hardware threads"
@@ -158,17 +165,24 @@ def check_devices() -> Iterator[Check]:
     yield _device_check(found)
     if not found.fault:
         yield _bf16_check(found)
+        yield check_kernels(found)
 
 
-def check_kernels() -> Check:
-    """Says which forms of the memory's operations there are."""
-    names: dict[str, list[str]] = {}
-    for op in (module for module in pkgutil.iter_modules(kernels.__path__) if module.ispkg):
-        folder = Path(kernels.__path__[0]) / op.name
-        names[op.name] = [form.name for form in pkgutil.iter_modules([str(folder)])]
-    forms = "; ".join(f"{op}: {', '.join(found)}" for op, found in names.items())
-    triton = _version("triton")
-    return Check("kernels", "ok", f"{forms}; triton {triton or 'is not installed'}")
+def check_kernels(found: TorchDevice) -> Check:
+    """Says which of the memory's operations run as Triton kernels on a device, and if none does, why."""
+    operations = [module.name for module in pkgutil.iter_modules(kernels.__path__) if module.ispkg]
+    forms = {
+        op: [form.name for form in pkgutil.iter_modules([str(Path(kernels.__path__[0]) / op)])] for op in operations
+    }
+    fast = [op for op in operations if "fast" in forms[op]]
+    if found.plain:
+        mend = next((line for start, line in MEND_KERNELS.items() if found.plain.startswith(start)), "")
+        is_lost = found.kind == "cuda"
+        detail = f"plain torch, without Triton kernels for {', '.join(fast)}: {found.plain}"
+        return Check("kernels", "warning" if is_lost else "ok", detail, mend if is_lost else "")
+    plain = [op for op in operations if op not in fast]
+    rest = f"; plain torch: {', '.join(plain)}" if plain else ""
+    return Check("kernels", "ok", f"Triton {_version('triton')}: {', '.join(fast)}{rest}")
 
 
 def check_folder(what: str, folder: Path, mend: str) -> Check:

@@ -9,12 +9,17 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
 VARIABLE = "MEMLM_KERNELS"
 """Set to ``reference`` in the environment, it forces the plain versions."""
+
+
+SHARED_MEMORY = 99 << 10
+"""Bytes of shared memory that a kernel may take for a block; the least that cards of 2020 and later have."""
 
 
 def is_fast(operation: str, tensor: Tensor, obstacle: str | None = None) -> bool:
@@ -25,8 +30,7 @@ def is_fast(operation: str, tensor: Tensor, obstacle: str | None = None) -> bool
         tensor: One of its inputs; its device decides.
         obstacle: Why the fast version cannot serve these inputs, None if it can.
     """
-    forced = f"{VARIABLE}=reference" if os.environ.get(VARIABLE) == "reference" else None
-    reason = forced or _obstacle(tensor.device.type) or obstacle
+    reason = obstacle_on(tensor.device) or obstacle
     _tell(operation, reason)
     return reason is None
 
@@ -45,12 +49,25 @@ def references() -> Generator[None]:
             os.environ[VARIABLE] = before
 
 
+def obstacle_on(device: torch.device) -> str | None:
+    """Returns why no fast version runs on ``device``, None if they do."""
+    if os.environ.get(VARIABLE) == "reference":
+        return f"{VARIABLE}=reference"
+    return _obstacle(device)
+
+
 @lru_cache
-def _obstacle(device: str) -> str | None:
-    if device != "cuda":
-        return f"the device is {device}"
+def _obstacle(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return f"the device is {device.type}"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
+    # Cards of AMD have 64 KiB, and torch does not tell.
+    n_bytes = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 64 << 10)
+    if n_bytes < SHARED_MEMORY:
+        return (
+            f"a block has {n_bytes >> 10} KiB of shared memory on this card, and kernels may take {SHARED_MEMORY >> 10}"
+        )
     return None
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.metadata
 import shutil
 import sys
@@ -16,7 +17,7 @@ from memlm.experiment.environment import check_folder, check_packages, check_pla
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(doctor.command)
-CPU = TorchDevice("cpu", [], False, 2, "cpu")
+CPU = TorchDevice("cpu", [], False, 2, "cpu", plain="the device is cpu")
 GPU = TorchDevice("cuda", [("NVIDIA GeForce RTX 4090", 23.6)], True, 8, "cuda 12.8")
 
 
@@ -69,7 +70,8 @@ def test_without_a_gpu_all_is_well(examine, tmp_path):
     assert done.output.rstrip().endswith("ready")
     assert "no GPU; experiments run on the CPU" in lines_about(done, "device")
     assert "python-docs" in lines_about(done, "corpora")
-    assert "product_key_select: fast, reference" in lines_about(done, "kernels")
+    about = lines_about(done, "kernels").splitlines()[0]
+    assert about.startswith("ok ") and "product_key_select" in about and about.endswith(": the device is cpu")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,6 +137,28 @@ def test_a_gpu_is_named_with_its_memory(examine):
     assert lines_about(done, "bf16").startswith("ok")
 
 
+def test_kernels_that_run_are_named(examine, versions):
+    versions["triton"] = "3.6.0"
+    about = lines_about(examine(found=GPU), "kernels").splitlines()[0]
+    assert about.startswith("ok ") and "Triton 3.6.0: product_key_select, read_attention" in about
+
+
+@pytest.mark.parametrize(
+    ("reason", "mend"),
+    [
+        ("MEMLM_KERNELS=reference", "unset MEMLM_KERNELS"),
+        ("triton is not installed", "pip install triton"),
+        ("Triton fails: RuntimeError: Failed to find C compiler.", "install gcc"),
+    ],
+)
+def test_a_gpu_without_kernels_is_a_warning_with_its_reason(examine, reason, mend):
+    done = examine(found=dataclasses.replace(GPU, plain=reason))
+    assert done.exit_code == 0
+    about, below = lines_about(done, "kernels").splitlines()
+    assert about.startswith("warning ") and about.endswith(f": {reason}")
+    assert mend in below
+
+
 def test_a_gpu_that_torch_was_not_built_for_is_a_failure(examine):
     done = examine(found=TorchDevice("cuda", GPU.gpus, False, 8, "cuda 12.8", "no kernel image"))
     assert done.exit_code == 1
@@ -154,9 +178,11 @@ def test_a_driver_without_a_gpu_build_is_a_warning(examine, monkeypatch):
     assert "there is an NVIDIA driver, but torch (for cpu) sees no GPU" in lines_about(done, "device")
 
 
-def test_torch_itself_says_what_there_is():
+def test_torch_itself_says_what_there_is(monkeypatch):
+    monkeypatch.delenv("MEMLM_KERNELS", raising=False)
     found = find_torch_device()
     assert found.kind in ("cpu", "cuda", "mps")
+    assert found.kind == "cuda" or found.plain == f"the device is {found.kind}"
     assert found.threads >= 1
 
 

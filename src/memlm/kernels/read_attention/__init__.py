@@ -11,8 +11,8 @@ from torch.utils.flop_counter import register_flop_formula
 from memlm.kernels.choice import is_fast
 from memlm.kernels.read_attention import reference
 
-LIMITS = {"heads": 64, "reads": 64, "d_value": 256}
-"""Up to here the fast version keeps a token's queries and values in registers."""
+LIMITS = {"heads": 64, "reads": 64, "d_value": 256, "bytes of a token's queries or values": 1 << 14}
+"""Up to here the fast version keeps a token's queries and values in registers, and in any card's shared memory."""
 
 
 def read_attention(query: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
@@ -89,11 +89,18 @@ def _backward_flops(_grad: Any, query: Any, values: Any, *_: Any, **__: Any) -> 
 
 
 def _is_fast(query: Tensor, values: Tensor) -> bool:
-    sizes = dict(zip(LIMITS, (query.shape[1], values.shape[1], values.shape[2]), strict=True))
+    heads, reads, width = query.shape[1], *values.shape[1:]
+    padded = _power_of_two(max(heads, reads)) * _power_of_two(width) * values.element_size()
+    sizes = dict(zip(LIMITS, (heads, reads, width, padded), strict=True))
     obstacle = next((f"{name} {size} > {LIMITS[name]}" for name, size in sizes.items() if size > LIMITS[name]), None)
     if query.dtype not in (torch.bfloat16, torch.float32):
         obstacle = f"it is made for bfloat16 and float32, not {query.dtype}"
     return is_fast("read_attention", query, obstacle)
+
+
+def _power_of_two(size: int) -> int:
+    """Returns the next one, which a tile's side must be."""
+    return 1 << (size - 1).bit_length()
 
 
 def _dense_rows(tensor: Tensor) -> Tensor:

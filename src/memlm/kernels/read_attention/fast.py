@@ -126,7 +126,7 @@ def attend(
     N, H, d = query.shape
     R = values.shape[1]
     mixed = values.new_empty(query.shape)
-    BT, sizes, n_warps = _tile(H, R, d, block)
+    BT, sizes, n_warps = _tile(query, R, block)
     _attend[(triton.cdiv(N, BT),)](
         query, values, bias, mixed, scale, *query.stride()[:2], N, H, R, d, **sizes, num_warps=warps or n_warps
     )
@@ -146,7 +146,7 @@ def backward(
     N, H, d = query.shape
     R = values.shape[1]
     grads = query.new_empty(query.shape), torch.empty_like(values), torch.empty_like(bias)
-    BT, sizes, n_warps = _tile(H, R, d, block)
+    BT, sizes, n_warps = _tile(query, R, block)
     _attend_backward[(triton.cdiv(N, BT),)](
         grad, query, values, bias, *grads, scale, *grad.stride()[:2], *query.stride()[:2], N, H, R, d,
         **sizes, num_warps=warps or n_warps,
@@ -154,15 +154,15 @@ def backward(
     return grads
 
 
-def _tile(heads: int, reads: int, d: int, block: int | None) -> tuple[int, dict[str, int], int]:
+def _tile(query: Tensor, reads: int, block: int | None) -> tuple[int, dict[str, int], int]:
     """Returns tokens a program, the padded sizes of a tile and its warps.
 
     By default as few tokens as fill 16 rows and columns, but no more than make 64 of either.
     """
     up = triton.next_power_of_2
-    HP, RP, DP = up(heads), up(reads), max(16, up(d))
+    HP, RP, DP = up(query.shape[1]), up(reads), max(16, up(query.shape[2]))
     BT = block or max(1, min(16 // min(HP, RP), 64 // max(HP, RP)))
     HP, RP = max(HP, 16 // BT), max(RP, 16 // BT)
-    # 64 numbers of a tile's widest operand a thread.
-    warps = min(8, max(1, BT * max(HP, RP) * DP // 2048))
-    return BT, {"BT": BT, "HP": HP, "RP": RP, "DP": DP}, warps
+    # 64 numbers of a tile's largest operand a thread; in float32, whose products take no matrix unit, 16.
+    warps = BT * max(HP, RP) * DP // (2048 if query.element_size() == 2 else 512)
+    return BT, {"BT": BT, "HP": HP, "RP": RP, "DP": DP}, min(8, max(1, warps))
