@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,8 +98,11 @@ def run(
 
 
 def _measured(job: Job, setting: Setting) -> dict[str, Any]:
+    # The default stream cannot be captured.
+    stream = torch.cuda.stream(torch.cuda.Stream()) if setting.on_gpu else nullcontext()
     try:
-        return job.measure(setting)
+        with stream:
+            return job.measure(setting)
     except torch.OutOfMemoryError:
         return {"status": "out of memory"}
     except Exception as error:  # whatever it is, the rows to come may be sound, and those before are kept

@@ -307,7 +307,7 @@ def measure(name: str, shape: Shape, setting: Setting) -> dict[str, Any]:
         if row["error"] > TOLERANCES[stage.dtype or setting.dtype]:
             return row | {"status": "wrong"}
         row["reference"] = setting.clock.time(stage.reference, n_sets=1).as_dict()
-    return row | {"status": "ok", "time": setting.clock.time(stage.call).as_dict()}
+    return row | {"status": "ok", "time": setting.clock.time(stage.call, captured=True).as_dict()}
 
 
 def _error(stage: Stage, reference: Call) -> float:

@@ -77,25 +77,27 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, fa
 def compact_gradients(decoder: Decoder, tokens: int) -> None:
     """Gives a compact gradient to every bank of which a step reads a part that is small enough.
 
-    Reads are taken to be spread evenly, as those of a memory that works are; any other spread reads fewer rows. Apple
-    GPUs, on which none of this was tried, keep dense gradients.
-
     Args:
         decoder: The model.
         tokens: Tokens of an optimizer step on this device.
     """
-    told: set[str] = set()
     for bank in (module for module in decoder.banks if isinstance(module, Bank)):
         layers = sum(decoder.bank_of(layer) is bank for layer in decoder.config.memory_layers)
-        reads = layers * decoder.config.memory.n_reads * tokens
-        share = -math.expm1(-reads / bank.n_slots)
-        is_worth = share <= COMPACT_SHARE and bank.values.numel() >= COMPACT_SIZE
-        if is_worth and bank.values.device.type != "mps":
-            capacity = min(reads, bank.n_slots)
-            bank.compact = CompactGradient(bank.values.detach(), capacity)
-            told.add(f"bank: compact gradients for up to {capacity:,} of {bank.n_slots:,} rows")
-    for message in told:
-        logger.info(message)
+        give_compact_gradient(bank, layers * decoder.config.memory.n_reads * tokens)
+
+
+def give_compact_gradient(bank: Bank, reads: int) -> None:
+    """Gives a bank a compact gradient if ``reads`` of it in a step are a part that is small enough.
+
+    Reads are taken to be spread evenly, as those of a memory that works are; any other spread reads fewer rows. Apple
+    GPUs, on which none of this was tried, keep dense gradients.
+    """
+    share = -math.expm1(-reads / bank.n_slots)
+    is_worth = share <= COMPACT_SHARE and bank.values.numel() >= COMPACT_SIZE
+    if is_worth and bank.values.device.type != "mps":
+        capacity = min(reads, bank.n_slots)
+        bank.compact = CompactGradient(bank.values.detach(), capacity)
+        logger.info("bank: compact gradients for up to %s of %s rows", f"{capacity:,}", f"{bank.n_slots:,}")
 
 
 def freeze_values(model: nn.Module) -> None:
