@@ -164,7 +164,8 @@ def check_kernels() -> Check:
     names: dict[str, list[str]] = {}
     for op in (module for module in pkgutil.iter_modules(kernels.__path__) if module.ispkg):
         folder = Path(kernels.__path__[0]) / op.name
-        names[op.name] = [form.name for form in pkgutil.iter_modules([str(folder)])]
+        found = (form.name for form in pkgutil.iter_modules([str(folder)]))
+        names[op.name] = [form for form in found if not form.startswith("fast_")]  # those are parts of "fast"
     forms = "; ".join(f"{op}: {', '.join(found)}" for op, found in names.items())
     triton = _version("triton")
     return Check("kernels", "ok", f"{forms}; triton {triton or 'is not installed'}")
