@@ -46,18 +46,18 @@ def _first_column(x):
 @triton.jit
 def _columns(x):
     """Returns all columns, a tuple of [R]."""
+    R: tl.constexpr = x.shape[0]
     parts = (x,)
     for _ in tl.static_range(16):
-        if parts[0].shape[1] > 1:
+        if len(parts) < x.shape[1]:
             halves = ()
             for i in tl.static_range(len(parts)):
-                low, high = cut(parts[i], parts[i].shape[1] // 2)
-                halves = halves + (tl.reshape(low, [low.shape[0], low.shape[2]]),)
-                halves = halves + (tl.reshape(high, [low.shape[0], low.shape[2]]),)
+                pairs = tl.permute(tl.reshape(parts[i], [R, 2, x.shape[1] // len(parts) // 2]), (0, 2, 1))
+                halves = halves + tl.split(pairs)
             parts = halves
     columns = ()
     for i in tl.static_range(len(parts)):
-        columns = columns + (tl.reshape(parts[i], [parts[i].shape[0]]),)
+        columns = columns + (tl.reshape(parts[i], [R]),)
     return columns
 
 

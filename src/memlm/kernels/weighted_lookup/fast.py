@@ -46,7 +46,7 @@ def weighted_lookup(
     slots: Tensor,
     weights: Tensor,
     dtype: torch.dtype,
-    reads: int = 16,
+    reads: int = 32,
     row_bytes: int = 2048,
     warps: int | None = None,
 ) -> Tensor:
