@@ -17,7 +17,7 @@ from memlm.bench.store import Group, Results
 from memlm.bench.tables import Row
 from memlm.report.figures import COLOURS, STYLE
 
-MARKERS = "osD^vPX*<>"
+MARKERS = "osD^vPX*<>dp1+"
 
 
 def growth(results: Results) -> str | None:

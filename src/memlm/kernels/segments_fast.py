@@ -56,40 +56,6 @@ def _note(rows, next_rows, next_used, first, second, chunk, n, BN: tl.constexpr)
 
 
 @triton.jit
-def _fetch(grad, values, slots, weights, order, place, columns, n, R, grad_stride, offset, stride, D: tl.constexpr):
-    """Returns the weight, the upstream gradient and the row of a read."""
-    live = place < n
-    inside = (columns < D) & live
-    read = tl.load(order + place, mask=live, other=0).to(tl.int32)
-    slot = tl.load(slots + read, mask=live, other=0).to(tl.int64)
-    weight = tl.load(weights + read, mask=live, other=0.0).to(tl.float32)
-    source = grad + (read // R).to(tl.int64) * grad_stride + offset + read % R * stride
-    return (
-        weight,
-        tl.load(source + columns, mask=inside, other=0.0).to(tl.float32),
-        tl.load(values + slot * D + columns, mask=inside, other=0.0).to(tl.float32),
-    )
-
-
-@triton.jit
-def _add(state, fetched, lane, begin, n, rows, out, touched, next_parts, columns, D: tl.constexpr, BN: tl.constexpr):
-    """Adds a read to the sum of its row, and writes that where the row ends."""
-    total, product, opens, first, second = state
-    weight, upstream, value = fetched
-    row, starts, opens, ends, aside = _follow(rows, begin, lane, n, opens, BN)
-    product += tl.where(tl.arange(0, BN) == lane, tl.sum(upstream * value, axis=0), 0.0)
-    total = tl.where(starts, 0.0, total) + weight * upstream
-    to = out + row.to(tl.int64) * D + columns
-    tl.store(to, total.to(out.dtype.element_ty), mask=(columns < D) & (ends & (aside == 0)))
-    part = next_parts + (2 * (begin // BN) + (opens == 0)).to(tl.int64) * D + columns
-    tl.store(part, total, mask=(columns < D) & (ends & aside))
-    tl.store(touched + row, 1, mask=ends)
-    first = first | (ends & aside & opens)
-    second = second | (ends & aside & (opens == 0))
-    return total, product, opens, first, second
-
-
-@triton.jit
 def _sum_reads(
     grad,
     values,
@@ -112,10 +78,7 @@ def _sum_reads(
     BN: tl.constexpr,
     BD: tl.constexpr,
 ):
-    """Sums a chunk of reads by row, all columns of them, which gives the gradient of their weights as well.
-
-    Four reads are fetched before the first is added: what they wait for is the memory.
-    """
+    """Sums a chunk of reads by row, all columns of them, which gives the gradient of their weights as well."""
     chunk = tl.program_id(0)
     begin = chunk * BN
     lanes = tl.arange(0, BN)
@@ -124,20 +87,27 @@ def _sum_reads(
     second = begin < 0
     for block in range(0, D, BD):
         columns = block + tl.arange(0, BD)
-        state = tl.zeros([BD], tl.float32), product, begin >= 0, first, second
-        for lane in range(0, BN, 4):
-            place = begin + lane
-            one = _fetch(grad, values, slots, weights, order, place, columns, n, R, grad_stride, offset, stride, D)
-            two = _fetch(grad, values, slots, weights, order, place + 1, columns, n, R, grad_stride, offset, stride, D)
-            three = _fetch(
-                grad, values, slots, weights, order, place + 2, columns, n, R, grad_stride, offset, stride, D
-            )
-            four = _fetch(grad, values, slots, weights, order, place + 3, columns, n, R, grad_stride, offset, stride, D)
-            state = _add(state, one, lane, begin, n, rows, out, touched, next_parts, columns, D, BN)
-            state = _add(state, two, lane + 1, begin, n, rows, out, touched, next_parts, columns, D, BN)
-            state = _add(state, three, lane + 2, begin, n, rows, out, touched, next_parts, columns, D, BN)
-            state = _add(state, four, lane + 3, begin, n, rows, out, touched, next_parts, columns, D, BN)
-        _, product, _, first, second = state
+        inside = columns < D
+        total = tl.zeros([BD], tl.float32)
+        opens = begin >= 0
+        for lane in range(BN):
+            row, starts, opens, ends, aside = _follow(rows, begin, lane, n, opens, BN)
+            live = begin + lane < n
+            read = tl.load(order + begin + lane, mask=live, other=0).to(tl.int32)
+            slot = tl.load(slots + read, mask=live, other=0).to(tl.int64)
+            weight = tl.load(weights + read, mask=live, other=0.0).to(tl.float32)
+            source = grad + (read // R).to(tl.int64) * grad_stride + offset + read % R * stride
+            upstream = tl.load(source + columns, mask=inside & live, other=0.0).to(tl.float32)
+            value = tl.load(values + slot * D + columns, mask=inside & live, other=0.0).to(tl.float32)
+            product += tl.where(lanes == lane, tl.sum(upstream * value, axis=0), 0.0)
+            total = tl.where(starts, 0.0, total) + weight * upstream
+            to = out + row.to(tl.int64) * D + columns
+            tl.store(to, total.to(out.dtype.element_ty), mask=inside & (ends & (aside == 0)))
+            part = next_parts + (2 * chunk + (opens == 0)).to(tl.int64) * D + columns
+            tl.store(part, total, mask=inside & (ends & aside))
+            tl.store(touched + row, 1, mask=ends)
+            first = first | (ends & aside & opens)
+            second = second | (ends & aside & (opens == 0))
     _note(rows, next_rows, next_used, first, second, chunk, n, BN)
     places = begin + lanes
     read = tl.load(order + places, mask=places < n, other=0).to(tl.int32)
@@ -238,7 +208,7 @@ def read_gradients(
     target: Tensor,
     chunk: int = 32,
     columns: int = 1024,
-    warps: int | None = None,
+    warps: int = 1,
     clear_rows: int = 64,
 ) -> tuple[Tensor, Tensor]:
     """Returns the gradients of a table and of ``weights``; see `memlm.kernels.segments.read_gradients`.
@@ -251,14 +221,13 @@ def read_gradients(
         weights: Their weights, [N, R].
         rows: Rows of the gradient, [N, R].
         target: Gives the gradient its shape and dtype.
-        chunk: Reads a program, or entries of what was set aside; a multiple of four.
+        chunk: Reads a program, or entries of what was set aside.
         columns: At most so many columns at a time.
-        warps: Of a program; as many as give each thread 8 numbers of a row, if not given.
+        warps: Of a program; one needs no other to add up a read's products.
         clear_rows: Rows a program of the last pass.
     """
     n, R, D = slots.numel(), slots.shape[1], values.shape[1]
     BD = min(columns, triton.next_power_of_2(D))
-    warps = warps or max(1, BD // 256)
     n_rows = target.shape[0]
     products = torch.empty_like(weights)
     out = torch.empty(target.shape, dtype=target.dtype, device=grad.device)
