@@ -39,6 +39,11 @@ def test_too_little_shared_memory_is_told(card, properties):
     assert choice.obstacle_on(CUDA) == expected
 
 
+def test_a_card_that_does_not_tell_its_shared_memory_counts_as_one_with_little(card):
+    card()
+    assert choice.shared_memory(CUDA) == 64 << 10
+
+
 def test_no_triton_and_no_card_are_told(card):
     card(has_triton=False)
     assert choice.obstacle_on(CUDA) == "triton is not installed"

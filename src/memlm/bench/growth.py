@@ -14,6 +14,7 @@ from memlm.bench.shapes import Shape
 from memlm.bench.timing import N_SETS, Call
 from memlm.config.train import TrainConfig
 from memlm.train.optimizer import build_optimizer
+from memlm.train.updater import Updater
 
 FUSION = "weighted_sum"
 
@@ -44,13 +45,13 @@ def _step(layer: nn.Module, shape: Shape, setting: Setting) -> Call:
     draw = Draw(setting)
     hidden = [draw.normal(1, shape.tokens, shape.d_model) for _ in range(N_SETS)]
     grad = draw.normal(1, shape.tokens, shape.d_model)
-    optimizer = build_optimizer(layer, TrainConfig(steps=1))
+    updater = Updater(build_optimizer(layer, TrainConfig(steps=1)), layer, clip=0)
 
     def step(i: int) -> None:
         with setting.autocast():
             output = layer(hidden[i])
         output.backward(grad.to(output.dtype))
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        updater.step(updater.clip().isfinite())
+        updater.clear()
 
     return step

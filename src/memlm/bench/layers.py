@@ -132,6 +132,8 @@ def _calls(
         parameters = [*(p for p in parameters if p is not module.bank.values), compact.carrier]
 
     def forward(i: int) -> Tensor:
+        if compact is not None:
+            compact.clear()  # as after every step
         with setting.autocast():
             return run(hidden[i])
 

@@ -62,7 +62,7 @@ def _block(block: str, everything: Sequence[Results], drawn: dict[tuple[str, str
 
 def _tables(block: str, results: Results) -> list[str]:
     if block == "targets":
-        return [markdown.table(targets.table(results))] if results.device["kind"] == "cuda" else []
+        return [markdown.table(targets.table(results))] if targets.DEVICE in results.device["name"] else []
     found: list[str] = []
     for group in results.of(block):
         rates = group.ceilings

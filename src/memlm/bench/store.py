@@ -72,10 +72,11 @@ class Results:
 
 
 def resumed(folder: Path, results: Results) -> Results:
-    """Returns ``results`` with the groups that its file has from before."""
+    """Returns ``results`` with the groups of before in its file, if the versions were the same."""
     path = results.path(folder)
-    if path.exists():
-        results.groups.update(read(path).groups)
+    before = read(path) if path.exists() else None
+    if before is not None and before.versions == results.versions:
+        results.groups.update(before.groups)
     return results
 
 

@@ -54,6 +54,8 @@ class Target:
     is_least: bool = False
 
 
+DEVICE = "H100 80GB HBM3"
+"""What the targets are for."""
 TARGETS = (
     Target("stages", "S", "selection, forward", milliseconds, 0.035),
     Target("stages", "M8k", "selection, forward", milliseconds, 0.12),
@@ -71,7 +73,6 @@ TARGETS = (
     Target("steps", "S", "gated_mlp in every layer", tokens, 1.4e6, is_least=True),
     Target("steps", "S", "gated_mlp in every layer", gib, 8.0),
 )
-"""For an H100 80GB HBM3."""
 
 
 def table(results: Results) -> Table:

@@ -62,6 +62,8 @@ def _measure(console: Console, names: list[str] | None, parts: list[str], out: P
     if not setting.on_gpu and names is None:
         console.print("no GPU that torch can use: small sizes, in float32, uncompiled; they say nothing about a GPU")
     jobs = plan(names or default_shapes(setting), parts, setting)
+    if not jobs:
+        raise ConfigError(f"--config {', '.join(names or [])} has no {', '.join(parts)}; see docs/performance.md")
     results = begin(setting, out)
     with _progress() as progress:
         task = progress.add_task(f"0/{len(jobs)}", total=len(jobs))

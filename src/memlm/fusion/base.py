@@ -13,7 +13,10 @@ from memlm.config.checks import FaultName
 
 
 class BankLike(Protocol):
-    """What a fusion asks of a bank."""
+    """What a fusion asks of a bank: the slots of its read, and no others.
+
+    Training may have made room for the gradients of just the ``n_reads`` rows that a token reads in a layer.
+    """
 
     def gather(self, slots: Tensor, scales: Tensor | None = None) -> Tensor:
         """Returns the rows ``slots`` [..., R], each times its scale [..., R] if given, as [..., R, d_value]."""

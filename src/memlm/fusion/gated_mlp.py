@@ -50,6 +50,9 @@ class GatedMlp(Fusion):
 
     def forward(self, hidden: Tensor, read: ReadLike) -> Tensor:
         """Returns the update [B, T, D]."""
-        both = F.linear(joined_values(hidden, read), torch.cat([self.gate.weight, self.up.weight]))
-        gate, up = both.chunk(2, dim=-1)
+        joined = joined_values(hidden, read)
+        if torch.is_grad_enabled():  # what is joined is large, and read once here and once in the backward pass
+            gate, up = F.linear(joined, torch.cat([self.gate.weight, self.up.weight])).chunk(2, dim=-1)
+        else:
+            gate, up = self.gate(joined), self.up(joined)
         return self.down(F.silu(gate) * up)

@@ -62,13 +62,18 @@ def _obstacle(device: torch.device) -> str | None:
         return f"the device is {device.type}"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    # Cards of AMD have 64 KiB, and torch does not tell.
-    n_bytes = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 64 << 10)
+    n_bytes = shared_memory(device)
     if n_bytes < SHARED_MEMORY:
         return (
             f"a block has {n_bytes >> 10} KiB of shared memory on this card, and kernels may take {SHARED_MEMORY >> 10}"
         )
     return None
+
+
+def shared_memory(device: torch.device) -> int:
+    """Returns how much of it a block can have on a CUDA device, bytes."""
+    # Cards of AMD have 64 KiB, and torch does not tell.
+    return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 64 << 10)
 
 
 @lru_cache

@@ -1,6 +1,7 @@
 """The gradient of reading rows of a table, shared by the operations that read them.
 
-Reads of one row are added up in a fixed order, so two runs agree bit by bit.
+In Triton reads of one row are added up in a fixed order, so two runs agree bit by bit; in plain torch they are on a
+CPU, and on a GPU under `train.deterministic`.
 """
 
 from __future__ import annotations

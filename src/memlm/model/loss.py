@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from memlm.model.decoder import Decoder
@@ -19,9 +20,9 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        learns = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        hidden_learns, weight_learns, _ = ctx.needs_input_grad
         total = torch.zeros((), device=hidden.device)
-        grad_weight = torch.zeros_like(weight) if learns else None
+        grad_weight = torch.zeros_like(weight)
         grads: list[Tensor] = []
         rows = max(1, CHUNK // weight.shape[0])
         for part, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
@@ -29,21 +30,23 @@ class _Chunked(torch.autograd.Function):
             scores = logits.float()
             norm = scores.logsumexp(-1)
             total = total + (norm - scores.gather(-1, wanted[:, None])[:, 0]).sum()
-            if grad_weight is not None:
+            if hidden_learns or weight_learns:
                 # Away from the target a logit's gradient is its probability, at the target that less one.
                 share = (scores - norm[:, None]).exp()
                 hit = wanted[:, None] == torch.arange(weight.shape[0], device=wanted.device)
                 grad = torch.where(hit, share - 1, share).to(logits.dtype)
-                grads.append(grad @ weight.to(logits.dtype))
-                grad_weight = grad_weight + grad.T @ part.to(logits.dtype)
-        if grad_weight is not None:
-            ctx.save_for_backward(torch.cat(grads).to(hidden.dtype), grad_weight)
+                if hidden_learns:
+                    grads.append(grad @ weight.to(logits.dtype))
+                if weight_learns:
+                    grad_weight += grad.T @ part.to(logits.dtype)
+        ctx.save_for_backward(torch.cat(grads).to(hidden.dtype) if grads else None, grad_weight)
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden, weight = ctx.saved_tensors
-        return (hidden * grad).to(hidden.dtype), weight * grad, None
+        return None if hidden is None else (hidden * grad).to(hidden.dtype), weight * grad, None
 
 
 def summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ from memlm.train.updater import Updater
 
 OUT_OF_MEMORY = "out of memory; halve train.batch_size and double train.accumulation"
 """What to tell a user whose device was too small."""
+AHEAD = {"cuda": 1}
+"""Steps that a device is given before the results of the last are read, so that it never waits for Python."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class TrainResult:
         peak_memory_gib: Peak memory while training, see `PeakMemory`.
         steps: Optimizer steps taken.
         tokens: Tokens learned from.
+        compact_rows: Rows of a bank that a step can change, where it changes those alone that it reads; 0: all.
     """
 
     train_loss: float
@@ -69,6 +72,7 @@ class TrainResult:
     peak_memory_gib: float
     steps: int
     tokens: int
+    compact_rows: int = 0
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
@@ -124,7 +128,7 @@ def train(
 
     Raises:
         RunError: a loss or gradient is not finite, more often than the config allows; such steps leave the model as
-            it was.
+            it was, and on a GPU the step after may have been taken.
         Interrupted: a signal came; the state was saved.
     """
     training = _Training(model, sampler, config, log, hooks, folder, state)
@@ -173,7 +177,6 @@ class _Training:
         self.plan = Plan.of(config, sampler.seq_len, sampler.n_sequences, self.accelerator.num_processes)
         model.to(self.accelerator.device)  # pyright: ignore[reportArgumentType]
         self.optimizer = build_optimizer(model, config)
-        compact_gradients(model.decoder, self.plan.tokens_per_step // self.accelerator.num_processes)
         self.updater = Updater(self.optimizer, model, config.clip)
         self.module = self.accelerator.prepare(TokenLoss(model.decoder))
         self.history, self.done = (History(), 0) if state is None else (state.history, state.step)
@@ -187,25 +190,31 @@ class _Training:
         }
         self.watch = Stopwatch(self.history.times)
         self.memory = PeakMemory(self.accelerator.device, self.history.peak_memory_gib)
-        # A GPU is given the next step before the results of the last are read, so that it never waits for Python.
-        self.ahead = 1 if self.accelerator.device.type == "cuda" else 0
+        self.ahead = AHEAD.get(self.accelerator.device.type, 0)
         self.launched: deque[_Launched] = deque()
+        self.metrics: dict[str, Any] = {}
+        compact_gradients(model.decoder, self.plan.tokens_per_step // self.accelerator.num_processes)
 
     def run(self) -> TrainResult:
         """Takes the steps that are left to take."""
         for entry in self.alarms.history:
             self.hooks.alarm(entry)
         self.model.train()
-        metrics: dict[str, Any] = {}
         for step in range(self.done + 1, self.plan.steps + 1):
             with deferred_signals() as pending:
-                self._launch(step)
-                stops = bool(pending) or any(self._is_due(name, step) for name in ("evaluate", "save", "profile"))
-                while len(self.launched) > (0 if stops or step == self.plan.steps else self.ahead):
-                    metrics = self._settle(self.launched.popleft())
+                if self._is_due("profile", step):
+                    self._settle_until(0)  # or the trace would show the end of another step
+                try:
+                    self._launch(step)
+                except Exception:
+                    self._settle_until(0)  # what was taken before is told, whatever became of this step
+                    raise
+                stops = step == self.plan.steps or any(self._is_due(n, step) for n in ("evaluate", "save", "profile"))
+                self._settle_until(0 if stops else self.ahead)
                 # The last step is saved by the caller, as the result, unless a signal keeps it from that.
                 if pending or (step < self.plan.steps and self._is_due("save", step)):
-                    self._save(step, metrics.get("evaluate/validation_loss"))
+                    self._settle_until(0)  # a signal may have come while the host waited
+                    self._save(step)
             if pending:
                 raise pending[0]
         return TrainResult(
@@ -215,6 +224,7 @@ class _Training:
             peak_memory_gib=self.memory.gib(),
             steps=self.plan.steps,
             tokens=self.plan.steps * self.plan.tokens_per_step,
+            compact_rows=self.updater.compact_rows,
         )
 
     def _is_due(self, name: str, step: int) -> bool:
@@ -232,12 +242,18 @@ class _Training:
         results = torch.stack([loss, self.updater.clip()])
         self.updater.step(results.isfinite().all())
         self.updater.clear()
-        results = results.to("cpu", non_blocking=True)
-        done = torch.cuda.current_stream().record_event() if self.accelerator.device.type == "cuda" else None
+        on_cuda = self.accelerator.device.type == "cuda"  # elsewhere nothing tells when a copy has arrived
+        results = results.to("cpu", non_blocking=on_cuda)
+        done = torch.cuda.current_stream().record_event() if on_cuda else None
         self.launched.append(_Launched(step, start, results, profile, done))
 
-    def _settle(self, launched: _Launched) -> dict[str, Any]:
-        """Waits for a step, tells of it and writes what is due after it to the log; returns that."""
+    def _settle_until(self, ahead: int) -> None:
+        """Settles the steps that were launched, but for the last ``ahead``."""
+        while len(self.launched) > ahead:
+            self._settle(self.launched.popleft())
+
+    def _settle(self, launched: _Launched) -> None:
+        """Waits for a step, tells of it and writes what is due after it to the log."""
         if launched.done is not None:
             launched.done.synchronize()
         self.watch.stop(launched.start)
@@ -253,7 +269,7 @@ class _Training:
         self.hooks.progress(step, loss, self.plan.tokens_per_step / self.watch.times[-1])
         if launched.profile is not None:
             write_profile(launched.profile, self.folder / "profile", step)
-        return self._measure(step, norm, begun)
+        self.metrics = self._measure(step, norm, begun)
 
     def _measure(self, step: int, norm: float, begun: list[Alarm]) -> dict[str, Any]:
         """Writes what is due after a step to the log, and returns it."""
@@ -285,10 +301,12 @@ class _Training:
             self.hooks.alarm(entry)
         return begun
 
-    def _save(self, step: int, validation_loss: float | None) -> None:
+    def _save(self, step: int) -> None:
+        """Saves the model and the state after a step, which is settled."""
         self.log.sync()
         self.history.peak_memory_gib = self.memory.gib()
         tensors = capture(self.model, self.optimizer)
+        validation_loss = self.metrics.get("evaluate/validation_loss")
         self.hooks.save(TrainingState(step, tensors, self.history, validation_loss))
 
 
@@ -310,9 +328,10 @@ def _backward(
     for micro_step in range(config.accumulation):
         index = (step * config.accumulation + micro_step) * ranks + accelerator.process_index
         sequences = torch.from_numpy(sampler.batch(index))
-        if accelerator.device.type == "cuda":
+        on_cuda = accelerator.device.type == "cuda"
+        if on_cuda:
             sequences = sequences.pin_memory()  # from other memory the copy would wait for all that runs
-        sequences = sequences.to(accelerator.device, non_blocking=True)
+        sequences = sequences.to(accelerator.device, non_blocking=on_cuda)
         last = micro_step == config.accumulation - 1
         watched = profile if profile is not None and micro_step == 0 else nullcontext()
         with watched, nullcontext() if last else accelerator.no_sync(module):

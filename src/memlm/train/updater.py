@@ -16,7 +16,8 @@ class Updater:
     """Clips the gradient and takes the optimizer's step, for dense gradients and for those of rows alike.
 
     Values with a compact gradient have no dense one, so AdamW leaves them alone; their moments stand in its state all
-    the same, as if it had made them. Nothing here waits for the device.
+    the same, as if it had made them. Nothing here waits for the device, where
+    rows are updated by the Triton kernel.
 
     Args:
         optimizer: AdamW over all parameters, in its fused form.
@@ -70,6 +71,11 @@ class Updater:
         for bank in self._banks:
             if bank.compact is not None:
                 bank.compact.clear()
+
+    @property
+    def compact_rows(self) -> int:
+        """Rows for which a bank with a compact gradient has room, 0 without one."""
+        return max((len(bank.compact.carrier) for bank in self._banks if bank.compact is not None), default=0)
 
     def release(self) -> None:
         """Lets every bank's gradient be dense again."""

@@ -1,6 +1,7 @@
 """Layers, training steps and growth on the CPU."""
 
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from memlm.bench import growth, layers, peers, steps
 from memlm.bench.setting import TOLERANCES, Setting
 from memlm.kernels.choice import VARIABLE
+from memlm.train import optimizer
 
 
 def test_a_cpu_compiles_nothing_and_a_gpu_everything_of_ours(shape, setting):
@@ -146,3 +148,20 @@ def test_a_growing_layer_is_updated(shape, setting, monkeypatch):
     growth.measure("36 slots, 6 reads", shape, setting)
     assert not torch.equal(kept[0].bank.values, before)
     assert kept[0].bank.values.grad is None
+
+
+@pytest.mark.parametrize("part", ["growth", "layers"])
+def test_a_bank_that_is_read_in_part_is_measured_as_it_is_trained(part, shape, setting, monkeypatch):
+    """Four sets of inputs read more rows than the list of one step has room for."""
+    monkeypatch.setattr(optimizer, "COMPACT_SIZE", 1)
+    monkeypatch.setattr(optimizer, "COMPACT_SHARE", 1.0)
+    shape = replace(shape, tokens=4, n_keys=16, n_heads=1, top_k=2)
+    kept = []
+    give = layers.give_compact_gradient
+    monkeypatch.setattr(layers, "give_compact_gradient", lambda bank, reads: kept.append(bank) or give(bank, reads))
+    if part == "layers":
+        assert layers.measure("weighted_sum", "eager", shape, setting)["status"] == "ok"
+    else:
+        monkeypatch.setattr(growth, "points", lambda _shape: {"one": shape})
+        assert growth.measure("one", shape, setting)["status"] == "ok"
+    assert len(kept[0].compact.carrier) == 8 < kept[0].n_slots

@@ -10,7 +10,7 @@ from memlm.bench.layers import MemoryLayer
 from memlm.bench.run import Job, begin, default_shapes, plan, run
 from memlm.bench.setting import Setting
 from memlm.bench.shapes import PARTS, SHAPES
-from memlm.bench.store import Results, newest, read, write
+from memlm.bench.store import Results, newest, read, resumed, write
 from memlm.errors import Interrupted, RunError
 from memlm.experiment.record import CodeState
 from memlm.model.config import ModelConfig
@@ -77,6 +77,14 @@ def test_what_fails_is_a_row_and_the_next_is_measured(shape, setting, tmp_path, 
 def test_results_come_back_from_their_file(tmp_path):
     kept = fabricated()
     assert read(write(tmp_path, kept)) == kept
+
+
+def test_timings_of_other_versions_are_not_gone_on_with(tmp_path):
+    write(tmp_path, fabricated())
+    same, other = fabricated(), fabricated()
+    same.groups.clear(), other.groups.clear()
+    other.versions["torch"] = "9.9"
+    assert resumed(tmp_path, same).groups and not resumed(tmp_path, other).groups
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2, "groups": {}}', '{"format": 1, "groups": {"a": {}}}'])

@@ -70,6 +70,7 @@ def test_the_report_is_written_from_what_is_kept(tmp_path):
     [
         (("--config", "M8K"), "unknown config 'M8K'. Did you mean 'M8k'?"),
         (("--only", "layer"), "unknown part 'layer'. Did you mean 'layers'?"),
+        (("--config", "M8k", "--only", "steps"), "--config M8k has no steps; see docs/performance.md"),
     ],
 )
 def test_a_mistake_is_one_clear_line(arguments, text):

@@ -149,5 +149,9 @@ def test_the_loss_is_the_same_in_chunks(rows, monkeypatch):
         torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
     with torch.no_grad():
         assert torch.equal(loss.summed_loss(hidden, weight, targets), summed)
+    for kept in (hidden, weight):  # the other is frozen
+        frozen = [tensor if tensor is kept else tensor.detach() for tensor in (hidden, weight)]
+        (found,) = torch.autograd.grad(loss.summed_loss(*frozen, targets) / 3, kept)
+        torch.testing.assert_close(found.double(), expected[0 if kept is hidden else 1], rtol=1e-5, atol=1e-6)
     compiled = torch.compile(loss.summed_loss, fullgraph=True, backend="aot_eager")(hidden, weight, targets)
     torch.testing.assert_close(compiled, summed)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from memlm.kernels.choice import is_fast
+from memlm.kernels.choice import is_fast, shared_memory
 from memlm.kernels.product_key_select import reference
 
 LIMITS = {"n_keys": 4096, "top_k": 64, "width of a half key": 256}
@@ -95,9 +95,8 @@ def _is_fast(query: Tensor, keys: Tensor, top_k: int) -> bool:
     sizes = {"n_keys": keys.shape[2], "top_k": top_k, "width of a half key": keys.shape[3]}
     limits = dict(LIMITS)
     if query.is_cuda:
-        space = torch.cuda.get_device_properties(query.device).shared_memory_per_block_optin
         # A tile of 128 queries and one of 128 half keys, of a width that is a power of two.
-        limits["width of a half key"] = min(256, 1 << (space >> 9).bit_length() - 1)
+        limits["width of a half key"] = min(256, 1 << (shared_memory(query.device) >> 9).bit_length() - 1)
     obstacle = next((f"{name} {size} > {limits[name]}" for name, size in sizes.items() if size > limits[name]), None)
     if query.dtype != torch.bfloat16:
         obstacle = f"it is made for bfloat16, not {query.dtype}"

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from memlm.kernels.choice import shared_memory
 from memlm.kernels.product_key_select.fast_combine import combine
 from memlm.kernels.product_key_select.fast_network import NO_KEY, add_rising, best_rising, order
 
@@ -78,7 +79,7 @@ def stages_for(tile_bytes: int, device: torch.device) -> int:
     """Returns for how many tiles of half keys there is shared memory beside one of queries, 1 or 2."""
     if device.type != "cuda":
         return 1
-    return 2 if 3 * tile_bytes <= torch.cuda.get_device_properties(device).shared_memory_per_block_optin else 1
+    return 2 if 3 * tile_bytes <= shared_memory(device) else 1
 
 
 def select(
