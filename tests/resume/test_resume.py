@@ -69,6 +69,14 @@ def broken_off(config, root, step=9):
     return root / "killed" / "memory-s0"
 
 
+@pytest.mark.parametrize("fusion", ["cross_attention", "weighted_sum"])
+def test_every_fusion_goes_on_bit_for_bit(corpus, tmp_path, fusion):
+    config = load_experiment(write_config(corpus, tmp_path, STEPS), [f"variants.memory.fusion={{type: {fusion}}}"])
+    untouched = outcome(run_experiment(config, tmp_path / "untouched", progress=False) / "memory-s0")
+    broken_off(config, tmp_path / "broken")
+    assert outcome(run_experiment(config, tmp_path / "broken", progress=False) / "memory-s0") == untouched
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_saves_first_and_the_run_goes_on(config, untouched, tmp_path, name, counted):
     before = signal.getsignal(signal.SIGTERM)
