@@ -86,8 +86,7 @@ def _sum_reads(
     first = begin < 0
     second = begin < 0
     for block in range(0, D, BD):
-        columns = block + tl.arange(0, BD)
-        inside = columns < D
+        columns = block + tl.arange(0, BD)  # what is not wanted has a limit of 0: the interpreter widens no booleans
         total = tl.zeros([BD], tl.float32)
         opens = begin >= 0
         for lane in range(BN):
@@ -97,14 +96,14 @@ def _sum_reads(
             slot = tl.load(slots + read, mask=live, other=0).to(tl.int64)
             weight = tl.load(weights + read, mask=live, other=0.0).to(tl.float32)
             source = grad + (read // R).to(tl.int64) * grad_stride + offset + read % R * stride
-            upstream = tl.load(source + columns, mask=inside & live, other=0.0).to(tl.float32)
-            value = tl.load(values + slot * D + columns, mask=inside & live, other=0.0).to(tl.float32)
+            upstream = tl.load(source + columns, mask=columns < tl.where(live, D, 0), other=0.0).to(tl.float32)
+            value = tl.load(values + slot * D + columns, mask=columns < tl.where(live, D, 0), other=0.0).to(tl.float32)
             product += tl.where(lanes == lane, tl.sum(upstream * value, axis=0), 0.0)
             total = tl.where(starts, 0.0, total) + weight * upstream
             to = out + row.to(tl.int64) * D + columns
-            tl.store(to, total.to(out.dtype.element_ty), mask=inside & (ends & (aside == 0)))
+            tl.store(to, total.to(out.dtype.element_ty), mask=columns < tl.where(ends & (aside == 0), D, 0))
             part = next_parts + (2 * chunk + (opens == 0)).to(tl.int64) * D + columns
-            tl.store(part, total, mask=inside & (ends & aside))
+            tl.store(part, total, mask=columns < tl.where(ends & aside, D, 0))
             tl.store(touched + row, 1, mask=ends)
             first = first | (ends & aside & opens)
             second = second | (ends & aside & (opens == 0))
@@ -162,7 +161,6 @@ def _sum_parts(
     chunk = tl.program_id(0)
     begin = chunk * BN
     columns = tl.program_id(1) * BD + tl.arange(0, BD)
-    inside = columns < D
     total = tl.zeros([BD], tl.float32)
     opens = begin >= 0
     filled = begin < 0
@@ -172,13 +170,13 @@ def _sum_parts(
         row, starts, opens, ends, aside = _follow(rows, begin, lane, n, opens, BN)
         place = begin + lane
         here = tl.load(used + place, mask=place < n, other=0) != 0
-        part = tl.load(parts + place.to(tl.int64) * D + columns, mask=inside & here, other=0.0)
+        part = tl.load(parts + place.to(tl.int64) * D + columns, mask=columns < tl.where(here, D, 0), other=0.0)
         total = tl.where(starts, 0.0, total) + part
         filled = here | (filled & (starts == 0))
         to = out + row.to(tl.int64) * D + columns
-        tl.store(to, total.to(out.dtype.element_ty), mask=inside & (ends & filled & (aside == 0)))
+        tl.store(to, total.to(out.dtype.element_ty), mask=columns < tl.where(ends & filled & (aside == 0), D, 0))
         following = next_parts + (2 * chunk + (opens == 0)).to(tl.int64) * D + columns
-        tl.store(following, total, mask=inside & (ends & filled & aside))
+        tl.store(following, total, mask=columns < tl.where(ends & filled & aside, D, 0))
         first = first | (ends & filled & aside & opens)
         second = second | (ends & filled & aside & (opens == 0))
     if tl.program_id(1) == 0:
