@@ -37,7 +37,6 @@ class MemoryLayer(nn.Module):
         self.memory = config.memory.build(shape.d_model)
         self.bank = config.memory.build_bank()
         self.fusion = config.fusion.build(shape.d_model, shape.n_reads, shape.d_value)
-
         give_compact_gradient(self.bank, shape.tokens * shape.n_reads)
 
     def forward(self, hidden: Tensor) -> Tensor:

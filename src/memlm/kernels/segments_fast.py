@@ -36,8 +36,9 @@ def _follow(rows, begin, lane, n, opens, BN: tl.constexpr):
     """
     place = begin + lane
     row = _row(rows, place, place < n)
-    starts = (lane == 0) | (row != _row(rows, place - 1, (place < n) & (lane > 0)))
-    opens = (lane == 0) | (opens & (row == _row(rows, place - 1, (place < n) & (lane > 0))))
+    previous = _row(rows, place - 1, (place < n) & (lane > 0))
+    starts = (lane == 0) | (row != previous)
+    opens = (lane == 0) | (opens & (row == previous))
     next_row = _row(rows, place + 1, place + 1 < n)
     last = (lane == BN - 1) | (place + 1 >= n)
     ends = (place < n) & (last | (row != next_row))

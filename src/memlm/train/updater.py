@@ -16,8 +16,7 @@ class Updater:
     """Clips the gradient and takes the optimizer's step, for dense gradients and for those of rows alike.
 
     Values with a compact gradient have no dense one, so AdamW leaves them alone; their moments stand in its state all
-    the same, as if it had made them. Nothing here waits for the device, where
-    rows are updated by the Triton kernel.
+    the same, as if it had made them. Nothing here waits for the device, where rows are updated by the Triton kernel.
 
     Args:
         optimizer: AdamW over all parameters, in its fused form.

@@ -72,15 +72,15 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.width, ctx.dtype = inputs[0].shape[1], inputs[0].dtype
-    ctx.layout = segments.Layout(ctx.width, inputs[1].shape[1])
+    hidden, values = inputs[:2]
+    ctx.dtype, ctx.layout = hidden.dtype, segments.Layout(hidden.shape[1], values.shape[1])
     ctx.save_for_backward(*inputs[1:-1])
 
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     learns = ctx.needs_input_grad[1] or ctx.needs_input_grad[4]
     values, scales, carrier = segments.differentiate(ctx, grad, ctx.layout, learns)
-    return grad[:, : ctx.width].to(ctx.dtype), values, None, scales, carrier, None, None
+    return grad[:, : ctx.layout.offset].to(ctx.dtype), values, None, scales, carrier, None, None
 
 
 _gather.register_autograd(_differentiate, setup_context=_save)
