@@ -1,8 +1,18 @@
-"""What the interpreter needs, to run the kernels of every dtype on the CPU."""
+"""What the interpreter needs, to run the kernels of every dtype on the CPU; with a GPU, they are tests of it."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+
+def pytest_collection_modifyitems(items):
+    """Lets ``pytest -m gpu`` find these tests where there is a GPU: they run on it then."""
+    if torch.cuda.is_available():
+        for item in items:
+            if item.path.parent == Path(__file__).parent and not item.get_closest_marker("torture"):
+                item.add_marker(pytest.mark.gpu)
 
 
 @pytest.fixture(autouse=True)

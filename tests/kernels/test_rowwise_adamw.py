@@ -54,15 +54,15 @@ def test_the_reference_is_torchs_adamw_bit_for_bit_where_every_row_has_a_gradien
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("step", "tile", "programs"), [(1, 128, 2), (1000, 16, 500)])
-def test_the_fast_version_equals_the_reference(size, dtype, step, tile, programs):
+@pytest.mark.parametrize(("step", "tile"), [(1, 128), (1000, 16)])
+def test_the_fast_version_equals_the_reference(size, dtype, step, tile):
     ours, gradient = draw(*size, dtype)
     theirs, _ = draw(*size, dtype)
     again, _ = draw(*size, dtype)
     before, _ = draw(*size, dtype)
     arguments = (gradient, scalar(float(step)), scalar(0.25), SETTINGS)
-    fast.update(*ours, *arguments, tile=tile, programs=programs)
-    fast.update(*again, *arguments, tile=tile, programs=programs)
+    fast.update(*ours, *arguments, tile=tile)
+    fast.update(*again, *arguments, tile=tile)
     reference.rowwise_adamw(*theirs, *arguments)
     untouched = torch.ones(size[0], dtype=torch.bool, device=DEVICE).index_fill_(0, gradient.rows[: size[3]], False)
     for found, repeated, expected, old in zip(ours, again, theirs, before, strict=True):

@@ -57,6 +57,27 @@ def _note(rows, next_rows, next_used, first, second, chunk, n, BN: tl.constexpr)
 
 
 @triton.jit
+def _line_up(slots, weights, order, lined_slots, lined_weights, n, BN: tl.constexpr):
+    """Puts the slots and weights of all reads in the order of their rows, so that a chunk's lie side by side."""
+    places = tl.program_id(0) * BN + tl.arange(0, BN)
+    read = tl.load(order + places, mask=places < n, other=0)
+    tl.store(lined_slots + places, tl.load(slots + read, mask=places < n, other=0).to(tl.int32), mask=places < n)
+    tl.store(
+        lined_weights + places, tl.load(weights + read, mask=places < n, other=0.0).to(tl.float32), mask=places < n
+    )
+
+
+@triton.jit
+def _fetch(grad, values, slots, order, place, live, columns, R, grad_stride, offset, stride, D: tl.constexpr):
+    """Loads a block of columns of a read's upstream gradient and of its row."""
+    read = tl.load(order + place, mask=live, other=0).to(tl.int32)
+    slot = tl.load(slots + place, mask=live, other=0).to(tl.int64)
+    source = grad + (read // R).to(tl.int64) * grad_stride + offset + read % R * stride
+    mask = columns < tl.where(live, D, 0)  # the interpreter widens no booleans
+    return tl.load(source + columns, mask=mask, other=0.0), tl.load(values + slot * D + columns, mask=mask, other=0.0)
+
+
+@triton.jit
 def _sum_reads(
     grad,
     values,
@@ -79,27 +100,34 @@ def _sum_reads(
     BN: tl.constexpr,
     BD: tl.constexpr,
 ):
-    """Sums a chunk of reads by row, all columns of them, which gives the gradient of their weights as well."""
+    """Sums a chunk of reads by row, all columns of them, which gives the gradient of their weights as well.
+
+    The next read is fetched before the present one is added: what a read is added to depends on the one before it, but
+    where it lies does not.
+    """
     chunk = tl.program_id(0)
     begin = chunk * BN
+    end = tl.minimum(begin + BN, n)
     lanes = tl.arange(0, BN)
     product = tl.zeros([BN], tl.float32)
     first = begin < 0
     second = begin < 0
     for block in range(0, D, BD):
-        columns = block + tl.arange(0, BD)  # what is not wanted has a limit of 0: the interpreter widens no booleans
+        columns = block + tl.arange(0, BD)
         total = tl.zeros([BD], tl.float32)
         opens = begin >= 0
+        upstream, value = _fetch(
+            grad, values, slots, order, begin, begin < end, columns, R, grad_stride, offset, stride, D
+        )
         for lane in range(BN):
+            place = begin + lane
+            next_upstream, next_value = _fetch(
+                grad, values, slots, order, place + 1, place + 1 < end, columns, R, grad_stride, offset, stride, D
+            )
             row, starts, opens, ends, aside = _follow(rows, begin, lane, n, opens, BN)
-            live = begin + lane < n
-            read = tl.load(order + begin + lane, mask=live, other=0).to(tl.int32)
-            slot = tl.load(slots + read, mask=live, other=0).to(tl.int64)
-            weight = tl.load(weights + read, mask=live, other=0.0).to(tl.float32)
-            source = grad + (read // R).to(tl.int64) * grad_stride + offset + read % R * stride
-            upstream = tl.load(source + columns, mask=columns < tl.where(live, D, 0), other=0.0).to(tl.float32)
-            value = tl.load(values + slot * D + columns, mask=columns < tl.where(live, D, 0), other=0.0).to(tl.float32)
-            product += tl.where(lanes == lane, tl.sum(upstream * value, axis=0), 0.0)
+            weight = tl.load(weights + place, mask=place < n, other=0.0)
+            upstream = upstream.to(tl.float32)
+            product += tl.where(lanes == lane, tl.sum(upstream * value.to(tl.float32), axis=0), 0.0)
             total = tl.where(starts, 0.0, total) + weight * upstream
             to = out + row.to(tl.int64) * D + columns
             tl.store(to, total.to(out.dtype.element_ty), mask=columns < tl.where(ends & (aside == 0), D, 0))
@@ -108,6 +136,8 @@ def _sum_reads(
             tl.store(touched + row, 1, mask=ends)
             first = first | (ends & aside & opens)
             second = second | (ends & aside & (opens == 0))
+            upstream = next_upstream
+            value = next_value
     _note(rows, next_rows, next_used, first, second, chunk, n, BN)
     places = begin + lanes
     read = tl.load(order + places, mask=places < n, other=0).to(tl.int32)
@@ -206,7 +236,7 @@ def read_gradients(
     rows: Tensor,
     target: Tensor,
     chunk: int = 32,
-    columns: int = 1024,
+    columns: int = 512,
     warps: int = 1,
     clear_rows: int = 64,
 ) -> tuple[Tensor, Tensor]:
@@ -234,8 +264,10 @@ def read_gradients(
     touched = torch.zeros(n_rows, dtype=torch.int8, device=grad.device)
     chunks = triton.cdiv(n, chunk)
     entries = _entries(chunks, D, grad.device)
+    lined = [torch.empty(n, dtype=dtype, device=grad.device) for dtype in (torch.int32, torch.float32)]
+    _line_up[triton.cdiv(n, 1024),](slots, weights, order, *lined, n, BN=1024)
     _sum_reads[chunks,](
-        grad, values, slots, weights, order, keys, out, products, touched, *entries, n, R, grad.shape[1], *layout,
+        grad, values, *lined, order, keys, out, products, touched, *entries, n, R, grad.shape[1], *layout,
         D=D, BN=chunk, BD=BD, num_warps=warps,
     )  # fmt: skip
     while chunks > 1:

@@ -1,7 +1,7 @@
 """Row-wise AdamW in Triton: one pass, 28 bytes for each number of a row in float32.
 
-Read are the value, its two moments and its gradient; written are the first three. A program takes tiles of whole rows,
-or of a part of their columns, and strides over the list until its end, which only the device knows.
+Read are the value, its two moments and its gradient; written are the first three. A program takes a tile of whole rows,
+or of a part of their columns; beyond the end of the list, which only the device knows, it has nothing to do.
 """
 
 from __future__ import annotations
@@ -38,25 +38,22 @@ def _update(
     is_finite = tl.abs(factor) < float("inf")  # false for NaN as well
     end = tl.where(is_finite, tl.load(count), 0)
     columns = tl.program_id(1) * BD + tl.arange(0, BD)
-    start = tl.program_id(0) * BR
-    while start < end:
-        listed = start + tl.arange(0, BR)
-        live = listed < end
-        mask = live[:, None] & (columns < D)[None, :]
-        row = tl.load(rows + listed, mask=live, other=0)
-        there = row[:, None] * D + columns[None, :]
-        here = listed.to(tl.int64)[:, None] * D + columns[None, :]
-        gradient = tl.load(sums + here, mask=mask, other=0.0).to(tl.float32) * factor
-        first = tl.load(exp_avg + there, mask=mask, other=0.0)
-        second = tl.load(exp_avg_sq + there, mask=mask, other=0.0)
-        value = tl.load(values + there, mask=mask, other=0.0)
-        first = first * keep_first + gradient * take_first
-        second = second * keep_second + gradient * gradient * take_second
-        value -= step_size * first / (tl.sqrt_rn(second) / root + eps)
-        tl.store(exp_avg + there, first, mask=mask)
-        tl.store(exp_avg_sq + there, second, mask=mask)
-        tl.store(values + there, value, mask=mask)
-        start += tl.num_programs(0) * BR
+    listed = tl.program_id(0) * BR + tl.arange(0, BR)
+    live = listed < end
+    mask = live[:, None] & (columns < D)[None, :]
+    row = tl.load(rows + listed, mask=live, other=0)
+    there = row[:, None] * D + columns[None, :]
+    here = listed.to(tl.int64)[:, None] * D + columns[None, :]
+    gradient = tl.load(sums + here, mask=mask, other=0.0).to(tl.float32) * factor
+    first = tl.load(exp_avg + there, mask=mask, other=0.0)
+    second = tl.load(exp_avg_sq + there, mask=mask, other=0.0)
+    value = tl.load(values + there, mask=mask, other=0.0)
+    first = first * keep_first + gradient * take_first
+    second = second * keep_second + gradient * gradient * take_second
+    value -= step_size * first / (tl.sqrt_rn(second) / root + eps)
+    tl.store(exp_avg + there, first, mask=mask)
+    tl.store(exp_avg_sq + there, second, mask=mask)
+    tl.store(values + there, value, mask=mask)
 
 
 def update(
@@ -68,12 +65,11 @@ def update(
     factor: Tensor,
     settings: Settings,
     tile: int = 1024,
-    programs: int = 132 * 16,
     warps: int = 4,
 ) -> None:
     """Updates the rows in place.
 
-    A tile has ``tile`` numbers, and ``programs`` of them are under way; ``warps`` belong to a program.
+    A program has ``tile`` numbers and ``warps`` warps.
     """
     lr, beta1, beta2, eps = settings
     capacity, D = gradient.sums.shape
@@ -82,8 +78,7 @@ def update(
     scalars = torch.stack([factor.double(), step_size, root]).float()
     BD = min(tile, triton.next_power_of_2(D))
     BR = tile // BD
-    grid = (min(programs, triton.cdiv(capacity, BR)), triton.cdiv(D, BD))
-    _update[grid](
+    _update[triton.cdiv(capacity, BR), triton.cdiv(D, BD)](
         values, exp_avg, exp_avg_sq, gradient.rows, gradient.sums.contiguous(), gradient.n_rows, scalars,
         beta1, 1 - beta1, beta2, 1 - beta2, eps, D, BR=BR, BD=BD, num_warps=warps,
     )  # fmt: skip

@@ -47,8 +47,8 @@ def weighted_lookup(
     weights: Tensor,
     dtype: torch.dtype,
     reads: int = 32,
-    row_bytes: int = 2048,
-    warps: int | None = None,
+    row_bytes: int = 512,
+    warps: int = 1,
 ) -> Tensor:
     """Returns the weighted sums [N, d] of ``dtype`` for ``slots`` and ``weights`` [N, R].
 
@@ -59,7 +59,7 @@ def weighted_lookup(
         dtype: Of the sums.
         reads: At most so many reads at a time.
         row_bytes: At most so much of a row a program.
-        warps: Of a program; as many as give each thread 32 to 64 numbers of a tile, if not given.
+        warps: Of a program; with one, it is the many programs that keep the memory busy.
     """
     (N, R), D = slots.shape, values.shape[1]
     up = triton.next_power_of_2
@@ -67,6 +67,6 @@ def weighted_lookup(
     out = torch.empty(N, D, dtype=dtype, device=values.device)
     _sum[N * triton.cdiv(D, BD),](
         values, slots, weights, out, *values.stride(), D,
-        R=R, BR=BR, BD=BD, num_warps=warps or max(1, min(4, BR * BD // 1024)),
+        R=R, BR=BR, BD=BD, num_warps=warps,
     )  # fmt: skip
     return out
