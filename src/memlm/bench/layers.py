@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from memlm.bench.peers import PEERS
 from memlm.bench.setting import TOLERANCES, Draw, Setting
-from memlm.bench.shapes import Shape
+from memlm.bench.shapes import PLAIN, Shape
 from memlm.bench.timing import N_SETS, Call, norm_error, worst
 from memlm.kernels.choice import references
 from memlm.model.config import ModelConfig
@@ -75,7 +75,7 @@ def forms(shape: Shape, setting: Setting) -> Iterator[Form]:
     best = compiled[0] if compiled else "eager"
     for fusion in shape.fusions:
         yield Form(fusion, best)
-        yield Form(fusion, f"{best}, plain torch")
+        yield Form(fusion, f"{best}, {PLAIN}")
     for peer in PEERS:
         yield Form(peer, "eager")
 
@@ -97,7 +97,7 @@ def measure(layer: str, form: str, shape: Shape, setting: Setting) -> dict[str, 
     row: dict[str, Any] = {}
     run = _compiled(module) if form.startswith("compiled") else module
     forward, both = _calls(run, module, hidden, grad, setting)
-    with references() if form.endswith("plain torch") else nullcontext():
+    with references() if form.endswith(PLAIN) else nullcontext():
         if layer not in PEERS:
             row["error"] = _error(run, module, hidden[0], grad, setting)
             if row["error"] > TOLERANCES[setting.dtype]:

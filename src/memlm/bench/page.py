@@ -15,7 +15,7 @@ from memlm.storage import write_text
 
 PAGE = "performance.md"
 FIGURES = {"growth": figures.growth, "roofline": figures.roofline}
-BLOCKS = ("targets", *PARTS, "roofline")
+BLOCKS = ("targets", *PARTS, "profiles", "roofline")
 MARK = "<!-- generated: {} -->"
 END = "<!-- end of generated -->"
 
@@ -64,6 +64,9 @@ def _tables(block: str, results: Results) -> list[str]:
     if block == "targets":
         return [markdown.table(targets.table(results))] if targets.DEVICE in results.device["name"] else []
     found: list[str] = []
+    if block == "profiles":
+        rows = {name: row for group in results.of("steps") for name, row in group.rows.items() if row.get("profile")}
+        return [part for name, row in rows.items() for part in (name, markdown.table(tables.profile(row)))]
     for group in results.of(block):
         rates = group.ceilings
         limits = f"copy {rates['bytes_per_s'] / 1e9:,.0f} GB/s, matmul {rates['flops_per_s'] / 1e12:,.1f} TFLOP/s"

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+PLAIN = "plain torch"
+"""Ends the name of what runs without fast kernels."""
 PARTS = ("stages", "layers", "steps", "growth")
 """What can be measured, in this order; `growth` only if it is asked for."""
 
@@ -120,6 +122,7 @@ def _models(
     return {
         "dense": {},
         "gated_mlp in every layer": gated_mlp,
+        f"gated_mlp in every layer, {PLAIN}": gated_mlp,
         f"weighted_sum in layers {', '.join(map(str, plus_layers))}": plus,
         f"gated_mlp, {4 * kv_heads} attention heads": lineage,
     }

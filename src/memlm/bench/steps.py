@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
+from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,11 @@ import numpy as np
 import torch
 
 from memlm.bench.setting import Setting
-from memlm.bench.shapes import Models
+from memlm.bench.shapes import PLAIN, Models
 from memlm.config.train import TrainConfig
 from memlm.data.sampler import Sampler
 from memlm.hf import MemlmConfig, MemlmForCausalLM
+from memlm.kernels.choice import references
 from memlm.model.config import ModelConfig
 from memlm.model.cost import cost
 from memlm.train.loop import Hooks, train
@@ -22,10 +26,12 @@ from memlm.train.monitor import MetricLog
 STEPS = {"cuda": 20, "cpu": 4}
 BATCHES = 4
 """Batches of text; more would only be the same work again."""
+KERNELS = 12
+"""Kernels that the profile of a step names."""
 
 
 def measure(variant: str, models: Models, setting: Setting) -> dict[str, Any]:
-    """Returns the row of a model: tokens a second, peak memory, seconds of compilation, FLOPs of a token.
+    """Returns the row of a model: tokens a second, peak memory, seconds of compilation, FLOPs of a token, a profile.
 
     A step is forward, backward, clipping and update; tokens a second are those of a step over its median time. What the
     steps took beyond that is the compiler's, and the warming up of the first step.
@@ -41,8 +47,10 @@ def measure(variant: str, models: Models, setting: Setting) -> dict[str, Any]:
         )
     )
     sampler = Sampler(_text(models), models.seq_len, models.batch_size, seed=0)
-    with tempfile.TemporaryDirectory() as scratch, MetricLog(Path(scratch) / "metrics.jsonl", []) as log:
+    kernels = references() if variant.endswith(PLAIN) else nullcontext()
+    with kernels, tempfile.TemporaryDirectory() as scratch, MetricLog(Path(scratch) / "metrics.jsonl", []) as log:
         trained = train(causal, sampler, settings(setting, models.batch_size), log, Hooks(), Path(scratch))
+        profile = _profile(Path(scratch) / "profile" / "trace.json")
     price = cost(model, models.vocab_size, models.seq_len)
     return {
         "status": "ok",
@@ -51,6 +59,7 @@ def measure(variant: str, models: Models, setting: Setting) -> dict[str, Any]:
         "start_up_s": max(0.0, trained.time_s - trained.tokens / trained.tokens_per_s),
         "flops_per_token": 3 * price.flops_per_token,
         "parameters": price.parameters,
+        "profile": profile,
     }
 
 
@@ -68,8 +77,22 @@ def settings(setting: Setting, batch_size: int = 1) -> TrainConfig:
         compile=setting.on_gpu,
         device=kind,
         precision="bf16" if setting.dtype == torch.bfloat16 else "fp32",
+        profile_every=STEPS[kind] if setting.on_gpu else 0,  # the last step's
         **quiet,
     )
+
+
+def _profile(trace: Path) -> dict[str, float]:
+    """Returns the milliseconds that the longest kernels took in a traced step, and all others together."""
+    if not trace.exists():
+        return {}
+    events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    times: Counter[str] = Counter()
+    for event in events:
+        if event.get("cat") == "kernel":
+            times[event["name"]] += event["dur"] / 1e3
+    longest = dict(times.most_common(KERNELS))
+    return longest | {"others": times.total() - sum(longest.values())}
 
 
 def _text(models: Models) -> np.ndarray:

@@ -57,6 +57,18 @@ def steps(group: Group) -> Table:
     return Table(columns, rows)
 
 
+def profile(row: Row) -> Table:
+    """The kernels of a step that took longest."""
+    total = sum(row["profile"].values())
+    rows = [[Cell(_short(name)), Cell(fixed(2)(ms)), Cell(percent(ms / total))] for name, ms in row["profile"].items()]
+    return Table(["Kernel", "ms", "Share"], rows)
+
+
+def _short(kernel: str) -> str:
+    """Returns the name of a kernel without its template arguments, which can be pages."""
+    return f"{kernel[:77]}..." if len(kernel) > 80 else kernel
+
+
 def growth(group: Group) -> Table:
     """The time of a step of one layer over slots and over reads."""
     columns = ["Layer", "Step, ms", "× dense", "Peak, GiB"]

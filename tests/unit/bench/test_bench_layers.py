@@ -1,5 +1,6 @@
 """Layers, training steps and growth on the CPU."""
 
+import json
 import os
 from dataclasses import replace
 from types import SimpleNamespace
@@ -123,6 +124,16 @@ def test_a_step_is_that_of_the_training_loop(shape, setting):
     assert dense["tokens_per_s"] > 0 and dense["start_up_s"] >= 0
     assert fused["parameters"] - dense["parameters"] > 64 * 12, "the bank is one of the parameters"
     assert dense["flops_per_token"] > 6 * 50 * 16
+
+
+def test_a_profile_adds_up_the_calls_of_a_kernel(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "KERNELS", 1)
+    calls = [("gemm", 2000), ("gemm", 1000), ("copy", 500), ("fill", 100)]
+    events = [{"cat": "kernel", "name": name, "dur": dur} for name, dur in calls] + [{"cat": "cpu_op", "name": "mm"}]
+    trace = tmp_path / "trace.json"
+    trace.write_text(json.dumps({"traceEvents": events}))
+    assert steps._profile(trace) == pytest.approx({"gemm": 3.0, "others": 0.6})
+    assert steps._profile(tmp_path / "none.json") == {}
 
 
 def test_growth_goes_through_slots_and_reads(shape, setting):

@@ -50,6 +50,11 @@ def test_steps_are_told_as_a_share_of_the_dense_model():
     assert found["gated_mlp in every layer"] == ["800,000", "80.0 %", "6.00", "31.0", "20.0 %", "26 M"]
 
 
+def test_a_profile_tells_the_share_of_each_kernel():
+    row = fabricated().groups["steps/S"].rows["gated_mlp in every layer"]
+    assert texts(tables.profile(row)) == {"gemm": ["6.00", "75.0 %"], "others": ["2.00", "25.0 %"]}
+
+
 def test_targets_are_met_missed_or_not_measured():
     found = {(row[0].text, row[1].text): [cell.text for cell in row[2:]] for row in targets.table(fabricated()).rows}
     assert found["layers S", "gated_mlp, compiled"] == ["≤ 1.2 × dense", "0.9 × dense", "yes"]
