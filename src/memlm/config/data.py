@@ -57,7 +57,10 @@ class DataConfig(Config):
         if not self.has_facts and self.changes("facts"):
             yield "facts", "has no effect, because corpus does not name facts"
         if FACTS in ([self.validation] if isinstance(self.validation, str) else self.validation or []):
-            yield "validation", "cannot be facts; with corpus: facts, held-out text of the same world is there by itself"
+            yield (
+                "validation",
+                "cannot be facts; with corpus: facts, held-out text of the same world is there by itself",
+            )
         if self.corpus in (FACTS, [FACTS]):
             for name in ("validation_share", "judge_share", "max_bytes", "text_field"):
                 if self.changes(name):

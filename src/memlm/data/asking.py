@@ -15,7 +15,6 @@ from memlm.data.wording import MENTOR
 from memlm.data.world import World
 
 _ASKING = 4  # what a seed is used for
-_HOPS = {2: "two_hop", 3: "three_hop"}
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ def _kinds(world: World) -> dict[str, Callable[[int, np.random.Generator], Itera
         ),
         "unknown_attribute": lambda limit, draw: (_seen(world, *fact) for fact in _sample(~known, limit, draw)),
     }
-    for hops in range(2, world.config.hops + 1):
-        kinds[_HOPS[hops]] = lambda limit, draw, hops=hops: _chained(world, hops, limit, draw)
+    for hops, kind in enumerate(("two_hop", "three_hop")[: world.config.hops - 1], 2):
+        kinds[kind] = lambda limit, draw, hops=hops: _chained(world, hops, limit, draw)
     return kinds
 
 

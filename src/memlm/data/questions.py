@@ -12,6 +12,8 @@ from memlm.errors import DataError
 
 SEEN, FROM_FILE = "seen", "file"
 """The kind of questions that the text answers word for word, and of those from a file."""
+KINDS = (SEEN, "paraphrase", "reversed", "two_hop", "three_hop", "unknown_entity", "unknown_attribute", FROM_FILE)
+"""What can be tried; see `memlm.data.asking.ask` and `read_questions`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class Question:
     Attributes:
         prompt: What the model is given.
         answer: What follows, word for word, with the space before it.
-        kind: What is tried, such as seen or paraphrase.
+        kind: What is tried, one of `KINDS`; `neighbour` beside an edit.
         subject: Whom it is about.
         relation: What is asked about it.
         n_values: Answers that are possible and alike likely; None if nobody knows.

@@ -9,12 +9,12 @@ from memlm.config.evaluate import EvaluateConfig
 from memlm.config.facts import FactsConfig
 from memlm.data.asking import ask, edits, question_set
 from memlm.data.facts import train_documents
-from memlm.data.questions import Question, read_questions
+from memlm.data.questions import KINDS, Question, read_questions
 from memlm.data.wording import WORDINGS
 from memlm.data.world import World
 from memlm.errors import DataError
 
-KINDS = {"seen", "paraphrase", "reversed", "unknown_entity", "unknown_attribute", "two_hop", "three_hop"}
+OF_A_WORLD = set(KINDS) - {"file"}
 
 
 @pytest.fixture(scope="module", params=WORDINGS)
@@ -50,7 +50,7 @@ def stated(question, known, text):
 
 def test_every_kind_is_asked_up_to_the_limit(known):
     every, few = asked(known), asked(known, 3)
-    assert every.keys() == few.keys() == KINDS
+    assert every.keys() == few.keys() == OF_A_WORLD
     assert {len(questions) for questions in few.values()} == {3}
     assert len(every["seen"]) == len(every["paraphrase"]) == known.n_told
     assert len(every["unknown_attribute"]) == known.told.size - known.n_told
@@ -67,7 +67,9 @@ def test_every_answer_is_right(known):
             *through, noun = question.relation.split()
             subject, answer = question.subject, question.answer.removeprefix(" ")
             if kind == "reversed":
-                assert [name for (name, other), value in truth.items() if (other, value) == (noun, subject)][0] == answer
+                assert [name for (name, other), value in truth.items() if (other, value) == (noun, subject)][
+                    0
+                ] == answer
                 continue
             for step in through:
                 subject = truth[subject, step]
@@ -86,7 +88,9 @@ def test_nothing_else_in_the_text_tells_what_is_unknown(known, text):
     for kind in ("unknown_entity", "unknown_attribute"):
         for question in asked(known)[kind]:
             for template in known.templates[[a.noun for a in known.attributes].index(question.relation)].train:
-                assert known.wording.sentence(template, question.subject, question.relation) + question.answer not in text
+                assert (
+                    known.wording.sentence(template, question.subject, question.relation) + question.answer not in text
+                )
 
 
 def test_reversed_questions_have_one_answer(known):
@@ -121,7 +125,7 @@ def test_what_an_experiment_asks(tmp_path):
     both = question_set(data, EvaluateConfig(questions=5, question_file=str(path)))
     assert both.n_facts == World(data.facts).n_told
     assert both.questions[-1] == Question("The sky is", " blue", "file")
-    assert {question.kind for question in both.questions} == KINDS - {"three_hop"} | {"file"}
+    assert {question.kind for question in both.questions} == set(KINDS) - {"three_hop"}
     assert not question_set(DataConfig(corpus="x"), EvaluateConfig())
     assert not question_set(data, EvaluateConfig(questions=0))
     assert both.fingerprint() != question_set(data, EvaluateConfig(questions=5)).fingerprint()
@@ -130,7 +134,12 @@ def test_what_an_experiment_asks(tmp_path):
 def test_questions_of_a_file(tmp_path):
     path = tmp_path / "facts.jsonl"
     rows = [
-        {"text": "成语“残汤剩饭”的意思是：指吃剩的饭菜。", "answer": "指吃剩的饭菜", "subject": "残汤剩饭", "relation": "m"},
+        {
+            "text": "成语“残汤剩饭”的意思是：指吃剩的饭菜。",
+            "answer": "指吃剩的饭菜",
+            "subject": "残汤剩饭",
+            "relation": "m",
+        },
         {"text": "Paris, I mean Paris.", "answer": "Paris", "lang": "en"},
         {"text": "a b", "answer": "b"},
     ]
