@@ -59,7 +59,7 @@ class DataConfig(Config):
         if FACTS in ([self.validation] if isinstance(self.validation, str) else self.validation or []):
             yield (
                 "validation",
-                "cannot be facts; with corpus: facts, held-out text of the same world is there by itself",
+                "cannot be facts; corpus: facts brings held-out text of its world by itself",
             )
         if self.corpus in (FACTS, [FACTS]):
             for name in ("validation_share", "judge_share", "max_bytes", "text_field"):

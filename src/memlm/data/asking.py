@@ -46,7 +46,7 @@ def question_set(data: DataConfig, evaluate: EvaluateConfig) -> QuestionSet:
         world = World(data.facts)
         questions, n_facts = list(ask(world, evaluate.questions)), world.n_told
     if evaluate.question_file is not None:
-        questions += read_questions(Path(evaluate.question_file), evaluate.questions)
+        questions += read_questions(Path(evaluate.question_file).expanduser(), evaluate.questions)
     return QuestionSet(questions, n_facts)
 
 

@@ -56,9 +56,7 @@ class KeptSource:
 
 
 BUILT_IN = {
-    "facts": BuiltIn(
-        "A generated world of facts with questions; its settings are data.facts", FactsSource, FactsConfig
-    ),
+    "facts": BuiltIn("A generated world of facts, with questions; set in data.facts", FactsSource, FactsConfig),
     "python-docs": BuiltIn(
         "Prose that comes with Python: pydoc's topics and the library's docstrings", lambda _: KeptSource(python_docs())
     ),

@@ -10,7 +10,6 @@ from typing import Any, Literal, Protocol, get_args
 
 from memlm.errors import DataError, MissingDependencyError
 
-
 Split = Literal["train", "validation", "judge"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 

@@ -114,9 +114,9 @@ def learned_bits(asked: QuestionSet, answers: Answers) -> dict[str, float] | Non
     """Returns what was learned of the told facts in bits, from the questions of the kind seen; None if there are none.
 
     Returns:
-        ``total``, the sum over all told facts of max(0, log2 V - NLL / ln 2), scaled up from those asked; ``unclipped``,
-        the same without the max, which luck cannot raise; ``possible``, the sum of log2 V; ``share`` = total / possible;
-        and ``n``, the facts asked.
+        ``total``, the sum over all told facts of max(0, log2 V - NLL / ln 2), scaled up from those asked;
+        ``unclipped``, the same without the max, which luck cannot raise; ``possible``, the sum of log2 V;
+        ``share`` = total / possible; and ``n``, the facts asked.
     """
     scored = zip(asked.questions, answers.nll, strict=True)
     asked_for = [(q.n_values, nll) for q, nll in scored if q.kind == SEEN and q.n_values]

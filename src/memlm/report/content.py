@@ -125,8 +125,8 @@ def _sections(comparison: Comparison) -> list[Section]:
         ),
         Section(
             "What it knows",
-            "Questions with known answers, by kind (docs/facts.md). Right: greedy decoding gives the answer word for word. "
-            "Nats: of the whole answer. Memory off and memory shuffled: the same questions under the two controls.",
+            "Questions with known answers, by kind (docs/facts.md). Right: greedy decoding gives the answer word for "
+            "word. Nats: of the whole answer. Memory off and shuffled: the same questions under the two controls.",
             knowledge.recall(comparison),
         ),
         Section(

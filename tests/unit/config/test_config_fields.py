@@ -55,7 +55,7 @@ DATA = [
     (
         "corpus: x, validation: [y, facts]",
         "validation",
-        "cannot be facts; with corpus: facts, held-out text of the same world is there by itself",
+        "cannot be facts; corpus: facts brings held-out text of its world by itself",
     ),
     (
         "corpus: [facts], max_bytes: 1M",
