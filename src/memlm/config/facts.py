@@ -16,6 +16,9 @@ N_TEMPLATES = {"prose": 48, "tuples": 2}
 N_WORDS = 75**3
 """Made-up words of three syllables, of which names and values are drawn."""
 
+MAX_TURNS = 2 * 10**9
+"""Most that `entities * exposures` may be: squares of it must fit into 64 bits, and nobody waits for more."""
+
 
 class FactsConfig(Config):
     """A world of facts (`corpus: facts`): entities, each with a value of every attribute, drawn by `seed` alone."""
@@ -66,3 +69,5 @@ class FactsConfig(Config):
             yield "templates", f"the wording {self.wording} has {N_TEMPLATES[self.wording]}"
         if self.facts_per_document is not None and self.facts_per_document > self.n_facts:
             yield "facts_per_document", f"an entity has {self.n_facts} facts"
+        if self.entities * self.exposures > MAX_TURNS:
+            yield "exposures", f"entities * exposures may be at most {MAX_TURNS:,}"

@@ -14,6 +14,7 @@ FACTS = [
     ("attributes: 13", "attributes = 13", "Input should be less than or equal to 12"),
     ("values: 1", "values = 1", at_least(2)),
     ("exposures: 0", "exposures = 0", at_least(1)),
+    ("entities: 1M, exposures: 2001", "exposures = 2001", "entities * exposures may be at most 2,000,000,000"),
     ("zipf: -1", "zipf = -1", at_least(0)),
     ("templates: 0", "templates = 0", at_least(1)),
     ("templates: 49", "templates = 49", "the wording prose has 48"),

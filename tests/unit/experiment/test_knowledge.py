@@ -22,7 +22,7 @@ data:
   seq_len: 16
 model: {d_model: 32, n_layers: 2, n_heads: 2}
 train: {steps: 120, batch_size: 16, lr: 5.0e-3, skip_checks: [SKIPPED], alarms: {train_eval_gap: null}}
-evaluate: {tokens: 1k, train_tokens: 500, samples: 0, questions: 15}
+evaluate: {tokens: 1k, train_tokens: 500, samples: 0, questions: 15, question_file: ASKED}
 variants:
   dense: {}
   memory: {memory: {type: product_key, n_keys: 8, d_key: 16, d_value: 16, top_k: 3}, fusion: {type: gated_mlp}}
@@ -34,8 +34,10 @@ hypotheses:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("facts")
+    asked = folder / "asked.jsonl"
+    asked.write_text('{"text": "The sky is blue.", "answer": "blue"}\n', encoding="utf-8")
     skipped = ", ".join(set(get_args(Check)) - {"causality"})
-    (folder / "world.yaml").write_text(YAML.replace("SKIPPED", skipped), encoding="utf-8")
+    (folder / "world.yaml").write_text(YAML.replace("SKIPPED", skipped).replace("ASKED", str(asked)), encoding="utf-8")
     return run_experiment(load_experiment(folder / "world.yaml"), folder / "runs", progress=False)
 
 
@@ -43,7 +45,7 @@ def test_a_record_says_what_the_model_knows(folder):
     records = {run: json.loads((folder / f"{run}-s0" / "record.json").read_text()) for run in ("dense", "memory")}
     for record in records.values():
         recall, bits = record["results"]["recall"], record["results"]["learned_bits"]
-        assert recall.keys() == {"seen", "paraphrase", "reversed", "unknown_entity", "unknown_attribute"}
+        assert recall.keys() == {"seen", "paraphrase", "reversed", "unknown_entity", "unknown_attribute", "file"}
         assert recall["seen"]["n"] == bits["n"] == 15 and recall["seen"]["exact_match"] > 0.4
         assert 0 < bits["total"] <= bits["possible"] == pytest.approx(3 * round(bits["possible"] / 3))
         assert bits["per_parameter"] == pytest.approx(bits["total"] / record["cost"]["parameters"])
@@ -52,7 +54,7 @@ def test_a_record_says_what_the_model_knows(folder):
     results = records["memory"]["results"]
     for control in ("off", "shuffled"):
         without = results[f"recall_memory_{control}"]
-        assert without.keys() == {"seen"} and without["seen"]["nll"] > results["recall"]["seen"]["nll"]
+        assert without.keys() == {"seen", "file"} and without["seen"]["nll"] > results["recall"]["seen"]["nll"]
 
 
 def test_tables_show_it(folder):
