@@ -53,11 +53,13 @@ def test_every_kind_is_asked_up_to_the_limit(known):
     assert every.keys() == few.keys() == OF_A_WORLD
     assert {len(questions) for questions in few.values()} == {3}
     assert len(every["seen"]) == len(every["paraphrase"]) == known.n_told
+    seen, paraphrase = ([(q.subject, q.relation) for q in few[kind]] for kind in ("seen", "paraphrase"))
+    assert seen == paraphrase, "the same facts are asked in both"
     assert len(every["unknown_attribute"]) == known.told.size - known.n_told
     assert len(every["unknown_entity"]) == known.config.n_unknown * known.config.n_facts
     for kind, questions in every.items():
         assert len({(q.subject, q.relation) for q in questions}) == len(questions), kind
-        assert few[kind] == questions[:3] or kind in ("paraphrase",)
+        assert few[kind] == questions[:3] or kind == "paraphrase", kind
 
 
 def test_every_answer_is_right(known):
