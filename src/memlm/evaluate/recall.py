@@ -88,10 +88,10 @@ def answer(decoder: Decoder, encoded: Sequence[Encoded], batch_size: int) -> Ans
         row, place = torch.tensor(places, device=device).unbind(1)
         logits = decoder.logits(decoder(ids[:, :-1]).hidden[row, place]).float()  # [answer tokens, V]
         targets = ids[row, place + 1]
-        lost = F.cross_entropy(logits, targets, reduction="none").double()
-        wrong = (logits.argmax(-1) != targets).double()
-        summed = torch.zeros(2, len(rows), dtype=torch.float64)
-        summed.index_add_(1, row.cpu(), torch.stack([lost, wrong]).cpu())
+        lost = F.cross_entropy(logits, targets, reduction="none")
+        is_wrong = (logits.argmax(-1) != targets).to(lost.dtype)
+        summed = torch.zeros(2, len(rows), dtype=torch.float64)  # on the CPU, since not every device has float64
+        summed.index_add_(1, row.cpu(), torch.stack([lost, is_wrong]).cpu().double())
         nll[chosen], exact[chosen] = summed[0].numpy(), summed[1].numpy() == 0
     decoder.train(was_training)
     return Answers(nll, exact)
