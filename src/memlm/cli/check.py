@@ -32,6 +32,7 @@ def command(
     n_runs = f"{len(experiment.variants)} variants x {len(experiment.seeds)} seeds"
     console.print(f"{config}: no mistake in the settings; {n_runs}")
 
+    from memlm.data.asking import question_set
     from memlm.data.prepare import prepare
     from memlm.evaluate.suite import Suite
     from memlm.experiment.estimate import estimate
@@ -39,9 +40,12 @@ def command(
     from memlm.report.tables import duration
 
     data = prepare(experiment.data, progress=sys.stderr.isatty())
-    suite = Suite.of(experiment.evaluate, data, experiment.data.seq_len)
+    asked = question_set(experiment.data, experiment.evaluate)
+    suite = Suite.of(experiment.evaluate, data, experiment.data.seq_len, asked)
     device = device_record(experiment.train)
     console.print(f"data: {len(data.train.ids):,} training tokens, {len(data.validation.ids):,} held out")
+    if asked:
+        console.print(f"questions: {len(asked):,}")
     console.print(f"device: {device['name']} ({device['kind']})")
     if preflight:
         _print_preflight(console, experiment, data)

@@ -24,11 +24,18 @@ def print_comparison(console: Console, folder: Path) -> None:
     """Prints results, ledger, verdicts and where the report is."""
     from memlm.experiment.compare import compare
     from memlm.experiment.reading import read_experiment
-    from memlm.report import alarms, tables
+    from memlm.report import alarms, knowledge, tables
 
     comparison = compare(read_experiment(folder))
-    for title, table in {"Results": tables.results(comparison), "Ledger": tables.ledger(comparison)}.items():
-        console.print(_upright(title, table))
+    shown = {
+        "Results": tables.results(comparison),
+        "Ledger": tables.ledger(comparison),
+        "What it knows": knowledge.recall(comparison),
+        "Learned bits": knowledge.bits(comparison),
+    }
+    for title, table in shown.items():
+        if table.rows:
+            console.print(_upright(title, table))
     for line in ["; ".join(tables.unigram_sentences(comparison)), tables.held_sentence(comparison)]:
         console.print(line[:1].upper() + line[1:], markup=False)
     console.print(alarms.sentence(comparison.experiment), markup=False)

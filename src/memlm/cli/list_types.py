@@ -26,6 +26,8 @@ def command(kind: Annotated[str, typer.Argument(help="memories, fusions or corpo
 
         for name, corpus in BUILT_IN.items():
             console.print(f"[bold]{name}[/bold]  {corpus.description}")
+            if corpus.settings is not None:
+                _list_fields(console, corpus.settings)
     else:
         raise ConfigError(unknown("kind", kind, KINDS))
 
@@ -35,8 +37,12 @@ def _list_types(console: Console, registry: Registry[Config]) -> None:
         cls = registry.get(name)
         summary = (cls.__doc__ or "").strip().splitlines()[0]
         console.print(f"[bold]{name}[/bold]  {summary}")
-        for field, info in cls.model_fields.items():
-            if field != "type":
-                default = "required" if info.is_required() else f"default {info.get_default()}"
-                description = " ".join((info.description or "").split())
-                console.print(f"    {field}  [dim]({default})[/dim]  {description}", markup=True)
+        _list_fields(console, cls)
+
+
+def _list_fields(console: Console, cls: type[Config]) -> None:
+    for field, info in cls.model_fields.items():
+        if field != "type":
+            default = "required" if info.is_required() else f"default {info.get_default()}"
+            description = " ".join((info.description or "").split())
+            console.print(f"    {field}  [dim]({default})[/dim]  {description}", markup=True)

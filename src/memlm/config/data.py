@@ -8,6 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from memlm.config.base import Config, Count, either
+from memlm.config.facts import FactsConfig
+
+FACTS = "facts"
+"""The built-in corpus that is a generated world."""
 
 Text = Annotated[str | list[str], either("must be text or a list of texts")]
 
@@ -36,6 +40,13 @@ class DataConfig(Config):
     """Read no more than this many bytes of training text (powers of ten: 20M)."""
     on_bad_input: Literal["error", "skip"] = "error"
     """What to do with a broken line or file: stop with its place, or skip it and tell the count."""
+    facts: FactsConfig = FactsConfig()
+    """The world that `corpus: facts` generates; it says itself which of its text is held out."""
+
+    @property
+    def has_facts(self) -> bool:
+        """Whether the corpus has a generated world in it, and so questions to ask."""
+        return FACTS in ([self.corpus] if isinstance(self.corpus, str) else self.corpus)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields what the fields cannot see alone."""
@@ -43,3 +54,14 @@ class DataConfig(Config):
             yield "corpus", "names no text"
         if self.validation is not None and self.changes("validation_share"):
             yield "validation_share", "has no effect, because validation names the held-out text"
+        if not self.has_facts and self.changes("facts"):
+            yield "facts", "has no effect, because corpus does not name facts"
+        if FACTS in ([self.validation] if isinstance(self.validation, str) else self.validation or []):
+            yield (
+                "validation",
+                "cannot be facts; corpus: facts brings held-out text of its world by itself",
+            )
+        if self.corpus in (FACTS, [FACTS]):
+            for name in ("validation_share", "judge_share", "max_bytes", "text_field"):
+                if self.changes(name):
+                    yield name, "has no effect, because the corpus is generated; see facts"

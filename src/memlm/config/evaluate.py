@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import Field
 
 from memlm.config.base import Config, Count
@@ -24,3 +26,12 @@ class EvaluateConfig(Config):
     """Tokens to generate for each prompt."""
     temperature: float = Field(default=1.0, gt=0)
     """Sampling temperature; 1 samples from the model as it is."""
+    questions: Count = Field(default=2000, ge=0)
+    """Questions of each kind to ask where the data have some (`corpus: facts`, `question_file`); 0 asks none."""
+    question_file: str | None = None
+    """JSON Lines to ask as well, with `text` and `answer`: the model is given the text before the answer."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields what the fields cannot see alone."""
+        if self.question_file is not None and not self.questions:
+            yield "question_file", "has no effect, because questions is 0"

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from memlm.data.packing import Tokens, TokenWriter, dtype
-from memlm.data.split import SPLITS, Split
+from memlm.data.source import SPLITS, Split
 from memlm.storage import sha256
 
 logger = logging.getLogger(__name__)

@@ -6,6 +6,9 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from memlm.config.base import Config
+from memlm.config.facts import FactsConfig
+from memlm.data.facts import FactsSource
 from memlm.data.files import find_files
 from memlm.data.hub import PREFIX, HubDataset
 from memlm.data.python_docs import python_docs
@@ -15,22 +18,18 @@ from memlm.registry import nearest
 
 @dataclass(frozen=True)
 class BuiltIn:
-    """A corpus that needs no download: what it is, and the function that yields its documents."""
+    """A corpus that needs no download: what it is, how it is opened, and its section of settings if it has one."""
 
     description: str
-    read: Callable[[], Iterator[Document]]
+    open: Callable[[FactsConfig], Source]
+    settings: type[Config] | None = None
 
 
-BUILT_IN = {
-    "python-docs": BuiltIn("Prose that comes with Python: pydoc's topics and the library's docstrings", python_docs),
-}
+class KeptSource:
+    """Documents that are few, so that they are made once and kept."""
 
-
-class BuiltInSource:
-    """The documents of a built-in corpus. They are few, so they are made once and kept."""
-
-    def __init__(self, corpus: BuiltIn) -> None:
-        self._documents = list(corpus.read())
+    def __init__(self, documents: Iterator[Document]) -> None:
+        self._documents = list(documents)
 
     @property
     def size(self) -> int:
@@ -56,14 +55,27 @@ class BuiltInSource:
                 yield document
 
 
-def find_sources(names: str | Sequence[str], reading: Reading) -> list[Source]:
+BUILT_IN = {
+    "facts": BuiltIn("A generated world of facts, with questions; set in data.facts", FactsSource, FactsConfig),
+    "python-docs": BuiltIn(
+        "Prose that comes with Python: pydoc's topics and the library's docstrings", lambda _: KeptSource(python_docs())
+    ),
+}
+
+
+def find_sources(names: str | Sequence[str], reading: Reading, facts: FactsConfig | None = None) -> list[Source]:
     """Returns the sources that ``names`` (as `DataConfig.corpus`) stand for, in that order.
+
+    Args:
+        names: One name or several.
+        reading: Is told of names that stand for nothing.
+        facts: The settings of the generated world, should it be named.
 
     Raises:
         DataError: a name stands for nothing, and that is not to be skipped.
     """
     names = [names] if isinstance(names, str) else names
-    return [source for name in names for source in _find(name, reading)]
+    return [source for name in names for source in _find(name, reading, facts or FactsConfig())]
 
 
 def documents(sources: Sequence[Source], reading: Reading) -> Iterator[Document]:
@@ -76,9 +88,9 @@ def documents(sources: Sequence[Source], reading: Reading) -> Iterator[Document]
         yield from source.documents(reading)
 
 
-def _find(name: str, reading: Reading) -> list[Source]:
+def _find(name: str, reading: Reading, facts: FactsConfig) -> list[Source]:
     if name in BUILT_IN:
-        return [BuiltInSource(BUILT_IN[name])]
+        return [BUILT_IN[name].open(facts)]
     if name.startswith(PREFIX):
         return [HubDataset(name)]
     guess = nearest(name, BUILT_IN)

@@ -20,8 +20,8 @@ from memlm.config.data import DataConfig
 from memlm.data.cache import TOKENIZER, TokenData, bin_path, default_cache, load, new_folder, write_summary
 from memlm.data.corpus import find_sources
 from memlm.data.packing import TokenWriter
-from memlm.data.source import Document, Reading, Source
-from memlm.data.split import SPLITS, Split, split_documents
+from memlm.data.source import SPLITS, Document, Reading, Source, Split
+from memlm.data.split import split_documents
 from memlm.data.tokenizer import TRAINING_BYTES, load_tokenizer, train_tokenizer
 from memlm.errors import DataError
 from memlm.storage import sha256
@@ -49,7 +49,7 @@ def prepare(config: DataConfig, cache: Path | None = None, progress: bool = True
     if config.tokenizer is not None:
         load_tokenizer(Path(config.tokenizer), config.vocab_size)
     reading = _reading(config)
-    corpus = find_sources(config.corpus, reading)
+    corpus = find_sources(config.corpus, reading, config.facts)
     validation = [] if config.validation is None else find_sources(config.validation, reading)
     text = _Text(config, corpus, validation)
     fingerprint = text.fingerprint()

@@ -6,17 +6,24 @@ import importlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from memlm.errors import DataError, MissingDependencyError
+
+Split = Literal["train", "validation", "judge"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text, and where it was found: ``file:line``, or ``file`` for a file that is one document."""
+    """One text, and where it was found: ``file:line``, or ``file`` for a file that is one document.
+
+    Generated text says of which split it is and may repeat itself; of other text the split is None, decided later.
+    """
 
     text: str
     where: str
+    split: Split | None = None
 
 
 @dataclass

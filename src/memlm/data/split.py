@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
 
 from memlm.config.data import DataConfig
 from memlm.data.corpus import documents
-from memlm.data.source import Document, Reading, Source
-
-Split = Literal["train", "validation", "judge"]
-SPLITS: tuple[Split, ...] = get_args(Split)
+from memlm.data.source import Document, Reading, Source, Split
 
 
 def text_hash(text: str) -> bytes:
@@ -34,6 +30,8 @@ def split_documents(
 ) -> Iterator[tuple[Split, Document]]:
     """Yields each text once with its split: first what `data.validation` holds out, then the corpus.
 
+    A document that says its split itself is taken as it is, as often as it comes.
+
     Args:
         config: The shares, and the limit on the corpus's bytes.
         corpus: The sources of training text.
@@ -54,6 +52,9 @@ def split_documents(
     seen: set[bytes] = set()
     n_bytes = 0
     for document in documents(corpus, reading):
+        if document.split is not None:
+            yield document.split, document
+            continue
         digest = text_hash(document.text)
         if digest in held_out:
             message = f"the same document is held out in data.validation, at {held_out[digest]}"

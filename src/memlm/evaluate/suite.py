@@ -12,19 +12,23 @@ from tokenizers import Tokenizer
 
 from memlm.config.evaluate import EvaluateConfig
 from memlm.data.cache import TokenData
+from memlm.data.questions import FROM_FILE, SEEN, QuestionSet
 from memlm.errors import DataError
 from memlm.evaluate.controls import memory_off, memory_shuffled
 from memlm.evaluate.generation import evaluate_generation, passages
 from memlm.evaluate.loss import mean_loss, spread_sequences
 from memlm.evaluate.ngram import NgramModel
 from memlm.evaluate.quality import Quality, fit_judge
+from memlm.evaluate.recall import Encoded, answer, by_kind, encode, learned_bits
 from memlm.evaluate.usage import UsageCounter
 from memlm.hf import MemlmForCausalLM
+from memlm.model.decoder import Decoder
 
 QUICK_SHARE = 10
 """While training, one part in this many of the held-out tokens is evaluated."""
 
-
+QUESTIONS_PER_SEQUENCE = 4
+"""Questions in a batch for each sequence in one; they are that much shorter."""
 SOUGHT, SEARCHED = 16, 50_000_000
 """Held-out sequences that are looked for in the training text, and the tokens of it that are searched."""
 
@@ -42,6 +46,8 @@ class Suite:
         bytes_per_token: UTF-8 bytes of held-out text for each token.
         judge: The n-gram model that generated text is scored by; None if nothing is generated.
         tokenizer: Turns tokens into text.
+        asked: The questions, if there are any.
+        encoded: The same as tokens.
     """
 
     config: EvaluateConfig
@@ -52,10 +58,13 @@ class Suite:
     bytes_per_token: float
     judge: NgramModel | None
     tokenizer: Tokenizer
+    asked: QuestionSet
+    encoded: list[Encoded]
 
     @classmethod
-    def of(cls, config: EvaluateConfig, data: TokenData, seq_len: int) -> Suite:
-        """Returns the suite for ``data``, cut into sequences of ``seq_len`` tokens."""
+    def of(cls, config: EvaluateConfig, data: TokenData, seq_len: int, asked: QuestionSet | None = None) -> Suite:
+        """Returns the suite for ``data``, cut into sequences of ``seq_len`` tokens, and the questions to ask."""
+        asked = asked or QuestionSet()
         tokenizer = Tokenizer.from_file(str(data.tokenizer))
         held_out = data.validation
         if config.samples:  # what generation cannot do without must show before training, not after it
@@ -76,6 +85,8 @@ class Suite:
             bytes_per_token=held_out.n_bytes / len(held_out.ids),
             judge=fit_judge(data.judge.ids, tokenizer.get_vocab_size()) if config.samples else None,
             tokenizer=tokenizer,
+            asked=asked,
+            encoded=encode(asked.questions, tokenizer, seq_len),
         )
 
     def evaluate_quick(self, model: MemlmForCausalLM) -> dict[str, float]:
@@ -110,6 +121,7 @@ class Suite:
                 results["memory_off_loss"] = mean_loss(model.decoder, self.validation, self.config.batch_size)
             with memory_shuffled(model.decoder):
                 results["memory_shuffled_loss"] = mean_loss(model.decoder, self.validation, self.config.batch_size)
+        results |= self._recall(model.decoder, has_memory=bool(used))
         samples: list[dict[str, str]] = []
         if self.judge is not None:
             quality, drawn = evaluate_generation(model, self.validation_ids, self.judge, self.config, seed)
@@ -121,6 +133,24 @@ class Suite:
             ]
         results["evaluate_time_s"] = time.perf_counter() - start
         return results, samples
+
+    def _recall(self, decoder: Decoder, has_memory: bool) -> dict[str, Any]:
+        """Returns recall by kind and learned bits; of a memory model also how it recalls under the two controls."""
+        if not self.asked:
+            return {}
+        batch_size = self.config.batch_size * QUESTIONS_PER_SEQUENCE
+        answers = answer(decoder, self.encoded, batch_size)
+        results: dict[str, Any] = {"recall": by_kind(self.asked.questions, answers)}
+        bits = learned_bits(self.asked, answers)
+        if bits is not None:
+            results["learned_bits"] = bits
+        plain = [i for i, question in enumerate(self.asked.questions) if question.kind in (SEEN, FROM_FILE)]
+        for name, control in (("off", memory_off), ("shuffled", memory_shuffled)):
+            if has_memory and plain:
+                with control(decoder):
+                    without = answer(decoder, [self.encoded[i] for i in plain], batch_size)
+                results[f"recall_memory_{name}"] = by_kind([self.asked.questions[i] for i in plain], without)
+        return results
 
     def _text(self, ids: np.ndarray) -> str:
         return self.tokenizer.decode(ids.tolist(), skip_special_tokens=False)

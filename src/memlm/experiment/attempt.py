@@ -18,6 +18,7 @@ from memlm.config.train import TrainConfig
 from memlm.data.cache import TokenData
 from memlm.data.sampler import Sampler
 from memlm.errors import CheckpointError
+from memlm.evaluate.recall import per_parameter
 from memlm.evaluate.suite import Suite
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.models import new_model
@@ -112,6 +113,8 @@ class Attempt:
             results, samples = prepared.suite.evaluate(model, self.seed)
         write_json(self.folder / "samples.json", samples)
         finish(self.folder, config.train.keep_best)
+        if "learned_bits" in results:
+            results["learned_bits"] |= per_parameter(results["learned_bits"], self.record["cost"])
         results |= asdict(trained)
         self._update(
             status="finished",

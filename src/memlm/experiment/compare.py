@@ -40,6 +40,7 @@ CONTROLS = {"memory off": "memory_off_loss", "values shuffled": "memory_shuffled
 _SAME: dict[str, Callable[[Run], object]] = {
     "text": lambda run: run.record.data and run.record.data.fingerprint,
     "tokenizer": lambda run: run.record.data and run.record.data.tokenizer_fingerprint,
+    "questions": lambda run: run.record.data and run.record.data.questions,
     "device": lambda run: str(run.record.device),
     "commit": lambda run: run.record.commit and run.record.commit[:12],
     "torch version": lambda run: run.record.versions.get("torch"),

@@ -14,6 +14,7 @@ from memlm.config.data import DataConfig
 from memlm.config.evaluate import EvaluateConfig
 from memlm.config.load import read, validate
 from memlm.config.train import TrainConfig
+from memlm.data.questions import KINDS
 from memlm.evaluate.statistics import parse_claim
 from memlm.model.config import ModelConfig
 from memlm.registry import unknown
@@ -30,6 +31,12 @@ METRICS = (
     "peak_memory_gib",
 )
 """Results that a hypothesis may compare."""
+QUESTION_METRICS = (
+    *(f"recall.{kind}.{measure}" for kind in KINDS for measure in ("nll", "exact_match")),
+    "learned_bits.total",
+    "learned_bits.share",
+)
+"""Results that need questions."""
 
 
 def _check_name(name: str) -> str:
@@ -60,8 +67,8 @@ class Hypothesis(Config):
             parse_claim(self.claim)
         except ValueError as error:
             yield "claim", str(error)
-        if self.metric not in METRICS:
-            yield "metric", unknown("metric", self.metric, METRICS)
+        if self.metric not in METRICS + QUESTION_METRICS:
+            yield "metric", unknown("metric", self.metric, METRICS + QUESTION_METRICS)
 
 
 class ExperimentConfig(Config):
@@ -91,10 +98,17 @@ class ExperimentConfig(Config):
         for index, hypothesis in enumerate(self.hypotheses):
             if hypothesis.metric == "quality.score" and not self.evaluate.samples:
                 yield f"hypotheses.{index}.metric", "needs generated text, and evaluate.samples is 0"
+            if hypothesis.metric in QUESTION_METRICS and not self.has_questions:
+                yield f"hypotheses.{index}.metric", "needs questions, of corpus: facts or of evaluate.question_file"
             claim = parse_claim(hypothesis.claim)
             for variant in (claim.left, claim.right):
                 if variant not in self.variants:
                     yield f"hypotheses.{index}.claim", unknown("variant", variant, self.variants)
+
+    @property
+    def has_questions(self) -> bool:
+        """Whether trained models are asked anything."""
+        return self.evaluate.questions > 0 and (self.data.has_facts or self.evaluate.question_file is not None)
 
     def run_config(self, variant: str, seed: int) -> dict[str, Any]:
         """Returns everything that one run depends on, as plain data."""

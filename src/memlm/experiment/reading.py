@@ -47,6 +47,8 @@ class Data:
     unigram_entropy: Number
     judge_tokens: Whole = 0
     counts: Tree = field(default_factory=dict[str, Any])
+    questions: str | None = None
+    """What identifies the questions that were asked; None: none were."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from memlm.config.train import TrainConfig
+from memlm.data.asking import question_set
 from memlm.data.cache import TokenData
 from memlm.data.packing import unigram_entropy
 from memlm.data.prepare import prepare
@@ -63,7 +64,7 @@ def run_experiment(
         require(tracker)
     _refuse_other_settings(config, folder)
     data = prepare(config.data, progress=progress)
-    suite = Suite.of(config.evaluate, data, config.data.seq_len)
+    suite = Suite.of(config.evaluate, data, config.data.seq_len, question_set(config.data, config.evaluate))
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         _refuse_strangers(config, folder)
@@ -240,4 +241,5 @@ def _data_record(data: TokenData, suite: Suite) -> dict[str, Any]:
         "bytes_per_token": suite.bytes_per_token,
         "unigram_entropy": unigram_entropy(data.validation.ids),
         "counts": data.counts,
+        "questions": suite.asked.fingerprint() if suite.asked else None,
     }

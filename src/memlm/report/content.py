@@ -12,7 +12,7 @@ import yaml
 from memlm.experiment.compare import Comparison, Judgement
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import Experiment, Sample
-from memlm.report import alarms, figures, tables
+from memlm.report import alarms, figures, knowledge, tables
 from memlm.report.tables import Table
 from memlm.storage import write_text
 
@@ -122,6 +122,18 @@ def _sections(comparison: Comparison) -> list[Section]:
             "How much the validation loss rises, over paired seeds, when the memory's reads are zeros (off) and when "
             "the bank's rows are permuted (shuffled). Near zero, the model does not use what the memory holds.",
             tables.controls(comparison),
+        ),
+        Section(
+            "What it knows",
+            "Questions with known answers, by kind (docs/facts.md). Right: greedy decoding gives the answer word for "
+            "word. Nats: of the whole answer. Memory off and shuffled: the same questions under the two controls.",
+            knowledge.recall(comparison),
+        ),
+        Section(
+            "Learned bits",
+            "Over the told facts, the sum of log2 of the number of possible values less what the right one costs the "
+            "model, no fact below zero (without clipping: each as it is).",
+            knowledge.bits(comparison),
         ),
         Section(
             "Curves",

@@ -91,7 +91,13 @@ def test_a_mistake_is_one_clear_line(arguments, code, message, experiment):
 
 
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("memories", "product_key"), ("fusions", "gated_mlp"), ("corpora", "python-docs")]
+    ("kind", "expected"),
+    [
+        ("memories", "product_key"),
+        ("fusions", "gated_mlp"),
+        ("corpora", "python-docs"),
+        ("corpora", "exposures  (default 100)"),
+    ],
 )
 def test_list_names_the_types(kind, expected, tmp_path):
     assert expected in memlm("list", kind, cwd=tmp_path).stdout

@@ -45,6 +45,23 @@ DATA = [
         "validation_share = 0.1",
         "has no effect, because validation names the held-out text",
     ),
+    ("corpus: x, facts: 3", "facts = 3", "must be a mapping of fields"),
+    ("corpus: x, facts: {seed: 1}", "facts", "has no effect, because corpus does not name facts"),
+    (
+        "corpus: facts, facts: {entites: 9}",
+        "facts.entites = 9",
+        "FactsConfig has no such field. Did you mean 'entities'?",
+    ),
+    (
+        "corpus: x, validation: [y, facts]",
+        "validation",
+        "cannot be facts; corpus: facts brings held-out text of its world by itself",
+    ),
+    (
+        "corpus: [facts], max_bytes: 1M",
+        "max_bytes = 1000000",
+        "has no effect, because the corpus is generated; see facts",
+    ),
     ("corpus: x, seq_length: 8", "seq_length = 8", "DataConfig has no such field. Did you mean 'seq_len'?"),
 ]
 
@@ -173,12 +190,15 @@ EVALUATE = [
     ("prompt_tokens: 0", "prompt_tokens = 0", at_least(1)),
     ("new_tokens: 7", "new_tokens = 7", at_least(8)),
     ("temperature: 0", "temperature = 0", above(0)),
+    ("questions: -1", "questions = -1", at_least(0)),
+    ("question_file: 3", "question_file = 3", "Input should be a valid string"),
+    ("question_file: a, questions: 0", "question_file = 'a'", "has no effect, because questions is 0"),
     ("temprature: 1", "temprature = 1", "EvaluateConfig has no such field. Did you mean 'temperature'?"),
     (
         "xyzzy: 1",
         "xyzzy = 1",
         "EvaluateConfig has no such field. Known: tokens, train_tokens, batch_size, samples, prompt_tokens, new_tokens,"
-        " temperature.",
+        " temperature, questions, question_file.",
     ),
 ]
 

@@ -53,9 +53,13 @@ def claims(claim, metric="time_s"):
         (
             claims("a < b", metric="validation_los"),
             "hypotheses.0.metric = 'validation_los'",
-            "unknown metric 'validation_los'. Did you mean 'validation_loss'? Known: bits_per_byte, peak_memory_gib,"
-            " quality.score, time_s, tokens_per_s, train_loss, train_subset_loss, validation_loss,"
-            " validation_perplexity.",
+            "unknown metric 'validation_los'. Did you mean 'validation_loss'? Known: bits_per_byte, learned_bits.share,"
+            " learned_bits.total, peak_memory_gib, quality.score, recall.file.exact_match, recall.file.nll,"
+            " recall.paraphrase.exact_match, recall.paraphrase.nll, recall.reversed.exact_match, recall.reversed.nll,"
+            " recall.seen.exact_match, recall.seen.nll, recall.three_hop.exact_match, recall.three_hop.nll,"
+            " recall.two_hop.exact_match, recall.two_hop.nll, recall.unknown_attribute.exact_match,"
+            " recall.unknown_attribute.nll, recall.unknown_entity.exact_match, recall.unknown_entity.nll, time_s,"
+            " tokens_per_s, train_loss, train_subset_loss, validation_loss, validation_perplexity.",
         ),
         ("modle: {}", "modle", "ExperimentConfig has no such field. Did you mean 'model'?"),
         (
@@ -130,6 +134,17 @@ def test_missing_sections_point_at_the_start_of_the_file(problems_of):
         "c.yaml:2  train  is required",
         "c.yaml:2  variants  is required",
     ]
+
+
+@pytest.mark.parametrize(("data", "evaluate"), [("corpus: x", "samples: 2"), ("corpus: facts", "questions: 0")])
+def test_a_claim_on_answers_needs_questions(problems_of, load, data, evaluate):
+    claim = claims("a < b", metric="recall.seen.nll")
+    text = text_with("data", data) + text_with("evaluate", evaluate).splitlines()[-1] + "\n" + claim
+    assert problems_of(text, "variants.b={}") == [
+        "c.yaml:5  hypotheses.0.metric = 'recall.seen.nll'  needs questions, of corpus: facts or of"
+        " evaluate.question_file"
+    ]
+    assert load(text, "variants.b={}", "data.corpus=facts", "evaluate.questions=5").has_questions
 
 
 def test_a_claim_on_generated_text_needs_generated_text(problems_of):

@@ -259,4 +259,4 @@ def test_hub_errors(hub, monkeypatch):
 
 
 def test_built_in_corpora_are_described():
-    assert all(corpus.description and callable(corpus.read) for corpus in BUILT_IN.values())
+    assert all(corpus.description and callable(corpus.open) for corpus in BUILT_IN.values())
