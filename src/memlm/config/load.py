@@ -135,7 +135,7 @@ def validate(tree: Tree, schema: type[C]) -> C:
         config = schema.model_validate(tree.data)
     except ValidationError as error:
         found = [_from_pydantic(tree, dict(item)) for item in error.errors() if item["input"] is not UNREAD]
-        told = {(problem.path, problem.value, problem.reason) for problem in found}
+        told = {(problem.path, problem.value, _essence(problem)) for problem in found}
         found = [problem for problem in found if not _is_inherited(tree, problem, told)]
         raise config_error(tree.name, [*tree.problems, *found]) from None
     if tree.problems:
@@ -163,9 +163,14 @@ def _is_inherited(tree: Tree, problem: Problem, told: set[tuple[Path_, str, str]
     """Tells whether the mapping underneath has the same problem, and nothing over it says otherwise."""
     for over, under in tree.inherits.items():
         rest = problem.path[len(over) :]
-        if problem.path[: len(over)] == over and (under + rest, problem.value, problem.reason) in told:
+        if problem.path[: len(over)] == over and (under + rest, problem.value, _essence(problem)) in told:
             return tree.marks.get(over + rest) in (None, tree.marks.get(under + rest))
     return False
+
+
+def _essence(problem: Problem) -> str:
+    """Returns the reason without what might have been meant, which is not the same in every mapping."""
+    return problem.reason.partition(". ")[0]
 
 
 def _one_line(text: str, limit: int) -> str:

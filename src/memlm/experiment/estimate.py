@@ -62,23 +62,21 @@ def estimate(config: ExperimentConfig, variant: str, data: TokenData, suite: Sui
         measure: Take a few training steps on the device; without it, time and memory are left open.
     """
     sampler = Sampler(data.train.ids, config.data.seq_len, config.train.batch_size, seed=0)
-    plan = Plan.of(config.train, config.data.seq_len, sampler.n_sequences)
+    settings = config.train_of(variant)
+    plan = Plan.of(settings, config.data.seq_len, sampler.n_sequences)
     price = cost(config.variants[variant], config.data.vocab_size, config.data.seq_len)
     if not measure:
         return Estimate(price, plan)
-    try:
-        if config.train.compile:  # fills the compiler's cache, which the run to come will find full as well
-            _try(config, variant, sampler, suite.tokenizer)
-        model, trained = _try(config, variant, sampler, suite.tokenizer)
-    except torch.OutOfMemoryError:
-        raise RunError(f"{variant}: {OUT_OF_MEMORY}") from None
+    if settings.compile:  # fills the compiler's cache, which the run to come will find full as well
+        _try(config, variant, sampler, suite.tokenizer)
+    model, trained = _try(config, variant, sampler, suite.tokenizer)
     start_up = max(0.0, trained.time_s - TRIAL_STEPS * plan.tokens_per_step / trained.tokens_per_s)
-    with build_accelerator(config.train).autocast():
+    with build_accelerator(settings).autocast():
         mean_loss(model.decoder, suite.quick[: config.evaluate.batch_size], config.evaluate.batch_size)  # warms up
         quick_s = _timed(lambda: mean_loss(model.decoder, suite.quick, config.evaluate.batch_size))
     passes = 3 if config.variants[variant].memory is not None else 1
     full_s = quick_s * (passes * len(suite.validation) + len(suite.train_subset)) / len(suite.quick)
-    every = interval(config.train.evaluate_every, plan.steps)
+    every = interval(settings.evaluate_every, plan.steps)
     evaluations = -(-plan.steps // every) if every else 0
     return Estimate(
         cost=price,
@@ -89,10 +87,21 @@ def estimate(config: ExperimentConfig, variant: str, data: TokenData, suite: Sui
     )
 
 
+def step_time(config: ExperimentConfig, variant: str, data: TokenData, tokenizer: Tokenizer) -> float:
+    """Returns the seconds of a training step of a variant, measured on the device."""
+    sampler = Sampler(data.train.ids, config.data.seq_len, config.train.batch_size, seed=0)
+    _, trained = _try(config, variant, sampler, tokenizer)
+    return trained.tokens / trained.steps / trained.tokens_per_s
+
+
 def _try(
     config: ExperimentConfig, variant: str, sampler: Sampler, tokenizer: Tokenizer
 ) -> tuple[MemlmForCausalLM, TrainResult]:
-    """Trains a new model for a few steps, with nothing but steps in it."""
+    """Trains a new model for a few steps, with nothing but steps in it.
+
+    Raises:
+        RunError: the device's memory is too small.
+    """
     quiet = dict.fromkeys(("log_every", "evaluate_every", "save_every", "profile_every", "memory_every"), 0)
     short: dict[str, Any] = {"steps": TRIAL_STEPS, "tokens": None, "epochs": None, "trackers": []}
     torch.manual_seed(0)
@@ -100,7 +109,11 @@ def _try(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with MetricLog(folder / "metrics.jsonl", []) as log:
-            return model, train(model, sampler, config.train.model_copy(update=quiet | short), log, Hooks(), folder)
+            settings = config.train_of(variant).model_copy(update=quiet | short)
+            try:
+                return model, train(model, sampler, settings, log, Hooks(), folder)
+            except torch.OutOfMemoryError:
+                raise RunError(f"{variant}: {OUT_OF_MEMORY}") from None
 
 
 def _timed(action: Callable[[], object]) -> float:

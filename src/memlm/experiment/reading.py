@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from memlm.config.load import read_file
 from memlm.errors import RunError
 from memlm.experiment.paths import FolderName, inside
+from memlm.experiment.solution import Solution
 
 T = TypeVar("T")
 Status = Literal["running", "finished", "interrupted", "failed"]
@@ -226,6 +227,9 @@ class Plan:
     hypotheses: list[Hypothesis] = field(default_factory=list[Hypothesis])
     config: Tree = field(default_factory=dict[str, Any])
     command: str = ""
+    matches: list[Solution] = field(default_factory=list[Solution])
+    own_training: dict[str, Tree] = field(default_factory=dict[str, Tree])
+    """By variant, the training settings that are meant to differ from what the experiment shares, and their values."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +271,18 @@ def read_run(folder: Path) -> Run:
     return Run(folder, record, _yaml(inside(folder, "config.yaml")))
 
 
+def read_plan(folder: Path) -> Plan:
+    """Reads what was meant to run.
+
+    Raises:
+        RunError: the folder holds no experiment, or its plan is broken or leads out of the folder.
+    """
+    path = inside(folder, "experiment.json")
+    if not path.exists():
+        raise RunError(f"{folder}: no experiment here (there is no experiment.json)")
+    return _checked(Plan, _json(path), path)
+
+
 def read_experiment(folder: Path) -> Experiment:
     """Reads an experiment's plan and all of its runs.
 
@@ -275,10 +291,7 @@ def read_experiment(folder: Path) -> Experiment:
     Raises:
         RunError: the folder holds no experiment, or its plan is broken or leads out of the folder.
     """
-    path = inside(folder, "experiment.json")
-    if not path.exists():
-        raise RunError(f"{folder}: no experiment here (there is no experiment.json)")
-    plan = _checked(Plan, _json(path), path)
+    plan = read_plan(folder)
     runs: list[Run] = []
     absent: dict[tuple[str, int], str] = {}
     planned = [(variant, seed) for variant in plan.variants for seed in plan.seeds]
