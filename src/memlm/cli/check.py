@@ -77,7 +77,8 @@ def _print_matches(console: Console, experiment: ExperimentConfig, solutions: Se
         console.print(table)
     for solution in solutions:
         if solution.by == "wall_clock":
-            console.print(f"{solution.variant}: measured now; a run measures when it starts, and keeps what it found")
+            varied = f"step times varied by {100 * (solution.spread or 0):.2g} %"
+            console.print(f"{solution.variant}: measured now ({varied}); a run measures once, and keeps what it found")
     for name, variant in experiment.variants.items():
         if variant.match is not None:
             console.print(f"{name}: its steps are matched by wall_clock and not known without --measure")

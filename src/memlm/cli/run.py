@@ -106,9 +106,7 @@ class View:
         """Returns what an experiment tells its course."""
         from memlm.experiment.attempt import Watcher
 
-        return Watcher(
-            self.matched, self.checked, self.started, self.continued, self.step, self.alarm, self.finished
-        )
+        return Watcher(self.matched, self.checked, self.started, self.continued, self.step, self.alarm, self.finished)
 
     def matched(self, solution: Solution) -> None:
         """Tells what a match was solved to."""

@@ -63,7 +63,8 @@ class Config(BaseModel):
                 cls.__name__, [_explained(cls, dict(item)) for item in error.errors()]
             ) from None
         paths = [
-            (tuple(field.split(".")) if isinstance(field, str) else field, reason) for field, reason in config.problems()
+            (tuple(field.split(".")) if isinstance(field, str) else field, reason)
+            for field, reason in config.problems()
         ]
         found = [
             InitErrorDetails(type=problem(reason), loc=path, input=_value_at(config, path)) for path, reason in paths

@@ -323,7 +323,7 @@ def _warnings(experiment: Experiment) -> Iterator[str]:
 
 def _meant(experiment: Experiment, run: Run) -> Iterator[str]:
     """Yields the training settings in which a run differs from the others as the plan says of its variant."""
-    found = run.config.get("train") or {}
+    found = dict(flatten(run.config.get("train")))
     for setting, value in experiment.plan.own_training.get(run.record.variant, {}).items():
         if found.get(setting) == value:
             yield f"train.{setting}"

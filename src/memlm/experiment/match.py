@@ -148,6 +148,7 @@ def _solve_steps(
         settings_hash=_settings_hash(config, name, to),
         device=device,
         step_times_s=(own, partner),
+        spread=max((max(found) - min(found)) / median(found) for found in times.values()),
     )
 
 

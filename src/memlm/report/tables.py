@@ -255,12 +255,13 @@ def _settings(own: Mapping[str, object]) -> str:
 def _match_sentence(match: Match) -> str:
     solution = match.solution
     near = "which cannot be told yet" if match.off is None else f"which its runs met within {100 * match.off:.2g} %"
-    quantity = name(match.quantity, False)
-    return f"{solution.variant} has {solution.setting} {solution.value:,}, solved for {quantity} of {solution.to}, {near}."
+    spread = "" if solution.spread is None else f" (step times varied by {100 * solution.spread:.2g} % when measured)"
+    solved = f"{solution.variant} has {solution.setting} {solution.value:,}"
+    return f"{solved}, solved for the {name(match.quantity, False)} of {solution.to}, {near}{spread}."
 
 
 def held_sentence(comparison: Comparison) -> str:
-    """Says which quantities of the ledger were held equal, which were solved for, which differ and which are unknown."""
+    """Says which quantities of the ledger were held equal, which were not, which cannot be told, and what was solved."""
     held = comparison.ledger
     parts = [("Held equal", held.equal()), ("Not held equal", held.unequal()), ("Cannot be told", held.unknown())]
     told = [f"{label}: {', '.join(name(key, False) for key in keys)}." for label, keys in parts if keys]
