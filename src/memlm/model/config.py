@@ -78,7 +78,9 @@ class ModelConfig(Config):
     @property
     def has_feed_forward(self) -> bool:
         """Whether a block has a feed-forward layer, or the memory has replaced them all."""
-        return self.placement == "parallel" or len(self.memory_layers) < self.n_layers
+        if self.memory is None or self.placement == "parallel":
+            return True
+        return self.layers != "all" and len(self.layers) != self.n_layers
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields what the fields cannot see alone."""
