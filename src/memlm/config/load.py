@@ -99,7 +99,7 @@ class Tree:
         if not isinstance(lower, dict) or not isinstance(upper, dict):
             return
         below, above = cast("dict[str, Any]", lower), cast("dict[str, Any]", upper)
-        self.get(over[:-1])[over[-1]] = _merge(below, above)
+        self.get(over[:-1])[over[-1]] = merge(below, above)
         self.inherits[over] = under
         for path, mark in list(self.marks.items()):
             rest = path[len(under) :]
@@ -121,6 +121,14 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Tree:
     for override in overrides:
         _override(tree, override)
     return tree
+
+
+def assignments(overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns what overrides that were found sound say, as nested mappings."""
+    tree = Tree("")
+    for override in overrides:
+        _override(tree, override)
+    return tree.data
 
 
 def validate(tree: Tree, schema: type[C]) -> C:
@@ -302,14 +310,14 @@ def _with_base(tree: Tree, base: object, path: Path) -> Tree:
         reason = "has a base itself; one level is all there is"
         tree.problems.append(Problem(where, ("base",), repr(base), reason))
     marks = {path: mark for path, mark in lower.marks.items() if _survives(lower.data, tree.data, path)}
-    merged = Tree(tree.name, _merge(lower.data, tree.data), {**marks, **tree.marks})
+    merged = Tree(tree.name, merge(lower.data, tree.data), {**marks, **tree.marks})
     missing = [p if p.where else Problem(where, ("base",), repr(base), p.reason) for p in lower.problems]
     merged.problems = tree.problems + missing
     merged.is_whole = lower.is_whole
     return merged
 
 
-def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+def merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
     """Merges mappings key by key; where ``type`` differs the upper one replaces the lower whole."""
     if _is_replaced(lower, upper):
         return upper
@@ -317,7 +325,7 @@ def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
     for key, value in upper.items():
         below: object = lower.get(key)
         if isinstance(value, dict) and isinstance(below, dict):
-            value = _merge(cast("dict[str, Any]", below), cast("dict[str, Any]", value))
+            value = merge(cast("dict[str, Any]", below), cast("dict[str, Any]", value))
         merged[key] = value
     return merged
 

@@ -5,12 +5,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -21,12 +18,11 @@ from memlm.data.sampler import Sampler
 from memlm.errors import RunError
 from memlm.evaluate.loss import mean_loss
 from memlm.evaluate.suite import Suite
+from memlm.experiment.brief import train_briefly
 from memlm.experiment.config import ExperimentConfig
-from memlm.experiment.models import new_model
 from memlm.hf import MemlmForCausalLM
 from memlm.model.cost import Cost, cost
-from memlm.train.loop import OUT_OF_MEMORY, Hooks, TrainResult, build_accelerator, train
-from memlm.train.monitor import MetricLog
+from memlm.train.loop import OUT_OF_MEMORY, TrainResult, build_accelerator
 from memlm.train.schedule import Plan
 
 TRIAL_STEPS = 6
@@ -97,23 +93,15 @@ def step_time(config: ExperimentConfig, variant: str, data: TokenData, tokenizer
 def _try(
     config: ExperimentConfig, variant: str, sampler: Sampler, tokenizer: Tokenizer
 ) -> tuple[MemlmForCausalLM, TrainResult]:
-    """Trains a new model for a few steps, with nothing but steps in it.
+    """Trains a new model for a few steps.
 
     Raises:
         RunError: the device's memory is too small.
     """
-    quiet = dict.fromkeys(("log_every", "evaluate_every", "save_every", "profile_every", "memory_every"), 0)
-    short: dict[str, Any] = {"steps": TRIAL_STEPS, "tokens": None, "epochs": None, "trackers": []}
-    torch.manual_seed(0)
-    model = new_model(config, variant, tokenizer)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        with MetricLog(folder / "metrics.jsonl", []) as log:
-            settings = config.train_of(variant).model_copy(update=quiet | short)
-            try:
-                return model, train(model, sampler, settings, log, Hooks(), folder)
-            except torch.OutOfMemoryError:
-                raise RunError(f"{variant}: {OUT_OF_MEMORY}") from None
+    try:
+        return train_briefly(config, variant, sampler, tokenizer, {"steps": TRIAL_STEPS})
+    except torch.OutOfMemoryError:
+        raise RunError(f"{variant}: {OUT_OF_MEMORY}") from None
 
 
 def _timed(action: Callable[[], object]) -> float:

@@ -267,7 +267,7 @@ def read_run(folder: Path) -> Run:
         RunError: there is no record, a file is broken, or one leads out of the folder.
     """
     path = inside(folder, "record.json")
-    record = _checked(Record, _json(path), path)
+    record = read_checked(Record, path)
     return Run(folder, record, _yaml(inside(folder, "config.yaml")))
 
 
@@ -280,7 +280,7 @@ def read_plan(folder: Path) -> Plan:
     path = inside(folder, "experiment.json")
     if not path.exists():
         raise RunError(f"{folder}: no experiment here (there is no experiment.json)")
-    return _checked(Plan, _json(path), path)
+    return read_checked(Plan, path)
 
 
 def read_experiment(folder: Path) -> Experiment:
@@ -307,6 +307,15 @@ def read_experiment(folder: Path) -> Experiment:
     names = {run_name(variant, seed) for variant, seed in planned}
     strays = sorted(record.parent.name for record in folder.glob("*/record.json") if record.parent.name not in names)
     return Experiment(folder, plan, runs, absent, strays)
+
+
+def read_checked(kind: type[T], path: Path) -> T:
+    """Reads a JSON file as a typed value.
+
+    Raises:
+        RunError: there is no such file, or it is broken.
+    """
+    return _checked(kind, _json(path), path)
 
 
 def parse_json(text: str) -> object:

@@ -71,7 +71,7 @@ def run_experiment(
     data = prepare(config.data, progress=progress)
     suite = Suite.of(config.evaluate, data, config.data.seq_len)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder):
         device = device_record(config.train)
         config, steps = solve_steps(config, data, suite.tokenizer, device["name"], recorded)
         _refuse_strangers(config, folder)
@@ -87,7 +87,7 @@ def run_experiment(
 
 
 @contextmanager
-def _locked(folder: Path) -> Generator[None]:
+def locked(folder: Path) -> Generator[None]:
     """Keeps a second process out of an experiment's folder; the system lets go of the lock when this one ends."""
     if sys.platform == "win32":
         yield

@@ -261,7 +261,7 @@ def _match_sentence(match: Match) -> str:
 
 
 def held_sentence(comparison: Comparison) -> str:
-    """Says which quantities of the ledger were held equal, which were not, which cannot be told, and what was solved."""
+    """Says which quantities of the ledger were held equal, which were not or cannot be told, and what was solved."""
     held = comparison.ledger
     parts = [("Held equal", held.equal()), ("Not held equal", held.unequal()), ("Cannot be told", held.unknown())]
     told = [f"{label}: {', '.join(name(key, False) for key in keys)}." for label, keys in parts if keys]

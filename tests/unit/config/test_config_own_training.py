@@ -48,7 +48,8 @@ def test_a_runs_settings_are_resolved_and_hold_the_model_alone(load):
         (
             "a: {match: {to: b, by: flop}}, b: {}",
             "a.match.by = 'flop'",
-            "unknown value 'flop'. Did you mean 'flops'? Known: active_parameters, flops, total_parameters, wall_clock.",
+            "unknown value 'flop'. Did you mean 'flops'? Known:"
+            " active_parameters, flops, total_parameters, wall_clock.",
         ),
         (
             "a: {match: {to: b}, d_ff: 64}, b: {}",
