@@ -21,7 +21,7 @@ from memlm.hf import MemlmForCausalLM
 from memlm.train.loop import Hooks, TrainResult, train
 from memlm.train.monitor import MetricLog
 
-QUIET = dict.fromkeys(("log_every", "evaluate_every", "save_every", "profile_every", "memory_every"), 0)
+EVERY = ("log_every", "evaluate_every", "save_every", "profile_every", "memory_every")
 
 
 def train_briefly(
@@ -45,7 +45,7 @@ def train_briefly(
     Raises:
         RunError: the training is not finite.
     """
-    brief = {**QUIET, "trackers": [], **dict.fromkeys(BUDGETS), **changes}
+    brief: dict[str, Any] = {**dict.fromkeys(EVERY, 0), **dict.fromkeys(BUDGETS), **changes}
     torch.manual_seed(sampler.seed)
     model = new_model(config, variant, tokenizer)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,5 +1,8 @@
 """Tunes learning rates: as many short trials for every variant, on text that no run learns from or is judged by."""
 
+# scipy brings no stubs:
+# pyright: reportMissingTypeStubs=false
+
 from __future__ import annotations
 
 import math
@@ -12,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import qmc
 from transformers.utils.logging import disable_progress_bar
 
 from memlm.config.load import assignments, merge, read, read_file
@@ -32,8 +36,8 @@ from memlm.experiment.trials import Trial, Tune, TunePlan, read_tune, trial_path
 from memlm.storage import write_json, write_yaml
 from memlm.train.loop import OUT_OF_MEMORY, build_accelerator
 
-AT_RANDOM = 6
-"""First trials of a variant whose rates are drawn, the config's own among them; the others go by those before."""
+SPREAD = 6
+"""Trials after the first whose rates are spread evenly; the others go by what was found before."""
 
 
 @dataclass(frozen=True)
@@ -184,25 +188,35 @@ def _refuse_another(folder: Path, plan: TunePlan) -> None:
 
 
 def _propose(config: ExperimentConfig, variant: str, before: Sequence[Trial]) -> dict[str, float]:
-    """Returns the rates of a variant's next trial: the config's own first, then those of a tree-structured estimator.
+    """Returns the rates of a variant's next trial, to three digits, from those before it and the seed alone.
 
-    (Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization", section 4.) The sampler is made anew for every
-    trial from the trials before, so nothing of it has to be kept.
+    First the config's own; then points of a scrambled Halton sequence, the same for all variants; then what a
+    tree-structured Parzen estimator proposes (Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization",
+    section 4).
     """
-    rates = _own_rates(config, variant)
+    own = _own_rates(config, variant)
     if not before:
-        return rates
+        return own
+    ranges = {name: getattr(config.tune, name) for name in own}
+    if len(before) <= SPREAD:
+        point = qmc.Halton(2, rng=config.tune.seed).random(SPREAD)[len(before) - 1]
+        drawn = {name: low * (high / low) ** u for (name, (low, high)), u in zip(ranges.items(), point, strict=False)}
+    else:
+        drawn = _estimated(ranges, before, config.tune.seed)
+    return {name: min(max(float(f"{drawn[name]:.3g}"), low), high) for name, (low, high) in ranges.items()}
+
+
+def _estimated(ranges: Mapping[str, tuple[float, float]], before: Sequence[Trial], seed: int) -> dict[str, float]:
+    """Returns what Optuna proposes; its sampler is made anew for every trial, so nothing of it has to be kept."""
     import optuna
 
-    ranges = {name: getattr(config.tune, name) for name in rates}
     spread: dict[str, Any] = {name: optuna.distributions.FloatDistribution(*r, log=True) for name, r in ranges.items()}
-    seed = int(np.random.SeedSequence([config.tune.seed, len(before)]).generate_state(1)[0])
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=AT_RANDOM))
+    own_seed = int(np.random.SeedSequence([seed, len(before)]).generate_state(1)[0])
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=own_seed, n_startup_trials=0))
     for trial in before:
         value = math.inf if trial.loss is None else trial.loss
         study.add_trial(optuna.trial.create_trial(params=dict(trial.rates), distributions=spread, value=value))
-    drawn = study.ask(spread).params
-    return {name: min(max(float(f"{drawn[name]:.3g}"), low), high) for name, (low, high) in ranges.items()}
+    return study.ask(spread).params
 
 
 def _try(

@@ -22,13 +22,16 @@ PICTURE = "tuning.svg"
 def write_tuning(tune: Tune) -> None:
     """Writes ``tuning.md`` and the picture into the tune's folder."""
     plan = tune.plan
-    text = (
-        f"# Learning rates of {plan.name}\n\n"
-        f"{plan.trials} trials of {plan.steps:,} steps ({compact(plan.tokens)} tokens) for every variant, seed {plan.seed}. Loss on the tune split, nats per token. The best of few short trials is "
-        "no result: the rate that suits a longer run is mostly lower, and the split has been looked at.\n\n"
-        f"{as_markdown(best(tune))}\n\n![Loss over learning rate, one colour a variant]({PICTURE})\n"
-    )
-    write_text(tune.folder / "tuning.md", "\n\n".join([text.rstrip(), *warnings(tune)]) + "\n")
+    trials = f"{plan.trials} trials of {plan.steps:,} steps ({compact(plan.tokens)} tokens) for every variant"
+    parts = [
+        f"# Learning rates of {plan.name}",
+        f"{trials}, seed {plan.seed}. Loss on the tune split, nats per token. The best of few short trials is no "
+        "result: a longer run mostly wants a lower rate, and the split has been looked at.",
+        as_markdown(best(tune)),
+        *warnings(tune),
+        f"![Loss over learning rate, one colour a variant]({PICTURE})",
+    ]
+    write_text(tune.folder / "tuning.md", "\n\n".join(parts) + "\n")
     write_text(tune.folder / PICTURE, picture(tune))
 
 
@@ -83,8 +86,9 @@ def _points(axes: Axes, tune: Tune, variant: str, name: str) -> None:
     paint, finite = colour(variants, variant), [trial for trial in trials if trial.loss is not None]
     rates, losses = [trial.rates[name] for trial in finite], [trial.loss or 0 for trial in finite]
     is_line = all(len(trial.rates) == 1 for trial in trials)  # of two rates, one alone decides nothing
-    style = dash(variants, variant) if is_line else ""
-    axes.plot(rates, losses, style, color=paint, marker="o", markersize=5, fillstyle="none", label=variant)
+    style = dash(variants, variant) if is_line else "none"
+    shown = {"color": paint, "linestyle": style, "fillstyle": "none", "label": variant}
+    axes.plot(rates, losses, marker="o", markersize=5, **shown)
     found = tune.best(variant)
     if found is not None and found.loss is not None:
         axes.plot([found.rates[name]], [found.loss], "o", color=paint, markersize=7)
