@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -87,7 +88,7 @@ def _points(axes: Axes, tune: Tune, variant: str, name: str) -> None:
     rates, losses = [trial.rates[name] for trial in finite], [trial.loss or 0 for trial in finite]
     is_line = all(len(trial.rates) == 1 for trial in trials)  # of two rates, one alone decides nothing
     style = dash(variants, variant) if is_line else "none"
-    shown = {"color": paint, "linestyle": style, "fillstyle": "none", "label": variant}
+    shown: dict[str, Any] = {"color": paint, "linestyle": style, "fillstyle": "none", "label": variant}
     axes.plot(rates, losses, marker="o", markersize=5, **shown)
     found = tune.best(variant)
     if found is not None and found.loss is not None:
