@@ -123,16 +123,11 @@ class ExperimentConfig(Config):
             yield ("match", "to"), f"{match.to} is matched itself; match to a variant that is not"
         if match.by == "wall_clock":
             for budget in BUDGETS:
-                if variant.train is not None and getattr(variant.train, budget) not in (
-                    None,
-                    getattr(self.train, budget),
-                ):
+                if getattr(self.train_of(name), budget) not in (None, getattr(self.train, budget)):
                     yield ("train", budget), "has no effect, because the match by wall_clock solves the steps"
         elif not variant.has_feed_forward:
-            yield (
-                ("match", "by"),
-                "solves d_ff, and the memory replaces every feed-forward layer; match the other to this",
-            )
+            reason = "solves d_ff, and the memory replaces every feed-forward layer; match the other to this"
+            yield ("match", "by"), reason
         elif variant.d_ff is not None:
             yield ("d_ff",), f"has no effect, because the match by {match.by} solves it"
 

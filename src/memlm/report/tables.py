@@ -133,7 +133,7 @@ def ledger(comparison: Comparison) -> Table:
     if not own:
         return Table(columns, rows, foot)
     rows = [[*row, Cell(_settings(own.get(row[0].text, {})))] for row in rows]
-    return Table([*columns, "Training of its own"], rows, [*foot, Cell("as planned")], ends_in_text=True)
+    return Table([*columns, "Training of its own"], rows, [*foot, Cell(NOTHING)], ends_in_text=True)
 
 
 def controls(comparison: Comparison) -> Table:
@@ -248,7 +248,9 @@ def unigram_sentences(comparison: Comparison) -> list[str]:
 
 
 def _settings(own: Mapping[str, object]) -> str:
-    told = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in own.items() if value}
+    told = {
+        key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in own.items() if value is not None
+    }
     return ", ".join(f"{key} {value}" for key, value in told.items()) or NOTHING
 
 

@@ -159,13 +159,13 @@ def test_a_difference_that_was_not_meant_is_still_told(timed):
 
 def test_own_training_and_flops_go_through_a_run(experiment_yaml, tmp_path):
     config = load_experiment(
-        experiment_yaml, variants("{match: {to: memory, by: flops}, train: {lr: 2.0e-3, steps: 4}}")
+        experiment_yaml, variants("{match: {to: memory, by: flops}, train: {lr: 2.0e-3, steps: 4, clip: 0}}")
     )
     comparison = compare(read_experiment(run_experiment(config, tmp_path, progress=False)))
     assert not [warning for warning in comparison.warnings if "train." in warning]
     (match,) = comparison.ledger.matches
     assert match.off is not None and match.off < 0.01
     assert comparison.ledger.held["flops_per_token"].startswith("differs by less than 0.1 %") or match.off > 1e-3
-    assert [row[-1].text for row in tables.ledger(comparison).rows] == [tables.NOTHING, "steps 4, lr 0.002"]
+    assert [row[-1].text for row in tables.ledger(comparison).rows] == [tables.NOTHING, "steps 4, lr 0.002, clip 0"]
     run = yaml.safe_load((tmp_path / "tiny" / "control-s0" / "config.yaml").read_text())
     assert run["model"]["d_ff"] == match.solution.value and run["train"]["lr"] == 2e-3
