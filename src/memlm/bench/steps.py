@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -87,12 +87,13 @@ def _profile(trace: Path) -> dict[str, float]:
     if not trace.exists():
         return {}
     events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
-    times: Counter[str] = Counter()
+    times: defaultdict[str, float] = defaultdict(float)
     for event in events:
         if event.get("cat") == "kernel":
             times[event["name"]] += event["dur"] / 1e3
-    longest = dict(times.most_common(KERNELS))
-    return longest | {"others": times.total() - sum(longest.values())}
+    longest = sorted(times, key=times.__getitem__, reverse=True)[:KERNELS]
+    profile = {name: times[name] for name in longest}
+    return profile | {"others": sum(times.values()) - sum(profile.values())}
 
 
 def _text(models: Models) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from memlm.data.cache import TokenData
     from memlm.experiment.config import ExperimentConfig
     from memlm.experiment.estimate import Estimate
+    from memlm.experiment.solution import Solution
 
 
 def command(
@@ -36,9 +37,11 @@ def command(
     from memlm.data.prepare import prepare
     from memlm.evaluate.suite import Suite
     from memlm.experiment.estimate import estimate
+    from memlm.experiment.match import solve_steps, solve_widths
     from memlm.experiment.run import device_record
     from memlm.report.tables import duration
 
+    experiment, solutions = solve_widths(experiment)
     data = prepare(experiment.data, progress=sys.stderr.isatty())
     asked = question_set(experiment.data, experiment.evaluate)
     suite = Suite.of(experiment.evaluate, data, experiment.data.seq_len, asked)
@@ -51,15 +54,38 @@ def command(
         _print_preflight(console, experiment, data)
     if measure:
         console.print("taking a few steps of each variant on this device ...")
+        experiment, timed = solve_steps(experiment, data, suite.tokenizer, device["name"])
+        solutions += timed
     prices = {variant: estimate(experiment, variant, data, suite, measure) for variant in experiment.variants}
     table = Table("", *prices)
     for quantity, told in _quantities(measure).items():
         table.add_row(quantity, *(told(price) for price in prices.values()))
     console.print(table)
+    _print_matches(console, experiment, solutions)
     if measure:
         each = sum((price.time_s or 0) + (price.evaluate_s or 0) for price in prices.values())
         whole = duration(each * len(experiment.seeds))
         console.print(f"whole experiment: about {whole}, generation of samples not counted")
+
+
+def _print_matches(console: Console, experiment: ExperimentConfig, solutions: Sequence[Solution]) -> None:
+    """Prints what every match asks for, what it was solved to, and how near that comes."""
+    from memlm.report.tables import compact, duration
+
+    if solutions:
+        table = Table("matched", "to", "by", "solved", "target", "reached", "off")
+        for s in solutions:
+            form = duration if s.by == "wall_clock" else compact
+            solved = f"{s.setting} = {s.value:,}"
+            table.add_row(s.variant, s.to, s.by, solved, form(s.target), form(s.reached), f"{100 * s.off:.3f} %")
+        console.print(table)
+    for solution in solutions:
+        if solution.by == "wall_clock":
+            varied = f"step times varied by {100 * (solution.spread or 0):.2g} %"
+            console.print(f"{solution.variant}: measured now ({varied}); a run measures once, and keeps what it found")
+    for name, variant in experiment.variants.items():
+        if variant.match is not None:
+            console.print(f"{name}: its steps are matched by wall_clock and not known without --measure")
 
 
 def _quantities(measured: bool) -> dict[str, Callable[[Estimate], str]]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from memlm import __version__
-from memlm.cli import bench, check, compare, diff, doctor, list_types, logs, ps, report, rerun, run, stop
+from memlm.cli import bench, check, compare, diff, doctor, list_types, logs, ps, report, rerun, run, stop, tune
 from memlm.errors import Interrupted, MemlmError
 from memlm.storage import redacted
 
@@ -28,6 +28,7 @@ for name, module in {
     "run": run,
     "rerun": rerun,
     "check": check,
+    "tune": tune,
     "compare": compare,
     "diff": diff,
     "report": report,

@@ -21,6 +21,7 @@ from memlm.storage import redacted
 if TYPE_CHECKING:
     from memlm.experiment.attempt import Watcher
     from memlm.experiment.config import ExperimentConfig
+    from memlm.experiment.solution import Solution
 
 
 def command(
@@ -105,7 +106,12 @@ class View:
         """Returns what an experiment tells its course."""
         from memlm.experiment.attempt import Watcher
 
-        return Watcher(self.checked, self.started, self.continued, self.step, self.alarm, self.finished)
+        return Watcher(self.matched, self.checked, self.started, self.continued, self.step, self.alarm, self.finished)
+
+    def matched(self, solution: Solution) -> None:
+        """Tells what a match was solved to."""
+        solved = f"{solution.setting} {solution.value:,} for the {solution.by} of {solution.to}"
+        self._print(f"{solution.variant}  solved: {solved}, off by {100 * solution.off:.2g} %")
 
     def checked(self, name: str, line: str) -> None:
         """Tells how a run's preflight ended."""

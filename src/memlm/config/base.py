@@ -34,8 +34,11 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields (field, reason) for what no field can see alone; called once the fields are sound."""
+    def problems(self) -> Iterator[tuple[str | tuple[str, ...], str]]:
+        """Yields (field, reason) for what no field can see alone; called once the fields are sound.
+
+        A field further down is a dotted path, or its keys one by one where one of them is a name of the user's.
+        """
         return iter(())
 
     def changes(self, name: str) -> bool:
@@ -59,9 +62,12 @@ class Config(BaseModel):
             raise ValidationError.from_exception_data(
                 cls.__name__, [_explained(cls, dict(item)) for item in error.errors()]
             ) from None
-        found = [
-            InitErrorDetails(type=problem(reason), loc=tuple(field.split(".")), input=_value_at(config, field))
+        paths = [
+            (tuple(field.split(".")) if isinstance(field, str) else field, reason)
             for field, reason in config.problems()
+        ]
+        found = [
+            InitErrorDetails(type=problem(reason), loc=path, input=_value_at(config, path)) for path, reason in paths
         ]
         if found:
             raise ValidationError.from_exception_data(cls.__name__, found)
@@ -85,10 +91,15 @@ def either(reason: str) -> WrapValidator:
     return WrapValidator(resolve)
 
 
-def _value_at(config: Config, field: str) -> object:
+def _value_at(config: Config, path: tuple[str, ...]) -> object:
     node: object = config
-    for key in field.split("."):
-        node = cast("list[object]", node)[int(key)] if isinstance(node, list) else getattr(node, key, None)
+    for key in path:
+        if isinstance(node, list):
+            node = cast("list[object]", node)[int(key)]
+        elif isinstance(node, dict):
+            node = cast("dict[str, object]", node)[key]
+        else:
+            node = getattr(node, key, None)
     return node
 
 
@@ -106,7 +117,7 @@ def _explained(cls: type[Config], item: dict[str, Any]) -> InitErrorDetails:
     if item["type"] == "extra_forbidden" and len(loc) == 1:
         guess = nearest(str(loc[0]), cls.model_fields)
         hint = f" Did you mean '{guess}'?" if guess else f" Known: {', '.join(cls.model_fields)}."
-        reason = f"{cls.__name__} has no such field.{hint}"
+        reason = f"{cls.model_config.get('title') or cls.__name__} has no such field.{hint}"
     elif item["type"] == "missing":
         reason = "is required"
     elif item["type"] == "literal_error" and all(isinstance(key, int) for key in loc[1:]):

@@ -36,6 +36,8 @@ class DataConfig(Config):
     """Share of the documents held out when `validation` is not given."""
     judge_share: float = Field(default=0.05, gt=0, lt=0.5)
     """Share of the documents that only the n-gram judge of generated text is fitted on."""
+    tune_share: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of the documents that only `memlm tune` evaluates on; runs neither learn from them nor evaluate on them."""
     max_bytes: Count | None = Field(default=None, gt=0)
     """Read no more than this many bytes of training text (powers of ten: 20M)."""
     on_bad_input: Literal["error", "skip"] = "error"

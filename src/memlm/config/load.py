@@ -99,7 +99,7 @@ class Tree:
         if not isinstance(lower, dict) or not isinstance(upper, dict):
             return
         below, above = cast("dict[str, Any]", lower), cast("dict[str, Any]", upper)
-        self.get(over[:-1])[over[-1]] = _merge(below, above)
+        self.get(over[:-1])[over[-1]] = merge(below, above)
         self.inherits[over] = under
         for path, mark in list(self.marks.items()):
             rest = path[len(under) :]
@@ -123,6 +123,14 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> Tree:
     return tree
 
 
+def assignments(overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns what overrides that were found sound say, as nested mappings."""
+    tree = Tree("")
+    for override in overrides:
+        _override(tree, override)
+    return tree.data
+
+
 def validate(tree: Tree, schema: type[C]) -> C:
     """Returns the configuration.
 
@@ -135,7 +143,7 @@ def validate(tree: Tree, schema: type[C]) -> C:
         config = schema.model_validate(tree.data)
     except ValidationError as error:
         found = [_from_pydantic(tree, dict(item)) for item in error.errors() if item["input"] is not UNREAD]
-        told = {(problem.path, problem.value, problem.reason) for problem in found}
+        told = {(problem.path, problem.value, _essence(problem)) for problem in found}
         found = [problem for problem in found if not _is_inherited(tree, problem, told)]
         raise config_error(tree.name, [*tree.problems, *found]) from None
     if tree.problems:
@@ -163,9 +171,14 @@ def _is_inherited(tree: Tree, problem: Problem, told: set[tuple[Path_, str, str]
     """Tells whether the mapping underneath has the same problem, and nothing over it says otherwise."""
     for over, under in tree.inherits.items():
         rest = problem.path[len(over) :]
-        if problem.path[: len(over)] == over and (under + rest, problem.value, problem.reason) in told:
+        if problem.path[: len(over)] == over and (under + rest, problem.value, _essence(problem)) in told:
             return tree.marks.get(over + rest) in (None, tree.marks.get(under + rest))
     return False
+
+
+def _essence(problem: Problem) -> str:
+    """Returns the reason without what might have been meant, which is not the same in every mapping."""
+    return problem.reason.partition(". ")[0]
 
 
 def _one_line(text: str, limit: int) -> str:
@@ -297,14 +310,14 @@ def _with_base(tree: Tree, base: object, path: Path) -> Tree:
         reason = "has a base itself; one level is all there is"
         tree.problems.append(Problem(where, ("base",), repr(base), reason))
     marks = {path: mark for path, mark in lower.marks.items() if _survives(lower.data, tree.data, path)}
-    merged = Tree(tree.name, _merge(lower.data, tree.data), {**marks, **tree.marks})
+    merged = Tree(tree.name, merge(lower.data, tree.data), {**marks, **tree.marks})
     missing = [p if p.where else Problem(where, ("base",), repr(base), p.reason) for p in lower.problems]
     merged.problems = tree.problems + missing
     merged.is_whole = lower.is_whole
     return merged
 
 
-def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+def merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
     """Merges mappings key by key; where ``type`` differs the upper one replaces the lower whole."""
     if _is_replaced(lower, upper):
         return upper
@@ -312,7 +325,7 @@ def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
     for key, value in upper.items():
         below: object = lower.get(key)
         if isinstance(value, dict) and isinstance(below, dict):
-            value = _merge(cast("dict[str, Any]", below), cast("dict[str, Any]", value))
+            value = merge(cast("dict[str, Any]", below), cast("dict[str, Any]", value))
         merged[key] = value
     return merged
 

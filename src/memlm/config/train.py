@@ -19,6 +19,24 @@ Every = Annotated[int | float, either("must be a whole number of steps, or a sha
 """An interval: a whole number of steps, or a share of the run between 0 and 1 (0.1 = ten times). 0 = never."""
 
 
+BUDGETS = ("tokens", "epochs", "steps")
+"""The fields that say how long a run is; exactly one is given."""
+
+OWN = {
+    *BUDGETS,
+    "lr",
+    "value_lr",
+    "betas",
+    "weight_decay",
+    "warmup",
+    "schedule",
+    "min_lr_share",
+    "clip",
+    "train_values_epochs",
+}
+"""What a variant may set for itself. Batches are not among it: variants of a seed see the same ones."""
+
+
 class TrainConfig(Config):
     """How a model is trained. A step is an optimizer step of ``batch_size * accumulation`` sequences."""
 
@@ -81,7 +99,7 @@ class TrainConfig(Config):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields what the fields cannot see alone."""
-        given = [name for name in ("tokens", "epochs", "steps") if getattr(self, name) is not None]
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) != 1:
             yield given[1] if given else "tokens", "give exactly one of tokens, epochs, steps"
         if self.schedule == "constant" and self.changes("min_lr_share"):

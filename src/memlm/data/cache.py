@@ -36,6 +36,7 @@ class TokenData:
         train: What models learn from.
         validation: Held out for evaluation.
         judge: Held out for the n-gram judge of generated text.
+        tune: Held out for tuning; empty without `data.tune_share`.
         tokenizer: The tokenizer.json that belongs to the tokens.
         fingerprint: The same text and the same settings give the same one.
         tokenizer_fingerprint: The hash of the tokenizer's file.
@@ -45,6 +46,7 @@ class TokenData:
     train: Tokens
     validation: Tokens
     judge: Tokens
+    tune: Tokens
     tokenizer: Path
     fingerprint: str
     tokenizer_fingerprint: str
@@ -119,13 +121,21 @@ def _read(folder: Path) -> TokenData:
     tokenizer = folder / TOKENIZER
     if sha256(tokenizer) != summary["tokenizer_fingerprint"]:
         raise ValueError(f"{TOKENIZER} is not the one it was made with")
-    train, validation, judge = (_tokens(folder, split, summary) for split in SPLITS)
+    tokens = {split: _tokens(folder, split, summary) for split in SPLITS}
     fingerprint, counts = summary["fingerprint"], summary["counts"]
-    return TokenData(train, validation, judge, tokenizer, fingerprint, summary["tokenizer_fingerprint"], counts)
+    return TokenData(
+        **tokens,
+        tokenizer=tokenizer,
+        fingerprint=fingerprint,
+        tokenizer_fingerprint=summary["tokenizer_fingerprint"],
+        counts=counts,
+    )
 
 
 def _tokens(folder: Path, split: Split, summary: dict[str, Any]) -> Tokens:
     path, kind, counts = bin_path(folder, split), dtype(summary["vocab_size"]), summary["counts"]
+    if split not in summary["crc32"]:  # prepared before there was this split
+        return Tokens(np.frombuffer(b"", kind), 0, 0)
     size, n_tokens = path.stat().st_size, counts[f"{split}/tokens"]
     if size != n_tokens * kind.itemsize:
         raise ValueError(f"{path.name} has {size} bytes, not {n_tokens * kind.itemsize}")

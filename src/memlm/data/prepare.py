@@ -80,6 +80,8 @@ class _Text:
             "tokenizer": None if tokenizer is None else sha256(Path(tokenizer)),
             **self.config.model_dump(include=SETTINGS),
         }
+        if self.config.tune_share:  # without one, the tokens are what they were before there was such a share
+            settings["tune_share"] = self.config.tune_share
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def read(self, reading: Reading, bars: Progress, purpose: str, limit: int) -> Iterator[tuple[Split, Document]]:

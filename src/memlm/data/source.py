@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from memlm.errors import DataError, MissingDependencyError
 
-Split = Literal["train", "validation", "judge"]
+Split = Literal["train", "validation", "judge", "tune"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 

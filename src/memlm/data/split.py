@@ -20,6 +20,8 @@ def split_of(digest: bytes, config: DataConfig) -> Split:
     position = int.from_bytes(digest[:8], "big") / 2**64
     if position < config.judge_share:
         return "judge"
+    if position >= 1 - config.tune_share:  # from the other end: the splits that were there keep their documents
+        return "tune"
     if config.validation is None and position < config.judge_share + config.validation_share:
         return "validation"
     return "train"

@@ -24,6 +24,7 @@ from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.models import new_model
 from memlm.experiment.preflight import preflight_variant
 from memlm.experiment.record import code_state, config_hash, environment, now
+from memlm.experiment.solution import Solution
 from memlm.hf import MemlmForCausalLM
 from memlm.model.cost import cost
 from memlm.storage import write_json, write_text, write_yaml
@@ -44,6 +45,7 @@ class Watcher:
     """What is told of an experiment's course; the command line draws it, tests leave it alone.
 
     Attributes:
+        matched: What a match was solved to, before the first run.
         checked: A run's name, and how its preflight ended in one line.
         started: A run's name and its steps.
         continued: A run's name and the step that it goes on from.
@@ -52,6 +54,7 @@ class Watcher:
         finished: A run's name and its results; an empty mapping for one that was finished before.
     """
 
+    matched: Callable[[Solution], None] = lambda _solution: None
     checked: Callable[[str, str], None] = lambda _name, _line: None
     started: Callable[[str, int], None] = lambda _name, _steps: None
     continued: Callable[[str, int], None] = lambda _name, _step: None
@@ -90,7 +93,8 @@ class Attempt:
         self.owner = {"config_hash": config_hash(self.settings), "data": prepared.data.fingerprint}
         config, data = prepared.config, prepared.data
         self.sampler = Sampler(data.train.ids, config.data.seq_len, config.train.batch_size, seed)
-        self.plan = Plan.of(config.train, config.data.seq_len, self.sampler.n_sequences)
+        self.train = config.train_of(variant)
+        self.plan = Plan.of(self.train, config.data.seq_len, self.sampler.n_sequences)
         self.record: dict[str, Any] = {}
         told: list[dict[str, Any]] = before.get("alarms") or []
         self.alarms = {(entry["name"], entry["where"]): entry for entry in told}
@@ -98,7 +102,7 @@ class Attempt:
 
     def execute(self) -> None:
         """Trains, saves, loads what was saved, evaluates that, and records it all."""
-        prepared, config = self.prepared, self.prepared.config
+        prepared = self.prepared
         self._begin()
         prepared.watcher.started(self.folder.name, self.plan.steps)
         trained = self._trained_before()
@@ -107,12 +111,12 @@ class Attempt:
             trained = self._train()
 
         # What is evaluated is what others will load, so a part lost in saving shows here.
-        accelerator = build_accelerator(config.train)
+        accelerator = build_accelerator(self.train)
         model = load_model(self.folder / FINAL, accelerator.device)
         with accelerator.autocast():
             results, samples = prepared.suite.evaluate(model, self.seed)
         write_json(self.folder / "samples.json", samples)
-        finish(self.folder, config.train.keep_best)
+        finish(self.folder, self.train.keep_best)
         if "learned_bits" in results:
             results["learned_bits"] |= per_parameter(results["learned_bits"], self.record["cost"])
         results |= asdict(trained)
@@ -148,7 +152,7 @@ class Attempt:
         code = code_state()
         if code.difference:
             write_text(self.folder / "diff.patch", code.difference)
-        model = prepared.config.variants[self.variant]
+        model = prepared.config.variants[self.variant].model
         self._update(
             format=1,
             experiment=prepared.config.name,
@@ -197,7 +201,7 @@ class Attempt:
 
     def _train(self) -> TrainResult:
         """Trains from the newest sound checkpoint, or from the beginning, and saves the model."""
-        config, folder = self.prepared.config.train, self.folder
+        config, folder = self.train, self.folder
         device = build_accelerator(config).device
         found = newest_sound(folder, device)
         if found is None:
@@ -240,10 +244,9 @@ class Attempt:
         self.prepared.watcher.alarm(self.folder.name, entry)
 
     def _save(self, model: MemlmForCausalLM, state: TrainingState) -> None:
-        config = self.prepared.config.train
         folder = self.folder / f"{FINAL}-{state.step}"
         save_model(model, self.prepared.data.tokenizer, folder, state, self.owner)
-        prune(self.folder, config.keep_last, config.keep_best)
+        prune(self.folder, self.train.keep_last, self.train.keep_best)
 
     def _trackers(self, config: TrainConfig) -> list[Tracker]:
         name = f"{self.prepared.config.name}/{self.folder.name}"

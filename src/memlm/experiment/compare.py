@@ -22,6 +22,8 @@ from memlm.evaluate.statistics import (
 )
 from memlm.experiment.difference import flatten
 from memlm.experiment.reading import Experiment, Hypothesis, Run, run_name
+from memlm.experiment.solution import Solution
+from memlm.experiment.variants import QUANTITIES
 
 LEDGER: dict[str, Callable[[Run], float | None]] = {
     "parameters": lambda run: run.record.cost and run.record.cost.parameters,
@@ -62,11 +64,27 @@ class LedgerRow:
 
 
 @dataclass(frozen=True)
+class Match:
+    """A match as the runs' own ledger has it.
+
+    Args:
+        solution: What was solved before the runs.
+        quantity: The key of the ledger that was to be made equal.
+        off: How far the runs were from it, as a share of the partner's; None if one of the two has none.
+    """
+
+    solution: Solution
+    quantity: str
+    off: float | None
+
+
+@dataclass(frozen=True)
 class Ledger:
-    """The cost of every variant; ``held`` says of each quantity how equal it was held."""
+    """The cost of every variant; ``held`` says of each quantity how equal it was held, ``matches`` what was solved."""
 
     rows: list[LedgerRow]
     held: dict[str, str]
+    matches: list[Match]
 
     def equal(self) -> list[str]:
         """Returns the quantities that were held exactly equal."""
@@ -156,7 +174,7 @@ def compare(experiment: Experiment) -> Comparison:
         controls=list(_controls(experiment)),
         above_unigram=_above_unigram(experiment),
         missing=[*_missing_runs(experiment), *_missing_values(experiment, results)],
-        warnings=[*_rewritten(experiment), *_unchecked(experiment.finished()), *_warnings(experiment.finished())],
+        warnings=[*_rewritten(experiment), *_unchecked(experiment.finished()), *_warnings(experiment)],
     )
 
 
@@ -180,7 +198,15 @@ def _ledger(experiment: Experiment) -> Ledger:
     held = {name: _held([row.values[name] for row in rows]) for name in LEDGER}
     devices = {row.device for row in rows}
     held["device"] = UNKNOWN if len(rows) < 2 or "" in devices else "equal" if len(devices) == 1 else "differs"
-    return Ledger(rows, held)
+    return Ledger(rows, held, list(_matches(experiment, rows)))
+
+
+def _matches(experiment: Experiment, rows: Sequence[LedgerRow]) -> Iterator[Match]:
+    costs = {row.variant: row.values for row in rows}
+    for solution in experiment.plan.matches:
+        quantity = QUANTITIES.get(solution.by, "")
+        own, partner = (costs.get(variant, {}).get(quantity) for variant in (solution.variant, solution.to))
+        yield Match(solution, quantity, abs(own / partner - 1) if own is not None and partner else None)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -275,13 +301,15 @@ def _missing_values(experiment: Experiment, results: dict[str, dict[str, Interva
                 yield f"{run.name} finished without a finite {_listed(lacking)}"
 
 
-def _warnings(runs: Sequence[Run]) -> Iterator[str]:
+def _warnings(experiment: Experiment) -> Iterator[str]:
+    runs = experiment.finished()
     for name, read in _SAME.items():
         yield from _unequal(name, {run.name: read(run) for run in runs})
     sections = {run.name: {s: run.config.get(s) for s in _SAME_SECTIONS} for run in runs}
     flat = {name: dict(flatten(tree)) for name, tree in sections.items()}
+    meant = {(run.name, path) for run in runs for path in _meant(experiment, run)}
     for path in dict.fromkeys(path for tree in flat.values() for path in tree):
-        yield from _unequal(path, {name: tree.get(path) for name, tree in flat.items()})
+        yield from _unequal(path, {name: tree.get(path) for name, tree in flat.items() if (name, path) not in meant})
     mixed = [
         run.name
         for run in runs
@@ -292,6 +320,14 @@ def _warnings(runs: Sequence[Run]) -> Iterator[str]:
     dirty = [run.name for run in runs if run.record.dirty]
     if dirty:
         yield f"Uncommitted changes: the commit does not say what code ran in {_listed(dirty)}."
+
+
+def _meant(experiment: Experiment, run: Run) -> Iterator[str]:
+    """Yields the training settings in which a run differs from the others as the plan says of its variant."""
+    found = dict(flatten(run.config.get("train")))
+    for setting, value in experiment.plan.own_training.get(run.record.variant, {}).items():
+        if found.get(setting) == value:
+            yield f"train.{setting}"
 
 
 def _unchecked(runs: Sequence[Run]) -> Iterator[str]:

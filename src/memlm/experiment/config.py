@@ -12,10 +12,12 @@ from pydantic import AfterValidator, Field
 from memlm.config.base import Config, problem
 from memlm.config.data import DataConfig
 from memlm.config.evaluate import EvaluateConfig
-from memlm.config.load import read, validate
-from memlm.config.train import TrainConfig
+from memlm.config.load import Tree, read, validate
+from memlm.config.train import BUDGETS, OWN, TrainConfig
+from memlm.config.tune import TuneConfig
 from memlm.data.questions import KINDS
 from memlm.evaluate.statistics import parse_claim
+from memlm.experiment.variants import VariantConfig
 from memlm.model.config import ModelConfig
 from memlm.registry import unknown
 
@@ -84,17 +86,22 @@ class ExperimentConfig(Config):
     """How each is trained."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """How each is evaluated."""
-    variants: dict[Name, ModelConfig] = Field(min_length=1)
+    tune: TuneConfig = TuneConfig()
+    """How `memlm tune` looks for learning rates."""
+    variants: dict[Name, VariantConfig] = Field(min_length=1)
     """Named model configurations; each is merged over `model`."""
     seeds: list[Seed] = Field(default=[0], min_length=1)
     """Each variant runs once with each; a seed gives all variants the same data order."""
     hypotheses: list[Hypothesis] = Field(default_factory=list[Hypothesis])
     """Claims to be judged."""
 
-    def problems(self) -> Iterator[tuple[str, str]]:
+    def problems(self) -> Iterator[tuple[str | tuple[str, ...], str]]:
         """Yields what the fields cannot see alone."""
         if len(set(self.seeds)) < len(self.seeds):
             yield "seeds", "names a seed twice"
+        for name in self.variants:
+            for path, reason in (*self._training_problems(name), *self._match_problems(name)):
+                yield ("variants", name, *path), reason
         for index, hypothesis in enumerate(self.hypotheses):
             if hypothesis.metric == "quality.score" and not self.evaluate.samples:
                 yield f"hypotheses.{index}.metric", "needs generated text, and evaluate.samples is 0"
@@ -110,11 +117,48 @@ class ExperimentConfig(Config):
         """Whether trained models are asked anything."""
         return self.evaluate.questions > 0 and (self.data.has_facts or self.evaluate.question_file is not None)
 
+    def _training_problems(self, name: str) -> Iterator[tuple[tuple[str, ...], str]]:
+        own = self.variants[name].train
+        for field in () if own is None else TrainConfig.model_fields:
+            if field not in OWN and getattr(own, field) != getattr(self.train, field):
+                yield ("train", field), "is the same for all variants; set it under train"
+
+    def _match_problems(self, name: str) -> Iterator[tuple[tuple[str, ...], str]]:
+        variant = self.variants[name]
+        match = variant.match
+        if match is None:
+            return
+        partner = self.variants.get(match.to)
+        if partner is None:
+            yield ("match", "to"), unknown("variant", match.to, self.variants)
+        elif match.to == name:
+            yield ("match", "to"), "is this variant itself"
+        elif partner.match is not None:
+            yield ("match", "to"), f"{match.to} is matched itself; match to a variant that is not"
+        if match.by == "wall_clock":
+            for budget in BUDGETS:
+                if getattr(self.train_of(name), budget) not in (None, getattr(self.train, budget)):
+                    yield ("train", budget), "has no effect, because the match by wall_clock solves the steps"
+        elif not variant.has_feed_forward:
+            reason = "solves d_ff, and the memory replaces every feed-forward layer; match the other to this"
+            yield ("match", "by"), reason
+        elif variant.d_ff is not None:
+            yield ("d_ff",), f"has no effect, because the match by {match.by} solves it"
+
+    def train_of(self, variant: str) -> TrainConfig:
+        """Returns how a variant is trained."""
+        return self.variants[variant].train or self.train
+
     def run_config(self, variant: str, seed: int) -> dict[str, Any]:
         """Returns everything that one run depends on, as plain data."""
-        sections = {name: getattr(self, name).model_dump(mode="json") for name in ("data", "train", "evaluate")}
-        model = self.variants[variant].model_dump(mode="json")
-        return {"experiment": self.name, "variant": variant, "seed": seed, "model": model, **sections}
+        sections = {
+            "model": self.variants[variant].model,
+            "data": self.data,
+            "train": self.train_of(variant),
+            "evaluate": self.evaluate,
+        }
+        settings = {name: section.model_dump(mode="json") for name, section in sections.items()}
+        return {"experiment": self.name, "variant": variant, "seed": seed, **settings}
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -135,4 +179,18 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
         for name in cast("dict[str, Any]", variants):
             variants[name] = {} if variants[name] is None else variants[name]
             tree.overlay(("model",), ("variants", name))
+            _share_training(tree, ("variants", name, "train"))
     return validate(tree, ExperimentConfig)
+
+
+def _share_training(tree: Tree, own: tuple[str, ...]) -> None:
+    """Merges a variant's training settings over the experiment's; a budget of its own takes the place of the shared."""
+    settings = tree.get(own)
+    if not isinstance(settings, dict):
+        return
+    given = [budget for budget in BUDGETS if budget in settings]
+    tree.overlay(("train",), own)
+    merged: dict[str, Any] = tree.get(own)
+    for budget in BUDGETS:
+        if given and budget not in given:
+            merged.pop(budget, None)

@@ -5,12 +5,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -21,12 +18,11 @@ from memlm.data.sampler import Sampler
 from memlm.errors import RunError
 from memlm.evaluate.loss import mean_loss
 from memlm.evaluate.suite import Suite
+from memlm.experiment.brief import train_briefly
 from memlm.experiment.config import ExperimentConfig
-from memlm.experiment.models import new_model
 from memlm.hf import MemlmForCausalLM
 from memlm.model.cost import Cost, cost
-from memlm.train.loop import OUT_OF_MEMORY, Hooks, TrainResult, build_accelerator, train
-from memlm.train.monitor import MetricLog
+from memlm.train.loop import OUT_OF_MEMORY, TrainResult, build_accelerator
 from memlm.train.schedule import Plan
 
 TRIAL_STEPS = 6
@@ -62,23 +58,21 @@ def estimate(config: ExperimentConfig, variant: str, data: TokenData, suite: Sui
         measure: Take a few training steps on the device; without it, time and memory are left open.
     """
     sampler = Sampler(data.train.ids, config.data.seq_len, config.train.batch_size, seed=0)
-    plan = Plan.of(config.train, config.data.seq_len, sampler.n_sequences)
+    settings = config.train_of(variant)
+    plan = Plan.of(settings, config.data.seq_len, sampler.n_sequences)
     price = cost(config.variants[variant], config.data.vocab_size, config.data.seq_len)
     if not measure:
         return Estimate(price, plan)
-    try:
-        if config.train.compile:  # fills the compiler's cache, which the run to come will find full as well
-            _try(config, variant, sampler, suite.tokenizer)
-        model, trained = _try(config, variant, sampler, suite.tokenizer)
-    except torch.OutOfMemoryError:
-        raise RunError(f"{variant}: {OUT_OF_MEMORY}") from None
+    if settings.compile:  # fills the compiler's cache, which the run to come will find full as well
+        _try(config, variant, sampler, suite.tokenizer)
+    model, trained = _try(config, variant, sampler, suite.tokenizer)
     start_up = max(0.0, trained.time_s - TRIAL_STEPS * plan.tokens_per_step / trained.tokens_per_s)
-    with build_accelerator(config.train).autocast():
+    with build_accelerator(settings).autocast():
         mean_loss(model.decoder, suite.quick[: config.evaluate.batch_size], config.evaluate.batch_size)  # warms up
         quick_s = _timed(lambda: mean_loss(model.decoder, suite.quick, config.evaluate.batch_size))
     passes = 3 if config.variants[variant].memory is not None else 1
     full_s = quick_s * (passes * len(suite.validation) + len(suite.train_subset)) / len(suite.quick)
-    every = interval(config.train.evaluate_every, plan.steps)
+    every = interval(settings.evaluate_every, plan.steps)
     evaluations = -(-plan.steps // every) if every else 0
     return Estimate(
         cost=price,
@@ -89,18 +83,25 @@ def estimate(config: ExperimentConfig, variant: str, data: TokenData, suite: Sui
     )
 
 
+def step_time(config: ExperimentConfig, variant: str, data: TokenData, tokenizer: Tokenizer) -> float:
+    """Returns the seconds of a training step of a variant, measured on the device."""
+    sampler = Sampler(data.train.ids, config.data.seq_len, config.train.batch_size, seed=0)
+    _, trained = _try(config, variant, sampler, tokenizer)
+    return trained.tokens / trained.steps / trained.tokens_per_s
+
+
 def _try(
     config: ExperimentConfig, variant: str, sampler: Sampler, tokenizer: Tokenizer
 ) -> tuple[MemlmForCausalLM, TrainResult]:
-    """Trains a new model for a few steps, with nothing but steps in it."""
-    quiet = dict.fromkeys(("log_every", "evaluate_every", "save_every", "profile_every", "memory_every"), 0)
-    short: dict[str, Any] = {"steps": TRIAL_STEPS, "tokens": None, "epochs": None, "trackers": []}
-    torch.manual_seed(0)
-    model = new_model(config, variant, tokenizer)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        with MetricLog(folder / "metrics.jsonl", []) as log:
-            return model, train(model, sampler, config.train.model_copy(update=quiet | short), log, Hooks(), folder)
+    """Trains a new model for a few steps.
+
+    Raises:
+        RunError: the device's memory is too small.
+    """
+    try:
+        return train_briefly(config, variant, sampler, tokenizer, {"steps": TRIAL_STEPS})
+    except torch.OutOfMemoryError:
+        raise RunError(f"{variant}: {OUT_OF_MEMORY}") from None
 
 
 def _timed(action: Callable[[], object]) -> float:

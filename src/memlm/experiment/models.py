@@ -13,7 +13,7 @@ def new_model(config: ExperimentConfig, variant: str, tokenizer: Tokenizer) -> M
     """Returns an untrained model of ``variant``; torch's random state decides its weights."""
     end = tokenizer.token_to_id(END)
     pad = tokenizer.token_to_id(PAD)
-    shape = config.variants[variant].model_dump(mode="json", exclude_unset=True)
+    shape = config.variants[variant].model.model_dump(mode="json", exclude_unset=True)
     return MemlmForCausalLM(
         MemlmConfig(
             model=shape,

@@ -27,8 +27,8 @@ def preflight_variant(config: ExperimentConfig, variant: str, ids: np.ndarray, s
 
     seed = config.seeds[0] if seed is None else seed
     return preflight(
-        config.variants[variant],
-        config.train,
+        config.variants[variant].model,
+        config.train_of(variant),
         evaluate_loss=evaluate_loss,
         sampler=Sampler(ids, config.data.seq_len, config.train.batch_size, seed),
         device=build_accelerator(config.train).device,

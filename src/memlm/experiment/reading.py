@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from memlm.config.load import read_file
 from memlm.errors import RunError
 from memlm.experiment.paths import FolderName, inside
+from memlm.experiment.solution import Solution
 
 T = TypeVar("T")
 Status = Literal["running", "finished", "interrupted", "failed"]
@@ -228,6 +229,9 @@ class Plan:
     hypotheses: list[Hypothesis] = field(default_factory=list[Hypothesis])
     config: Tree = field(default_factory=dict[str, Any])
     command: str = ""
+    matches: list[Solution] = field(default_factory=list[Solution])
+    own_training: dict[str, Tree] = field(default_factory=dict[str, Tree])
+    """By variant, the training settings that are meant to differ from what the experiment shares, and their values."""
 
 
 @dataclass(frozen=True)
@@ -265,8 +269,20 @@ def read_run(folder: Path) -> Run:
         RunError: there is no record, a file is broken, or one leads out of the folder.
     """
     path = inside(folder, "record.json")
-    record = _checked(Record, _json(path), path)
+    record = read_checked(Record, path)
     return Run(folder, record, _yaml(inside(folder, "config.yaml")))
+
+
+def read_plan(folder: Path) -> Plan:
+    """Reads what was meant to run.
+
+    Raises:
+        RunError: the folder holds no experiment, or its plan is broken or leads out of the folder.
+    """
+    path = inside(folder, "experiment.json")
+    if not path.exists():
+        raise RunError(f"{folder}: no experiment here (there is no experiment.json)")
+    return read_checked(Plan, path)
 
 
 def read_experiment(folder: Path) -> Experiment:
@@ -277,10 +293,7 @@ def read_experiment(folder: Path) -> Experiment:
     Raises:
         RunError: the folder holds no experiment, or its plan is broken or leads out of the folder.
     """
-    path = inside(folder, "experiment.json")
-    if not path.exists():
-        raise RunError(f"{folder}: no experiment here (there is no experiment.json)")
-    plan = _checked(Plan, _json(path), path)
+    plan = read_plan(folder)
     runs: list[Run] = []
     absent: dict[tuple[str, int], str] = {}
     planned = [(variant, seed) for variant in plan.variants for seed in plan.seeds]
@@ -296,6 +309,15 @@ def read_experiment(folder: Path) -> Experiment:
     names = {run_name(variant, seed) for variant, seed in planned}
     strays = sorted(record.parent.name for record in folder.glob("*/record.json") if record.parent.name not in names)
     return Experiment(folder, plan, runs, absent, strays)
+
+
+def read_checked(kind: type[T], path: Path) -> T:
+    """Reads a JSON file as a typed value.
+
+    Raises:
+        RunError: there is no such file, or it is broken.
+    """
+    return _checked(kind, _json(path), path)
 
 
 def parse_json(text: str) -> object:

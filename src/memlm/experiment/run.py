@@ -9,15 +9,16 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from memlm.config.train import TrainConfig
+from memlm.config.train import OWN, TrainConfig
 from memlm.data.asking import question_set
 from memlm.data.cache import TokenData
 from memlm.data.packing import unigram_entropy
@@ -27,8 +28,10 @@ from memlm.evaluate.suite import Suite
 from memlm.experiment.attempt import Attempt, Prepared, Watcher
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.environment import processor
-from memlm.experiment.reading import read_run, run_name
+from memlm.experiment.match import recall_steps, solve_steps, solve_widths
+from memlm.experiment.reading import Run, read_plan, read_run, run_name
 from memlm.experiment.record import config_hash
+from memlm.experiment.solution import Solution
 from memlm.storage import write_json
 from memlm.train.checkpoint import FINAL, checkpoints, verify
 from memlm.train.loop import OUT_OF_MEMORY, build_accelerator
@@ -45,7 +48,7 @@ def run_experiment(
     """Trains and evaluates every variant with every seed that is not finished yet.
 
     Args:
-        config: The experiment.
+        config: The experiment; what its matches ask for is solved first, or taken from the record of an earlier call.
         root: The folder of all experiments; this one's is ``root / config.name``.
         watcher: Is told how it goes.
         progress: Show bars while the data are prepared.
@@ -62,16 +65,22 @@ def run_experiment(
     build_accelerator(config.train)  # refuses a device or a launcher before anything else is done
     for tracker in config.train.trackers:
         require(tracker)
-    _refuse_other_settings(config, folder)
+    stated = config
+    config, widths = solve_widths(config)
+    recorded = _solutions(folder)
+    _refuse_other_settings(recall_steps(config, recorded)[0], folder)
     data = prepare(config.data, progress=progress)
     suite = Suite.of(config.evaluate, data, config.data.seq_len, question_set(config.data, config.evaluate))
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder):
+        device = device_record(config.train)
+        config, steps = solve_steps(config, data, suite.tokenizer, device["name"], recorded)
         _refuse_strangers(config, folder)
-        write_json(folder / "experiment.json", _experiment_record(config, command))
-        prepared = Prepared(
-            config, folder, data, suite, watcher or Watcher(), _data_record(data, suite), device_record(config.train)
-        )
+        write_json(folder / "experiment.json", _experiment_record(stated, config, [*widths, *steps], command))
+        watcher = watcher or Watcher()
+        for solution in (*widths, *steps):
+            watcher.matched(solution)
+        prepared = Prepared(config, folder, data, suite, watcher, _data_record(data, suite), device)
         for seed in config.seeds:  # seeds outside, so that an experiment cut short compares all variants
             for variant in config.variants:
                 _run_if_needed(prepared, variant, seed)
@@ -79,7 +88,7 @@ def run_experiment(
 
 
 @contextmanager
-def _locked(folder: Path) -> Generator[None]:
+def locked(folder: Path) -> Generator[None]:
     """Keeps a second process out of an experiment's folder; the system lets go of the lock when this one ends."""
     if sys.platform == "win32":
         yield
@@ -99,16 +108,34 @@ def _locked(folder: Path) -> Generator[None]:
         yield
 
 
-def _experiment_record(config: ExperimentConfig, command: str) -> dict[str, Any]:
+def _experiment_record(
+    stated: ExperimentConfig, config: ExperimentConfig, solutions: list[Solution], command: str
+) -> dict[str, Any]:
     return {
         "format": 1,
         "name": config.name,
         "variants": list(config.variants),
         "seeds": config.seeds,
         "hypotheses": [hypothesis.model_dump(mode="json") for hypothesis in config.hypotheses],
-        "config": config.model_dump(mode="json"),
+        "matches": [asdict(solution) for solution in solutions],
+        "own_training": {variant: own for variant in config.variants if (own := _own_training(config, variant))},
+        "config": stated.model_dump(mode="json"),
         "command": command,
     }
+
+
+def _own_training(config: ExperimentConfig, variant: str) -> dict[str, Any]:
+    """Returns the training settings in which a variant is meant to differ from what the experiment shares."""
+    shared, own = (settings.model_dump(mode="json") for settings in (config.train, config.train_of(variant)))
+    return {name: value for name, value in own.items() if value != shared[name]}
+
+
+def _solutions(folder: Path) -> list[Solution]:
+    """Returns what an earlier call solved; nothing if there was none, or none that can be read."""
+    try:
+        return read_plan(folder).matches
+    except RunError:
+        return []
 
 
 def _refuse_other_settings(config: ExperimentConfig, folder: Path) -> None:
@@ -128,7 +155,6 @@ def _refuse_other_settings(config: ExperimentConfig, folder: Path) -> None:
 def _refuse_strangers(config: ExperimentConfig, folder: Path) -> None:
     """Refuses a folder with runs of other seeds or variants that were made with other settings; tells of others."""
     planned = {run_name(variant, seed) for variant in config.variants for seed in config.seeds}
-    sections = {name: getattr(config, name).model_dump(mode="json") for name in ("data", "train", "evaluate")}
     for record in sorted(folder.glob("*/record.json")):
         if record.parent.name in planned:
             continue
@@ -136,13 +162,26 @@ def _refuse_strangers(config: ExperimentConfig, folder: Path) -> None:
             run = read_run(record.parent)
         except RunError:
             continue  # compare tells of it
-        differing = [name for name, settings in sections.items() if run.config.get(name) != settings]
+        differing = list(_differing(config, run))
         if differing:
             raise RunError(
                 f"{run.folder} was run with other settings ({', '.join(differing)}), and an experiment has one; "
                 "give this one another name (-o name=...), or remove that folder"
             )
         logger.warning("%s is not in this experiment's variants and seeds, and will not be compared", run.folder)
+
+
+def _differing(config: ExperimentConfig, run: Run) -> Iterator[str]:
+    """Yields the sections in which a run is none of this experiment's; an unknown variant may train in its own way."""
+    variant = run.record.variant
+    own: set[str] = set() if variant in config.variants else OWN
+    train = config.train_of(variant) if variant in config.variants else config.train
+    for name, section in {"data": config.data, "train": train, "evaluate": config.evaluate}.items():
+        ours, theirs = section.model_dump(mode="json"), dict(run.config.get(name) or {})
+        if name == "train":
+            ours, theirs = ({key: v for key, v in tree.items() if key not in own} for tree in (ours, theirs))
+        if ours != theirs:
+            yield name
 
 
 def _owners(run: Path) -> list[dict[str, str]]:

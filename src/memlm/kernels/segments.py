@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
 
 from memlm.kernels.choice import is_fast
 
@@ -108,6 +109,12 @@ def _(
 ) -> tuple[Tensor, Tensor]:
     target = _target(values, compact, learns)
     return target.new_empty(target.shape), weights.new_empty(weights.shape)
+
+
+@register_flop_formula(torch.ops.memlm.read_gradients)
+def _flops(_grad: Any, _offset: int, stride: int, learns: bool, values: Any, slots: Any, *_: Any, **__: Any) -> int:
+    """Counts what a weighted sum's gradients are products of; those of rows that were only scaled are elementwise."""
+    return 0 if stride else (1 + learns) * 2 * slots[0] * slots[1] * values[1]
 
 
 def reference(

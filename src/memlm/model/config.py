@@ -75,6 +75,13 @@ class ModelConfig(Config):
             return []
         return list(range(self.n_layers)) if self.layers == "all" else sorted(self.layers)
 
+    @property
+    def has_feed_forward(self) -> bool:
+        """Whether a block has a feed-forward layer, or the memory has replaced them all."""
+        if self.memory is None or self.placement == "parallel":
+            return True
+        return self.layers != "all" and len(self.layers) != self.n_layers
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields what the fields cannot see alone."""
         if self.d_model % (2 * self.n_heads):
@@ -102,7 +109,6 @@ class ModelConfig(Config):
                 yield "layers", "names a layer twice"
             if not self.layers:
                 yield "layers", "names no layer; leave the memory out instead"
-        replaced = self.placement == "replace" and (self.layers == "all" or len(self.layers) == self.n_layers)
         for name in ("d_ff", "experts"):
-            if replaced and self.changes(name):
+            if not self.has_feed_forward and self.changes(name):
                 yield name, "has no effect, because the memory replaces every feed-forward layer"

@@ -41,7 +41,8 @@ def cost(config: ModelConfig, vocab_size: int, seq_len: int) -> Cost:
     """Returns the cost of a model at sequences of ``seq_len`` tokens.
 
     FLOPs are counted by torch while a forward pass is traced, so a new memory or fusion needs no formula of its own.
-    Attention counts the whole T x T square, as the counter does. Only matrix products count: gathers, sums and
+    Our own operations have theirs beside them, in `memlm.kernels`. Attention counts the whole T x T square, as the
+    counter does. Only matrix products count, a token's weights times the rows it reads among them: gathers, sums and
     elementwise products do not.
     """
     with torch.device("meta"):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from memlm.evaluate.statistics import Interval
-from memlm.experiment.compare import CONTROLS, LEDGER, Comparison, Judgement
+from memlm.experiment.compare import CONTROLS, LEDGER, Comparison, Judgement, Match
 from memlm.experiment.reading import Run
 
 Format = Callable[[float], str]
@@ -128,7 +128,12 @@ def ledger(comparison: Comparison) -> Table:
         for row in comparison.ledger.rows
     ]
     foot = [Cell("Held"), *(Cell(how) for how in comparison.ledger.held.values())]
-    return Table(["Variant", *(labels.get(key, name(key)) for key in LEDGER), "Device"], rows, foot)
+    columns = ["Variant", *(labels.get(key, name(key)) for key in LEDGER), "Device"]
+    own = comparison.experiment.plan.own_training
+    if not own:
+        return Table(columns, rows, foot)
+    rows = [[*row, Cell(_settings(own.get(row[0].text, {})))] for row in rows]
+    return Table([*columns, "Training of its own"], rows, [*foot, Cell(NOTHING)], ends_in_text=True)
 
 
 def controls(comparison: Comparison) -> Table:
@@ -242,11 +247,27 @@ def unigram_sentences(comparison: Comparison) -> list[str]:
     return [f"the unigram entropy of the held-out text is {entropy}", *gaps] if gaps else []
 
 
+def _settings(own: Mapping[str, object]) -> str:
+    told = {
+        key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in own.items() if value is not None
+    }
+    return ", ".join(f"{key} {value}" for key, value in told.items()) or NOTHING
+
+
+def _match_sentence(match: Match) -> str:
+    solution = match.solution
+    near = "which cannot be told yet" if match.off is None else f"which its runs met within {100 * match.off:.2g} %"
+    spread = "" if solution.spread is None else f" (step times varied by {100 * solution.spread:.2g} % when measured)"
+    solved = f"{solution.variant} has {solution.setting} {solution.value:,}"
+    return f"{solved}, solved for the {name(match.quantity, False)} of {solution.to}, {near}{spread}."
+
+
 def held_sentence(comparison: Comparison) -> str:
-    """Says which quantities of the ledger were held equal, which were not, and which cannot be told."""
+    """Says which quantities of the ledger were held equal, which were not or cannot be told, and what was solved."""
     held = comparison.ledger
     parts = [("Held equal", held.equal()), ("Not held equal", held.unequal()), ("Cannot be told", held.unknown())]
-    return " ".join(f"{label}: {', '.join(name(key, False) for key in keys)}." for label, keys in parts if keys)
+    told = [f"{label}: {', '.join(name(key, False) for key in keys)}." for label, keys in parts if keys]
+    return " ".join([*told, *map(_match_sentence, held.matches)])
 
 
 def name(key: str, capital: bool = True) -> str:

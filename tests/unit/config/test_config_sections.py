@@ -65,7 +65,7 @@ def claims(claim, metric="time_s"):
         (
             "1: 2",
             "1 = 2",
-            "ExperimentConfig has no such field. Known: name, data, model, train, evaluate, variants, seeds,"
+            "ExperimentConfig has no such field. Known: name, data, model, train, evaluate, tune, variants, seeds,"
             " hypotheses.",
         ),
     ],
@@ -122,7 +122,7 @@ xyzzy:
         "c.yaml:6  data.corpus = 3  must be text or a list of texts",
         "c.yaml:7  data  is given twice; first at c.yaml:6",
         "c.yaml:8  xyzzy = None  ExperimentConfig has no such field. Known: name, data, model, train, evaluate,"
-        " variants, seeds, hypotheses.",
+        " tune, variants, seeds, hypotheses.",
         f"-o evaluate.samples=-1  evaluate.samples = -1  {at_least(0)}",
         "-o nonsense  must read dotted.path=value, such as train.lr=1e-3",
     ]

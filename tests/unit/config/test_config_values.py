@@ -67,7 +67,7 @@ def test_intervals(every, total, steps):
 def test_defaults_that_a_reader_of_the_yaml_relies_on(load):
     config = load(f"{SOUND}variants: {{a: }}\n")
     assert (config.name, config.seeds, config.hypotheses) == ("c", [0], [])
-    assert config.evaluate == EvaluateConfig() and config.model == ModelConfig() == config.variants["a"]
+    assert config.evaluate == EvaluateConfig() and config.model == ModelConfig() == config.variants["a"].model
 
 
 @pytest.mark.parametrize(("fields", "width"), [({}, 1408), ({"d_ff": 96}, 96), ({"d_model": 24, "n_heads": 4}, 64)])

@@ -21,7 +21,7 @@ from memlm.data.split import split_of, text_hash
 from memlm.errors import DataError
 
 WORDS = ["memory", "slot", "key", "value", "token", "记忆", "知识", "模型", "reads", "holds", "the", "a", "of", "🐍"]
-SPLITS = ("train", "validation", "judge")
+SPLITS = ("train", "validation", "judge", "tune")
 
 
 def texts(n, seed=0):
@@ -177,6 +177,7 @@ def test_the_cache_is_used_again(corpus, cache, monkeypatch):
         {"vocab_size": 301},
         {"validation_share": 0.1},
         {"judge_share": 0.1},
+        {"tune_share": 0.1},
         {"max_bytes": 30_000},
         {"on_bad_input": "skip"},
     ],
@@ -325,8 +326,30 @@ def test_default_cache(monkeypatch, tmp_path):
     assert default_cache() == tmp_path / ".cache" / "memlm"
 
 
+def test_the_tune_split_takes_from_the_training_text_alone(corpus, cache):
+    with_split, without = run(config(corpus, tune_share=0.1), cache), run(config(corpus), cache)
+    for split in ("validation", "judge"):
+        assert sorted(decoded(with_split, split)) == sorted(decoded(without, split))
+    assert 15 <= with_split.tune.n_documents <= 45 and not len(without.tune.ids)
+    together = decoded(with_split, "train") + decoded(with_split, "tune")
+    assert sorted(together) == sorted(decoded(without, "train"))
+
+
+def test_tokens_from_before_there_was_a_tune_split_are_used_as_they_are(corpus, cache, caplog):
+    first = run(config(corpus), cache)
+    (folder,) = (cache / name for name in folders(cache))
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["crc32"]["tune"], summary["seal"]
+    (folder / "summary.json").write_text(json.dumps(cache_module._sealed(summary)))
+    (folder / "tune.bin").unlink()
+    again = run(config(corpus), cache)
+    assert again.fingerprint == first.fingerprint and not len(again.tune.ids)
+    assert "damaged" not in caplog.text and not (folder / "tune.bin").exists()
+
+
 def test_split_shares():
-    settings = config("a", judge_share=0.2, validation_share=0.1)
+    settings = config("a", judge_share=0.2, validation_share=0.1, tune_share=0.05)
     splits = [split_of(text_hash(str(n)), settings) for n in range(10_000)]
+    assert splits.count("tune") == pytest.approx(500, abs=100)
     assert splits.count("judge") == pytest.approx(2000, abs=150)
     assert splits.count("validation") == pytest.approx(1000, abs=120)

@@ -196,7 +196,7 @@ def test_an_interrupted_run_says_so(experiment_yaml, tmp_path):
 
 def test_a_second_process_is_refused(finished):
     folder, config, _ = finished
-    with run_module._locked(folder), pytest.raises(RunError, match="is being run by another process"):
+    with run_module.locked(folder), pytest.raises(RunError, match="is being run by another process"):
         run_experiment(config, folder.parent, progress=False)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from memlm.kernels import segments
 from memlm.kernels.choice import is_fast
@@ -78,3 +79,9 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 _lookup.register_autograd(_differentiate, setup_context=_save)
+
+
+@register_flop_formula(torch.ops.memlm.weighted_lookup)
+def _flops(values: Any, slots: Any, *_: Any, **__: Any) -> int:
+    """Counts the product of each token's weights [1, R] with its rows [R, d]."""
+    return 2 * slots[0] * slots[1] * values[1]

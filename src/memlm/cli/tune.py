@@ -1,0 +1,112 @@
+"""`memlm tune`: learning rates for every variant by as many short trials."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from memlm.cli.options import ConfigArgument, Overrides, RunsOption
+from memlm.errors import Interrupted
+
+if TYPE_CHECKING:
+    from memlm.experiment.config import ExperimentConfig
+    from memlm.experiment.trials import Trial, Tune
+
+
+def command(
+    config: ConfigArgument,
+    override: Overrides = None,
+    trials: Annotated[int | None, typer.Option(help="Trials for each variant (tune.trials).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps of a trial (tune.steps).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides the rates that are tried (tune.seed).")] = None,
+    runs: RunsOption = Path("runs"),
+) -> None:
+    """Tune the learning rates of every variant on text that runs do not see; finished trials are kept."""
+    from memlm.experiment.config import load_experiment
+
+    given = {"trials": trials, "steps": steps, "seed": seed}
+    overrides = [*(override or []), *(f"tune.{name}={value}" for name, value in given.items() if value is not None)]
+    experiment = load_experiment(config, overrides)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    settings = experiment.tune
+    console.print(
+        f"{experiment.name}: {len(experiment.variants)} variants x {settings.trials} trials of {settings.steps:,} "
+        f"steps, into {runs / f'{experiment.name}-tune'}"
+    )
+
+    from memlm.experiment.tune import TuneWatcher, tune, write_tuned
+    from memlm.report.tuning import PICTURE, write_tuning
+
+    view = _View(Console(stderr=True, highlight=False), experiment)
+    line = shlex.join(["memlm", *sys.argv[1:]])
+    with view.progress:
+        try:
+            done = tune(experiment, runs, TuneWatcher(view.step, view.finished), sys.stderr.isatty(), line)
+        except Interrupted:
+            view.progress.console.print("finished trials are kept; the same command goes on from there")
+            raise
+    write_tuning(done)
+    best = write_tuned(done, config, overrides)
+    _print_best(console, done)
+    console.print(yaml.safe_dump(best, sort_keys=False), end="")
+    console.print(f"\nwritten: {', '.join(str(done.folder / name) for name in ('tuned.yaml', 'tuning.md', PICTURE))}")
+
+
+def _print_best(console: Console, done: Tune) -> None:
+    from memlm.report import tuning
+
+    best = tuning.best(done)
+    table = Table(*best.columns)
+    for row in best.rows:
+        table.add_row(*(cell.text for cell in row))
+    console.print(table)
+    for warning in tuning.warnings(done):
+        console.print(f"note: {warning}", style="yellow")
+
+
+class _View:
+    """Draws the course of a tune: one bar over the steps of all trials, one line for each trial that is finished."""
+
+    def __init__(self, console: Console, experiment: ExperimentConfig) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._steps = experiment.tune.steps
+        self._n_trials = len(experiment.variants) * experiment.tune.trials
+        self._done = 0
+        self._task = self.progress.add_task("tune", total=self._n_trials * self._steps)
+
+    def step(self, variant: str, number: int, step: int) -> None:
+        """Moves the bar."""
+        completed = self._done * self._steps + step
+        self.progress.update(self._task, description=f"{variant}, trial {number + 1}", completed=completed)
+
+    def finished(self, trial: Trial, before: bool) -> None:
+        """Tells how a trial ended; the time of those that were done before does not count in the ETA."""
+        self._done += 1
+        if before:
+            self.progress.reset(self._task, completed=self._done * self._steps)
+        else:
+            self.progress.update(self._task, completed=self._done * self._steps)
+        rates = "  ".join(f"{name} {rate:.3g}" for name, rate in trial.rates.items())
+        loss = "diverged" if trial.loss is None else f"loss {trial.loss:.4f}"
+        end = "  done before" if before else f"  {trial.time_s:.1f} s"
+        remaining = self.progress.tasks[0].time_remaining
+        eta = "" if remaining is None or self.progress.console.is_terminal else f"  ETA {remaining:.0f} s"
+        self.progress.console.print(
+            f"[{self._done}/{self._n_trials}] {trial.variant}  {rates}  {loss}{end}{eta}", markup=False, soft_wrap=True
+        )

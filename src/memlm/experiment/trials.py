@@ -1,0 +1,108 @@
+"""What a tune left in its folder: trials of learning rates, and which came out best. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+
+from memlm.experiment.paths import FolderName, inside
+from memlm.experiment.reading import Number, Whole, read_checked
+
+EDGE = 0.05
+"""Share of a range, on its logarithmic scale, that counts as its edge."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One short training.
+
+    Attributes:
+        variant: Which variant.
+        number: The how-manieth of the variant, from 0, which has the rates of the config.
+        rates: ``lr``, and ``value_lr`` for a variant with a memory.
+        loss: On the tune split after the last step, nats per token; None if the training was not finite.
+        time_s: Seconds, evaluation included.
+        error: Why there is no loss.
+    """
+
+    variant: FolderName
+    number: Whole
+    rates: dict[str, Number]
+    loss: Number | None
+    time_s: Number
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class TunePlan:
+    """What was tuned: the content of ``tune.json``.
+
+    Attributes:
+        name: The experiment.
+        variants: Its variants.
+        trials: Trials for each of them.
+        steps: Optimizer steps of a trial.
+        seed: Decides rates, initial weights and data order.
+        ranges: Lowest and highest value of each rate.
+        settings_hash: Of all that decides a trial's loss.
+    """
+
+    name: FolderName
+    variants: list[FolderName]
+    trials: Whole
+    steps: Whole
+    tokens: Whole
+    seed: Whole
+    ranges: dict[str, tuple[Number, Number]]
+    settings_hash: str
+
+
+@dataclass(frozen=True)
+class Tune:
+    """A tune, and all of its finished trials in the order of variants and numbers."""
+
+    folder: Path
+    plan: TunePlan
+    trials: list[Trial]
+
+    def of(self, variant: str) -> list[Trial]:
+        """Returns the trials of a variant."""
+        return [trial for trial in self.trials if trial.variant == variant]
+
+    def best(self, variant: str) -> Trial | None:
+        """Returns the trial of lowest loss; None if none has one."""
+        finite = [trial for trial in self.of(variant) if trial.loss is not None]
+        return min(finite, key=lambda trial: (trial.loss, trial.number), default=None)
+
+    def at_edge(self, trial: Trial) -> list[str]:
+        """Returns the rates of a trial that lie at an edge of their range, so that better ones may lie beyond."""
+        found: list[str] = []
+        for name, rate in trial.rates.items():
+            low, high = self.plan.ranges[name]
+            place = log(rate / low) / log(high / low)
+            if not EDGE < place < 1 - EDGE:
+                found.append(name)
+        return found
+
+
+def trial_path(folder: Path, variant: str, number: int) -> Path:
+    """Returns the file of a trial."""
+    return folder / "trials" / f"{variant}-{number}.json"
+
+
+def read_tune(folder: Path) -> Tune:
+    """Reads a tune; a trial that was not finished is not there.
+
+    Raises:
+        RunError: the folder holds no tune, or a file in it is broken or leads out of it.
+    """
+    plan = read_checked(TunePlan, inside(folder, "tune.json"))
+    return Tune(folder, plan, list(_trials(folder, plan)))
+
+
+def _trials(folder: Path, plan: TunePlan) -> Sequence[Trial]:
+    numbered = [(variant, number) for variant in plan.variants for number in range(plan.trials)]
+    paths = [inside(folder, str(trial_path(Path(), variant, number))) for variant, number in numbered]
+    return [read_checked(Trial, path) for path in paths if path.exists()]

@@ -1,0 +1,195 @@
+"""Trials of learning rates: which rates, on which text, and what becomes of them when a tune is broken off."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from memlm.data.prepare import prepare
+from memlm.errors import Interrupted, MissingDependencyError, RunError
+from memlm.experiment import tune as tune_module
+from memlm.experiment.config import load_experiment
+from memlm.experiment.trials import Trial, Tune, TunePlan, read_tune
+from memlm.experiment.tune import TuneWatcher, tune, write_tuned
+from memlm.report import tuning
+
+pytest.importorskip("optuna")
+SHORT = ["data.tune_share=0.1", "tune.trials=8", "tune.steps=3"]
+
+
+@pytest.fixture(scope="module")
+def tuned(corpus, tmp_path_factory):
+    """A tune of the tiny experiment, its folder and its config."""
+    from tests.conftest import experiment_yaml
+
+    folder = tmp_path_factory.mktemp("tune")
+    path = experiment_yaml.__wrapped__(corpus, folder)
+    return tune(load_experiment(path, SHORT), folder / "runs", progress=False), path
+
+
+def losses(found):
+    return [(trial.variant, trial.number, trial.rates, trial.loss) for trial in found.trials]
+
+
+def test_every_variant_has_as_many_trials_and_begins_with_its_own_rates(tuned):
+    found, path = tuned
+    assert {variant: len(found.of(variant)) for variant in found.plan.variants} == dict.fromkeys(found.plan.variants, 8)
+    assert found.of("dense")[0].rates == {"lr": 5e-3}
+    assert found.of("gated_mlp")[0].rates == {"lr": 5e-3, "value_lr": 5e-3}
+    lows_and_highs = load_experiment(path, SHORT).tune
+    for trial in found.trials:
+        for name, rate in trial.rates.items():
+            low, high = getattr(lows_and_highs, name)
+            assert low <= rate <= high
+    spread = [[trial.rates["lr"] for trial in found.of(variant)[1:7]] for variant in found.plan.variants]
+    assert spread[0] == spread[1] == spread[2], "the spread rates are the same for all"
+    assert len({round(np.log(rate), 2) for rate in spread[0]}) == 6
+
+
+def test_a_tune_that_was_broken_off_goes_on_as_if_nothing_had_happened(tuned, tmp_path):
+    expected, path = tuned
+    config = load_experiment(path, SHORT)
+
+    def stop(variant, number, _step):
+        if (variant, number) == ("cross_attention", 7):
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        tune(config, tmp_path, TuneWatcher(step=stop), progress=False)
+    assert len(read_tune(tmp_path / "tiny-tune").trials) == 22
+    before = []
+    found = tune(config, tmp_path, TuneWatcher(finished=lambda trial, is_old: before.append(is_old)), progress=False)
+    assert losses(found) == losses(expected)
+    assert before == [True] * 22 + [False] * 2
+
+
+def test_more_trials_go_on_from_those_there_and_other_settings_are_refused(tuned, tmp_path):
+    _, path = tuned
+    variants = ["variants={dense: {}}", "hypotheses=[]"]
+    few = tune(load_experiment(path, [*SHORT, *variants, "tune.trials=2"]), tmp_path, progress=False)
+    more = tune(load_experiment(path, [*SHORT, *variants, "tune.trials=3"]), tmp_path, progress=False)
+    assert losses(more)[:2] == losses(few) and len(more.trials) == 3
+    with pytest.raises(RunError, match=r"tiny-tune is a tune with other settings; give this one another name"):
+        tune(load_experiment(path, [*SHORT, *variants, "tune.steps=4"]), tmp_path, progress=False)
+
+
+def test_the_tune_split_is_no_text_of_any_run(tuned):
+    _, path = tuned
+    with_split = prepare(load_experiment(path, SHORT).data, progress=False)
+    without = prepare(load_experiment(path).data, progress=False)
+
+    def documents(tokens):
+        ends = np.flatnonzero(tokens.ids == tokens.ids[-1])
+        return {tuple(part) for part in np.split(np.asarray(tokens.ids), ends + 1)}
+
+    assert with_split.tune.n_documents > 10 and without.tune.n_documents == 0
+    kept = {split: documents(getattr(with_split, split)) for split in ("train", "validation", "judge", "tune")}
+    kept["tune"] -= {()}
+    assert not any(kept["tune"] & kept[split] for split in ("train", "validation", "judge"))
+    total = sum(getattr(with_split, split).n_documents for split in kept)
+    assert total == 300 and with_split.validation.n_documents == without.validation.n_documents
+    assert with_split.fingerprint != without.fingerprint
+
+
+def test_trials_are_evaluated_on_the_tune_split(tuned, monkeypatch):
+    _, path = tuned
+    config = load_experiment(path, SHORT)
+    data = prepare(config.data, progress=False)
+    suite = tune_module._suite(config, data)
+    assert np.array_equal(suite.validation[0], data.tune.ids[: config.data.seq_len + 1])
+    with pytest.raises(RunError, match=r"the tune split has \d+ tokens, fewer than one sequence of 17"):
+        tune_module._suite(config, prepare(load_experiment(path, ["data.tune_share=1e-9"]).data, progress=False))
+
+
+def test_a_trial_that_diverges_is_the_worst_and_stops_nothing(tuned, tmp_path, monkeypatch):
+    _, path = tuned
+    sound = tune_module.train_briefly
+
+    def diverging(config, variant, sampler, tokenizer, changes, progress):
+        if changes["lr"] > 5e-3:
+            raise RunError("step 2: loss nan: not finite")
+        return sound(config, variant, sampler, tokenizer, changes, progress)
+
+    monkeypatch.setattr(tune_module, "train_briefly", diverging)
+    overrides = [*SHORT, "variants={dense: {}}", "hypotheses=[]"]
+    found = tune(load_experiment(path, overrides), tmp_path, progress=False)
+    lost = [trial for trial in found.trials if trial.loss is None]
+    assert lost and all(trial.error == "step 2: loss nan: not finite" for trial in lost)
+    assert len(found.trials) == 8 and found.best("dense").rates["lr"] <= 5e-3
+    assert tuning.best(found).rows[0][-1].text == str(len(lost))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "data.tune_share is 0, so there is no text to tune on that runs are not judged by; set it, such as "),
+        ([*SHORT, "train.lr=0.5"], r"dense's train.lr is 0.5, outside of tune.lr \[0.0002, 0.02\]; widen that"),
+        ([*SHORT, "train.value_lr=0.5"], r"cross_attention's train.value_lr is 0.5, outside of tune.value_lr"),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_line(overrides, message, experiment_yaml, tmp_path):
+    with pytest.raises(RunError, match=message):
+        tune(load_experiment(experiment_yaml, overrides), tmp_path, progress=False)
+    assert not (tmp_path / "tiny-tune").exists()
+
+
+def test_without_optuna_one_line_says_how_to_install_it(experiment_yaml, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingDependencyError, match=r"optuna is needed for memlm tune; .* 'memlm\[tune\]'"):
+        tune(load_experiment(experiment_yaml, SHORT), tmp_path, progress=False)
+
+
+def test_the_winners_are_a_config_that_stands_on_the_one_that_was_tuned(tuned):
+    found, path = tuned
+    best = write_tuned(found, path, [*SHORT, "train.clip=0.5", "name=other"])
+    config = load_experiment(found.folder / "tuned.yaml")
+    assert config.name == "tiny-tuned" and config.data.tune_share == 0.1 and config.train.clip == 0.5
+    for variant in config.variants:
+        train = config.train_of(variant)
+        assert {"lr": train.lr, **({"value_lr": train.value_lr} if variant != "dense" else {})} == found.best(
+            variant
+        ).rates
+        assert best["variants"][variant]["train"] == found.best(variant).rates
+    assert config.data.corpus == load_experiment(path).data.corpus and config.seeds == [0, 1]
+
+
+def test_a_config_that_has_a_base_is_written_whole(tuned):
+    found, path = tuned
+    above = path.with_name("above.yaml")
+    above.write_text("base: tiny.yaml\nseeds: [5]\n", encoding="utf-8")
+    write_tuned(found, above, ["data.tune_share=0.1"])
+    config = load_experiment(found.folder / "tuned.yaml")
+    assert config.seeds == [5] and config.train_of("dense").lr == found.best("dense").rates["lr"]
+
+
+def fabricated(tmp_path, trials):
+    ranges = {"lr": (1e-4, 1e-2), "value_lr": (1e-4, 1e-2)}
+    plan = TunePlan("tiny", ["a", "b"], 2, 10, 640, 0, ranges, "")
+    return Tune(tmp_path, plan, trials)
+
+
+def test_table_warnings_and_picture(tmp_path):
+    trials = [
+        Trial("a", 0, {"lr": 1e-3}, 3.5, 1.0),
+        Trial("a", 1, {"lr": 9.9e-3}, 3.25, 1.0),
+        Trial("b", 0, {"lr": 1e-3, "value_lr": 1e-3}, None, 1.0, "not finite"),
+    ]
+    found = fabricated(tmp_path, trials)
+    tuning.write_tuning(found)
+    text = (tmp_path / "tuning.md").read_text(encoding="utf-8")
+    assert "| a | 0.0099 | – | 3.2500 | 3.5000 | 2 | 0 |" in text
+    assert "| b | – | – | – | – | 1 | 1 |" in text
+    assert "The best lr of a lies at the edge of tune.lr: widen it." in text
+    assert "Every trial of b diverged: lower tune.lr." in text
+    picture = (tmp_path / tuning.PICTURE).read_text(encoding="utf-8")
+    assert picture.lstrip().startswith("<?xml") and ">lr<" in picture and ">value_lr<" in picture
+
+
+def test_a_damaged_trial_is_told(tuned, tmp_path):
+    _, path = tuned
+    config = load_experiment(path, [*SHORT, "variants={dense: {}}", "hypotheses=[]", "tune.trials=2"])
+    folder = tune(config, tmp_path, progress=False).folder
+    (folder / "trials" / "dense-1.json").write_text(json.dumps({"variant": "dense"}))
+    with pytest.raises(RunError, match=r"dense-1.json: number: field required"):
+        read_tune(folder)
