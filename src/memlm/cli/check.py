@@ -41,7 +41,7 @@ def command(
     data = prepare(experiment.data, progress=sys.stderr.isatty())
     suite = Suite.of(experiment.evaluate, data, experiment.data.seq_len)
     device = device_record(experiment.train)
-    console.print(f"data: {len(data.train.ids):,} training tokens, {len(data.validation.ids):,} held out")
+    console.print(f"data: {len(data.train.ids):,} training tokens, {len(suite.held_out.ids):,} held out")
     console.print(f"device: {device['name']} ({device['kind']})")
     if preflight:
         _print_preflight(console, experiment, data)

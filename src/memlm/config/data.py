@@ -20,6 +20,8 @@ class DataConfig(Config):
     .md files, or `hub:owner/name` for a data set of the Hugging Face hub; or a list of these."""
     validation: Text | None = None
     """Text held out for evaluation, given as `corpus` is; without it, `validation_share` of the documents."""
+    test: Text | None = None
+    """Text held out for one last evaluation (`evaluate.split: test`), given as `corpus` is; nothing else looks at it."""
     text_field: str = "text"
     """The field of a JSON line (or the column of a hub data set) that holds the text."""
     vocab_size: int = Field(default=6400, ge=272)
@@ -30,6 +32,8 @@ class DataConfig(Config):
     """Tokens in one sequence."""
     validation_share: float = Field(default=0.05, gt=0, lt=0.5)
     """Share of the documents held out when `validation` is not given."""
+    test_share: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of the documents held out for one last evaluation when `test` is not given; 0 holds out none."""
     judge_share: float = Field(default=0.05, gt=0, lt=0.5)
     """Share of the documents that only the n-gram judge of generated text is fitted on."""
     max_bytes: Count | None = Field(default=None, gt=0)
@@ -43,3 +47,5 @@ class DataConfig(Config):
             yield "corpus", "names no text"
         if self.validation is not None and self.changes("validation_share"):
             yield "validation_share", "has no effect, because validation names the held-out text"
+        if self.test is not None and self.changes("test_share"):
+            yield "test_share", "has no effect, because test names the held-out text"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
 from memlm.config.data import DataConfig
 from memlm.data.corpus import documents
 from memlm.data.source import Document, Reading, Source
 
-Split = Literal["train", "validation", "judge"]
+Split = Literal["train", "validation", "judge", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
@@ -22,6 +22,8 @@ def text_hash(text: str) -> bytes:
 def split_of(digest: bytes, config: DataConfig) -> Split:
     """Returns the split of a training document by its hash, whatever comes before or after it."""
     position = int.from_bytes(digest[:8], "big") / 2**64
+    if config.test is None and position >= 1 - config.test_share:  # from the other end: the rest of the splits stay
+        return "test"
     if position < config.judge_share:
         return "judge"
     if config.validation is None and position < config.judge_share + config.validation_share:
@@ -30,33 +32,38 @@ def split_of(digest: bytes, config: DataConfig) -> Split:
 
 
 def split_documents(
-    config: DataConfig, corpus: Sequence[Source], validation: Sequence[Source], reading: Reading
+    config: DataConfig, corpus: Sequence[Source], held_out: Mapping[Split, Sequence[Source]], reading: Reading
 ) -> Iterator[tuple[Split, Document]]:
-    """Yields each text once with its split: first what `data.validation` holds out, then the corpus.
+    """Yields each text once with its split: first what is held out by name (`data.validation`), then the corpus.
 
     Args:
         config: The shares, and the limit on the corpus's bytes.
         corpus: The sources of training text.
-        validation: The sources of `data.validation`; none if it is not given.
+        held_out: The sources of each split that has a name for its own text, as `data.validation`.
         reading: Counts what is left out: bad input, duplicates, training text that is held out as well.
 
     Raises:
-        DataError: there is bad input, or a document in both ``corpus`` and ``validation``, and it is not to be skipped.
+        DataError: there is bad input, or a document in two of the texts, and it is not to be skipped.
     """
-    held_out: dict[bytes, str] = {}
-    for document in documents(validation, reading):
-        digest = text_hash(document.text)
-        if digest in held_out:
-            reading.dropped["duplicate"] += 1
-        else:
-            held_out[digest] = document.where
-            yield "validation", document
+    taken: dict[bytes, tuple[Split, str]] = {}
+    for split, sources in held_out.items():
+        for document in documents(sources, reading):
+            digest = text_hash(document.text)
+            owner, where = taken.get(digest, (None, ""))
+            if owner is None:
+                taken[digest] = split, document.where
+                yield split, document
+            elif owner == split:
+                reading.dropped["duplicate"] += 1
+            else:
+                message = f"the same document is held out in data.{owner}, at {where}"
+                reading.bad("held out", document.where, message, "remove one of them")
     seen: set[bytes] = set()
     n_bytes = 0
     for document in documents(corpus, reading):
         digest = text_hash(document.text)
-        if digest in held_out:
-            message = f"the same document is held out in data.validation, at {held_out[digest]}"
+        if digest in taken:
+            message = "the same document is held out in data.{}, at {}".format(*taken[digest])
             reading.bad("held out", document.where, message, "remove one of them")
         elif digest in seen:
             reading.dropped["duplicate"] += 1

@@ -105,6 +105,7 @@ def _experiment_record(config: ExperimentConfig, command: str) -> dict[str, Any]
         "variants": list(config.variants),
         "seeds": config.seeds,
         "hypotheses": [hypothesis.model_dump(mode="json") for hypothesis in config.hypotheses],
+        "alpha": config.alpha,
         "config": config.model_dump(mode="json"),
         "command": command,
     }
@@ -237,7 +238,8 @@ def _data_record(data: TokenData, suite: Suite) -> dict[str, Any]:
         "train_tokens": len(data.train.ids),
         "validation_tokens": len(data.validation.ids),
         "judge_tokens": len(data.judge.ids),
+        "test_tokens": len(data.test.ids),
         "bytes_per_token": suite.bytes_per_token,
-        "unigram_entropy": unigram_entropy(data.validation.ids),
+        "unigram_entropy": unigram_entropy(suite.held_out.ids),
         "counts": data.counts,
     }
