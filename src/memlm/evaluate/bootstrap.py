@@ -1,9 +1,10 @@
 """An interval that speaks for other seeds and other documents, by a bootstrap over both.
 
-Every seed is evaluated on the same documents, so seeds and documents are crossed, not nested. Both are drawn anew, each
-independently of the other: the pigeonhole bootstrap (A. B. Owen, "The pigeonhole bootstrap", Annals of Applied
-Statistics 1(2), 2007). No bootstrap of crossed draws is exact (P. McCullagh, Bernoulli 6, 2000). With few seeds this
-one is too narrow, because so few can only be drawn in few ways; docs/statistics.md says by how much.
+Every seed is evaluated on the same documents, so seeds and documents are crossed, not nested, and each is drawn anew
+independently of the other (A. B. Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007). Seeds are
+drawn with replacement; documents, of which there are many, get exponential weights, which is as good and ten times as
+fast (A. B. Owen and D. Eckles, arXiv:1106.2125). No bootstrap of crossed draws is exact (P. McCullagh, Bernoulli 6,
+2000). With few seeds this one is too narrow, since they can be drawn in few ways; docs/statistics.md says by how much.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ def two_level(sums: np.ndarray, tokens: np.ndarray, confidence: float = 0.95, re
 
 def _means(sums: np.ndarray, tokens: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
     """Returns the mean of each resample, [resamples]."""
-    seeds, documents = (generator.multinomial(n, np.full(n, 1 / n), size=resamples) for n in sums.shape)
+    n_seeds, n_documents = sums.shape
+    seeds = generator.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=resamples)
+    documents = generator.standard_exponential((resamples, n_documents))
     totals = ((seeds @ sums) * documents).sum(axis=1)
-    return totals / (len(sums) * (documents @ tokens))
+    return totals / (n_seeds * (documents @ tokens))

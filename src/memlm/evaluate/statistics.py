@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from scipy import optimize, stats
@@ -108,7 +109,8 @@ def detectable(sd: float, n: int, level: float) -> float:
         return float(stats.nct.sf(bound, n - 1, shift)) - POWER
 
     # Twice the bound and 3 more is found with more than that chance for every n and level.
-    return float(optimize.brentq(surplus, 0.0, 2 * bound + 3)) * sd / n**0.5
+    shift = cast(float, optimize.brentq(surplus, 0.0, 2 * bound + 3))
+    return shift * sd / n**0.5
 
 
 def half_width(sd: float, n: int | np.ndarray, confidence: float) -> np.ndarray:

@@ -85,12 +85,14 @@ class Suite:
                 )
         sequences = spread_sequences(held_out.ids, seq_len, config.tokens)
         _refuse_trained_text(sequences, data.train.ids)
+        end = tokenizer.token_to_id(END)
+        assert end is not None  # no tokenizer without it makes tokens
         starts = spread_starts(len(held_out.ids), seq_len, config.tokens)
         return cls(
             config=config,
             held_out=held_out,
             sequences=sequences,
-            coverage=Coverage.of(held_out.ids, tokenizer.token_to_id(END), starts, seq_len),
+            coverage=Coverage.of(held_out.ids, end, starts, seq_len),
             quick=spread_sequences(data.validation.ids, seq_len, config.tokens // QUICK_SHARE),
             train_subset=spread_sequences(data.train.ids, seq_len, config.train_tokens),
             judge=fit_judge(data.judge.ids, tokenizer.get_vocab_size()) if config.samples else None,

@@ -116,12 +116,12 @@ def compare(experiment: Experiment) -> Comparison:
     variants = experiment.plan.variants
     results = {variant: _results(experiment.finished(variant)) for variant in variants}
     finished = experiment.finished()
-    broken = document_losses(experiment)[1]
+    documents, broken = document_losses(experiment)
     return Comparison(
         experiment=experiment,
         results=results,
         ledger=_ledger(experiment),
-        judgements=judgements(experiment),
+        judgements=judgements(experiment, documents),
         noise=noise(experiment),
         split=next((run.record.evaluated.split for run in finished if run.record.evaluated), "validation"),
         controls=list(_controls(experiment)),

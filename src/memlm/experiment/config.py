@@ -109,6 +109,8 @@ class ExperimentConfig(Config):
             for variant in claim.variants:
                 if variant not in self.variants:
                     yield f"hypotheses.{index}.claim", unknown("variant", variant, self.variants)
+                elif self.variants[variant].memory is None and hypothesis.metric.startswith(("usage.", "memory_")):
+                    yield f"hypotheses.{index}.metric", f"{variant} has no memory, and nothing of the kind to compare"
 
     def run_config(self, variant: str, seed: int) -> dict[str, Any]:
         """Returns everything that one run depends on, as plain data."""

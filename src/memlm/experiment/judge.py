@@ -11,9 +11,9 @@ import numpy as np
 from memlm.errors import RunError
 from memlm.evaluate.bootstrap import two_level
 from memlm.evaluate.claims import Claim, parse_claim
-from memlm.evaluate.statistics import Difference, Interval, detectable, difference, interval, pooled_sd
+from memlm.evaluate.statistics import Difference, Interval, detectable, difference, pooled_sd
 from memlm.evaluate.verdicts import Case, Verdict, judge
-from memlm.experiment.reading import Documents, Experiment, Hypothesis, Run, run_name
+from memlm.experiment.reading import Documents, Experiment, Hypothesis, run_name
 
 Values = dict[str, dict[int, float]]
 """A result by variant and seed."""
@@ -65,8 +65,12 @@ class Noise:
     detectable: float
 
 
-def judgements(experiment: Experiment) -> list[Judgement]:
+def judgements(experiment: Experiment, documents: Mapping[str, Documents]) -> list[Judgement]:
     """Judges all hypotheses together, in the order they were written.
+
+    Args:
+        experiment: The experiment.
+        documents: The losses by document of its runs, as `document_losses` returns them.
 
     Raises:
         RunError: one of them cannot be read.
@@ -79,7 +83,6 @@ def judgements(experiment: Experiment) -> list[Judgement]:
         for found, hypothesis, claim in zip(by_seed, plan.hypotheses, claims, strict=True)
     ]
     verdicts = judge(cases, plan.alpha)
-    documents = document_losses(experiment)[0]
     judged: list[Judgement] = []
     for hypothesis, claim, found, verdict in zip(plan.hypotheses, claims, by_seed, verdicts, strict=True):
         confidence = 1 - verdict.level

@@ -41,8 +41,8 @@ def _test(run: Run) -> Evaluated | None:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """Returns the settings of a run but for the name of its experiment."""
-    return {name: value for name, value in run.config.items() if name != "experiment"}
+    """Returns the settings of a run but for the name of its experiment and its seed."""
+    return {name: value for name, value in run.config.items() if name not in ("experiment", "seed")}
 
 
 def _others(experiment: Experiment) -> Iterator[Run]:
