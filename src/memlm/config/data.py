@@ -21,7 +21,7 @@ class DataConfig(Config):
     validation: Text | None = None
     """Text held out for evaluation, given as `corpus` is; without it, `validation_share` of the documents."""
     test: Text | None = None
-    """Text held out for one last evaluation (`evaluate.split: test`), given as `corpus` is; nothing else looks at it."""
+    """Text held out for one last evaluation (`evaluate.split: test`), given as `corpus` is; nothing else reads it."""
     text_field: str = "text"
     """The field of a JSON line (or the column of a hub data set) that holds the text."""
     vocab_size: int = Field(default=6400, ge=272)

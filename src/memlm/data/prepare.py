@@ -52,7 +52,9 @@ def prepare(config: DataConfig, cache: Path | None = None, progress: bool = True
     reading = _reading(config)
     corpus = find_sources(config.corpus, reading)
     named: dict[Split, Text | None] = {"validation": config.validation, "test": config.test}
-    held_out = {split: find_sources(names, reading) for split, names in named.items() if names is not None}
+    held_out: dict[Split, list[Source]] = {
+        split: find_sources(names, reading) for split, names in named.items() if names is not None
+    }
     text = _Text(config, corpus, held_out)
     fingerprint = text.fingerprint()
     folder = (cache or default_cache()) / f"data-{fingerprint[:16]}"

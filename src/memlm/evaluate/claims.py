@@ -85,7 +85,7 @@ def parse_claim(text: str) -> Claim:
     Raises:
         ValueError: the text is none of these, or compares something with itself.
     """
-    first, sign, second = (re.split("([<>])", text, maxsplit=1) + ["", ""])[:3]
+    first, second = (*re.split("[<>]", text, maxsplit=1), "")[:2]
     left, right = _side(first), _side(second)
     if left is None or right is None:
         raise ValueError(f"a claim compares two variants or two differences, such as {FORMS}, not {text!r}")
@@ -97,7 +97,7 @@ def parse_claim(text: str) -> Claim:
     turned = left.is_absolute and right.is_absolute and set(left.variants) == set(right.variants)
     if left == right or turned:
         raise ValueError(f"the claim {text.strip()!r} compares {left} with itself")
-    return Claim(left, right) if sign == "<" else Claim(right, left)
+    return Claim(left, right) if "<" in text else Claim(right, left)
 
 
 def _side(text: str) -> Side | None:

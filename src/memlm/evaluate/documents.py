@@ -52,7 +52,7 @@ class Coverage:
         return sums.round(DECIMALS).tolist()
 
     def as_record(self, losses: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Returns what ``documents.json`` holds: names, tokens and, by the result that they add up to, summed losses."""
+        """Returns what ``documents.json`` holds: names, tokens and, by the result they add up to, summed losses."""
         sums = {metric: self.sums(values) for metric, values in losses.items()}
         return {"format": 1, "documents": self.names, "tokens": self.tokens.tolist(), "nats": sums}
 

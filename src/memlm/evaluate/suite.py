@@ -16,8 +16,8 @@ from memlm.data.packing import Tokens
 from memlm.data.tokenizer import END
 from memlm.errors import DataError
 from memlm.evaluate.controls import memory_off, memory_shuffled
-from memlm.evaluate.generation import evaluate_generation, passages
 from memlm.evaluate.documents import Coverage
+from memlm.evaluate.generation import evaluate_generation, passages
 from memlm.evaluate.loss import mean_loss, spread_sequences, spread_starts, token_losses
 from memlm.evaluate.ngram import NgramModel
 from memlm.evaluate.quality import Quality, fit_judge

@@ -312,7 +312,11 @@ def processor() -> str:
 
 
 def _data_checks(config: DataConfig) -> Iterator[Check]:
-    for field, named in (("corpus", config.corpus), ("validation", config.validation or []), ("test", config.test or [])):
+    for field, named in (
+        ("corpus", config.corpus),
+        ("validation", config.validation or []),
+        ("test", config.test or []),
+    ):
         for name in [named] if isinstance(named, str) else named:
             yield _source_check(f"data.{field}", name, config)
     if config.tokenizer is not None:

@@ -1,4 +1,4 @@
-"""Judges the hypotheses of an experiment by its finished runs, and says how much the seeds alone make of a difference."""
+"""Judges the hypotheses of an experiment by its finished runs, and says how much the seeds alone move a metric."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Noise:
     Args:
         metric: Which.
         sd: By variant, the standard deviation over its finished seeds.
-        paired_sd: The same of the differences between two variants over paired seeds, pooled over all pairs of variants.
+        paired_sd: The same of paired differences between two variants, pooled over all pairs of variants.
         n: Seeds of the pair that has the fewest.
         level: The level of the strictest test of the experiment's claims.
         detectable: The smallest difference that so many seeds find in four of five cases at that level.

@@ -21,7 +21,8 @@ def sentence(judgement: Judgement) -> str:
         return f"{subject} cannot be told: no seed has both sides. {asked}{notes}"
     if found.low is None:
         return f"{subject} is {signed(found.mean)} with one paired seed, which has no interval. {asked}{notes}"
-    test = f"{_percent(found)} interval {_range(found)} over {found.n} paired seeds, p {'' if verdict.adjusted_p < 0.001 else '= '}{_p(verdict.adjusted_p)}"
+    test = f"{_percent(found)} interval {_range(found)} over {found.n} paired seeds, "
+    test += f"p {'' if verdict.adjusted_p < 0.001 else '= '}{_p(verdict.adjusted_p)}"
     if verdict.adjusted_p != verdict.p:
         test += " after Holm's adjustment"
     other = ""
@@ -59,9 +60,9 @@ def explanation(comparison: Comparison) -> str:
     """Says what the intervals of the claims are, and what they cannot speak for."""
     alpha = comparison.experiment.plan.alpha
     told = [
-        "A dot is the mean difference, a bar its interval over paired seeds, which speaks for other seeds on this text; "
-        "the paired t-test against the margin (the upright mark) is the test of record. Verdicts hold together at "
-        f"alpha {alpha:g}: p is adjusted by Holm's method over all claims, and each interval has the level of its test.",
+        "A dot is the mean difference, a bar its interval over paired seeds, which speaks for other seeds on this "
+        "text; the paired t-test against the margin (the upright mark) is the test of record. Verdicts hold together "
+        f"at alpha {alpha:g}: p is adjusted by Holm's method, and each interval has the level of its test.",
     ]
     if any(judgement.documents for judgement in comparison.judgements):
         told.append("The thin line, a bootstrap over seeds and documents, speaks for other documents of this kind too.")
@@ -84,8 +85,8 @@ def noise_sentence(found: Noise) -> str:
     form = fixed(3)
     spreads = ", ".join(f"{variant} {form(sd)}" for variant, sd in found.sd.items())
     return (
-        f"Seed noise in {name(found.metric, False)} (standard deviations): {spreads}; of paired differences, pooled over "
-        f"all pairs of variants, {form(found.paired_sd)}. With that, {found.n} seeds find a difference of "
+        f"Seed noise in {name(found.metric, False)} (standard deviations): {spreads}; of paired differences, pooled "
+        f"over all pairs of variants, {form(found.paired_sd)}. With that, {found.n} seeds find a difference of "
         f"{form(found.detectable)} in four of five cases at level {found.level:.3g}."
     )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from memlm.report.content import Content
 from memlm.report.claims import sentence
+from memlm.report.content import Content
 from memlm.report.tables import Cell, Table
 
 

@@ -186,8 +186,8 @@ EVALUATE = [
     (
         "xyzzy: 1",
         "xyzzy = 1",
-        "EvaluateConfig has no such field. Known: split, tokens, train_tokens, batch_size, samples, prompt_tokens, new_tokens,"
-        " temperature.",
+        "EvaluateConfig has no such field. Known: split, tokens, train_tokens, batch_size, samples, prompt_tokens,"
+        " new_tokens, temperature.",
     ),
 ]
 

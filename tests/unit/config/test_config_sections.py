@@ -55,9 +55,10 @@ def claims(claim, metric="time_s"):
             claims("a < b", metric="validation_los"),
             "hypotheses.0.metric = 'validation_los'",
             "unknown metric 'validation_los'. Did you mean 'validation_loss'? Known: bits_per_byte, memory_off_loss,"
-            " memory_shuffled_loss, peak_memory_gib, quality.metrics.model.distinct_1, quality.metrics.model.distinct_2,"
-            " quality.metrics.model.judge_nats, quality.metrics.model.repetition, quality.score, time_s, tokens_per_s,"
-            " train_loss, train_subset_loss, usage.<layer>.dead_slots, usage.<layer>.effective_slots,"
+            " memory_shuffled_loss, peak_memory_gib, quality.metrics.model.distinct_1,"
+            " quality.metrics.model.distinct_2, quality.metrics.model.judge_nats,"
+            " quality.metrics.model.repetition, quality.score, time_s,"
+            " tokens_per_s, train_loss, train_subset_loss, usage.<layer>.dead_slots, usage.<layer>.effective_slots,"
             " usage.<layer>.kl_uniform, usage.<layer>.read_norm, usage.<layer>.share_read,"
             " usage.<layer>.update_share, validation_loss, validation_perplexity.",
         ),

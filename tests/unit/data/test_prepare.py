@@ -124,12 +124,14 @@ def test_a_test_text_is_held_out_as_given(corpus, cache, tmp_path):
         "remove one of them or set data.on_bad_input: skip"
     )
     write(tmp_path / "t.jsonl", [*test, texts(300)[7]])
-    with pytest.raises(DataError, match="corpus.jsonl:8: the same document is held out in data.test, at .*t.jsonl:31"):
+    with pytest.raises(
+        DataError, match=r"corpus\.jsonl:8: the same document is held out in data.test, at .*t.jsonl:31"
+    ):
         run(config(corpus, **fields), cache)
 
 
 def test_a_test_text_must_fill_a_sequence(corpus, cache, tmp_path):
-    with pytest.raises(DataError, match="the test text has .* tokens in 1 documents, fewer than one sequence"):
+    with pytest.raises(DataError, match=r"the test text has .* tokens in 1 documents, fewer than one sequence"):
         run(config(corpus, test=write(tmp_path / "t.jsonl", ["a"])), cache)
 
 

@@ -67,4 +67,4 @@ def test_noise_does_not_pass_for_an_effect():
         (verdict,) = judge([Case(difference(tested.tolist()), looks=claim.looks)], 0.1)
         fooled += verdict.word == "supported"
         by_seed += judge([Case(difference(single.tolist()))], 0.1)[0].word == "supported"
-    assert fooled / 400 < 0.1 < 0.5 < by_seed / 400
+    assert fooled / 400 < 0.1 and by_seed / 400 > 0.5

@@ -62,7 +62,9 @@ def test_every_verdict_agrees_with_the_interval_at_its_level():
         cases = [Case(difference(row.tolist()), 0.05, int(draw.integers(1, 3))) for row in values]
         for row, case, verdict in zip(values, cases, judge(cases, alpha=0.1), strict=True):
             shown = difference(row.tolist(), 1 - verdict.level)
-            where = "supported" if shown.high < -case.margin else "refuted" if shown.low > -case.margin else "inconclusive"
+            where = (
+                "supported" if shown.high < -case.margin else "refuted" if shown.low > -case.margin else "inconclusive"
+            )
             assert verdict.word == where
             assert (verdict.adjusted_p < 0.1) == (verdict.word != "inconclusive")
             words.add(where)

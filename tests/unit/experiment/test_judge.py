@@ -107,7 +107,9 @@ def test_an_effect_that_exceeds_another_whatever_its_sign(tmp_path):
     (judged,) = compared(tmp_path, hypothesis(claim, 0.2)).judgements
     bigger, smaller = losses("cross_attention") - losses("dense"), losses("gated_mlp") - losses("dense")
     assert judged.difference.mean == pytest.approx((smaller - bigger).mean())
-    assert judged.verdict.p == pytest.approx(2 * stats.ttest_1samp(smaller - bigger, -0.2).pvalue), "two ways to come true"
+    assert judged.verdict.p == pytest.approx(2 * stats.ttest_1samp(smaller - bigger, -0.2).pvalue), (
+        "two ways to come true"
+    )
     assert judged.verdict.word == "supported"
 
 
