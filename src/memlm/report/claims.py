@@ -34,26 +34,23 @@ def sentence(judgement: Judgement) -> str:
 
 def table(comparison: Comparison) -> Table:
     """One row for each claim, in the order they were written."""
-    columns = ["Claim", "Verdict", "Tested", "Metric", "Difference", "Asked", "Level"]
-    columns += ["Interval, other seeds on this text", "Interval, other seeds and documents", "p", "p, Holm"]
+    columns = ["Claim", "Verdict", "Tested", "Difference", "Other seeds, this text", "Other seeds and documents"]
+    columns += ["p", "p, Holm"]
     rows = [
         [
             Cell(judgement.hypothesis.name),
             Cell(str(judgement.verdict)),
-            Cell(str(judgement.claim)),
-            Cell(name(judgement.hypothesis.metric, False)),
-            Cell(signed(judgement.difference.mean)),
-            Cell(f"< {plain(-judgement.hypothesis.margin)}"),
-            Cell(f"{judgement.verdict.level:.3g}"),
-            Cell(_range(judgement.difference)),
-            Cell(_range(judgement.documents)),
+            Cell(str(judgement.claim), f"in {name(judgement.hypothesis.metric, False)}"),
+            Cell(signed(judgement.difference.mean), f"asked < {plain(-judgement.hypothesis.margin)}"),
+            _cell(judgement.difference),
+            _cell(judgement.documents),
             Cell(_p(judgement.verdict.p)),
             Cell(_p(judgement.verdict.adjusted_p)),
         ]
         for judgement in comparison.judgements
         if judgement.difference is not None
     ]
-    return Table(columns, rows, labels=4)
+    return Table(columns, rows, labels=3)
 
 
 def explanation(comparison: Comparison) -> str:
@@ -95,10 +92,12 @@ def _percent(found: Interval) -> str:
     return f"{100 * found.confidence:.4g} %"
 
 
-def _range(found: Interval | None) -> str:
-    if found is None or found.low is None or found.high is None:
-        return NOTHING
-    return f"{signed(found.low)} to {signed(found.high)}"
+def _range(found: Interval) -> str:
+    return NOTHING if found.low is None or found.high is None else f"{signed(found.low)} to {signed(found.high)}"
+
+
+def _cell(found: Interval | None) -> Cell:
+    return Cell(NOTHING) if found is None or found.low is None else Cell(_range(found), f"({_percent(found)})")
 
 
 def _p(p: float) -> str:

@@ -21,6 +21,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from memlm.experiment.judge import Judgement
 from memlm.experiment.reading import Experiment, Run
+from memlm.report.tables import name
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's palette, which colour-blind readers can tell apart; further variants repeat it with other dashes."""
@@ -127,7 +128,7 @@ def claims(judgements: Sequence[Judgement]) -> str | None:
         figure = Figure(figsize=(10, 0.42 * sum(heights)), layout="constrained")
         rows = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axes, (metric, group) in zip(rows, by_metric.items(), strict=True):
-            axes.set_xlabel(f"Difference in {metric}")
+            axes.set_xlabel(f"Difference in {name(metric, False)}", parse_math=False)
             axes.set_yticks(range(len(group)), [judgement.hypothesis.name for judgement in group], parse_math=False)
             axes.set_ylim(len(group) - 0.4, -0.6)
             axes.grid(visible=False, axis="y")
