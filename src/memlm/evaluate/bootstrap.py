@@ -4,12 +4,14 @@ Every seed is evaluated on the same documents, so seeds and documents are crosse
 independently of the other (A. B. Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007). Seeds are
 drawn with replacement; documents, of which there are many, get exponential weights, which is as good and ten times as
 fast (A. B. Owen and D. Eckles, arXiv:1106.2125). No bootstrap of crossed draws is exact (P. McCullagh, Bernoulli 6,
-2000). With few seeds this one is too narrow, since they can be drawn in few ways; docs/statistics.md says by how much.
+2000). That of a few seeds alone is too narrow, so their deviations are first expanded to what Student's t makes of them
+(after T. Hesterberg, "What teachers should know about the bootstrap", The American Statistician 69(4), 2015).
 """
 
 from __future__ import annotations
 
 import numpy as np
+from scipy import stats
 
 from memlm.evaluate.statistics import Interval
 
@@ -32,12 +34,20 @@ def two_level(sums: np.ndarray, tokens: np.ndarray, confidence: float = 0.95, re
     if n_seeds == 1 or n_documents == 1:
         return Interval(mean, None, None, n_seeds, confidence)
     generator = np.random.default_rng(0)
+    centre = sums.mean(axis=0)
+    sums = centre + _expansion(n_seeds, confidence) * (sums - centre)
     block = max(1, _AT_ONCE // n_documents)
     means = np.concatenate(
         [_means(sums, tokens, min(block, resamples - start), generator) for start in range(0, resamples, block)]
     )
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(mean, float(low), float(high), n_seeds, confidence)
+
+
+def _expansion(n: int, confidence: float) -> float:
+    """Returns how much wider the t interval of ``n`` values is than the percentile interval of their bootstrap."""
+    tail = (1 - confidence) / 2
+    return float(stats.t.isf(tail, n - 1) / stats.norm.isf(tail) * (n / (n - 1)) ** 0.5)
 
 
 def _means(sums: np.ndarray, tokens: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
