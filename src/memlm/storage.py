@@ -59,6 +59,11 @@ def write_json(path: Path, value: object) -> None:
     _write(path, json.dumps(redacted(value), indent=2, ensure_ascii=False) + "\n")
 
 
+def write_compact_json(path: Path, value: object) -> None:
+    """Writes ``value`` as JSON in one line, whole or not at all: for rows of numbers."""
+    _write(path, json.dumps(redacted(value), separators=(",", ":"), ensure_ascii=False) + "\n")
+
+
 def write_exact_json(path: Path, value: object) -> None:
     """Writes ``value`` as JSON and looks for no credentials: hashes and states hold no text of the user's."""
     _write(path, json.dumps(value, indent=2) + "\n")

@@ -77,6 +77,7 @@ def _write_run(folder: Path, variant: str, seed: int) -> None:
         },
     ]
     write_json(run / "samples.json", samples)
+    write_json(run / "documents.json", _documents(variant, seed))
 
 
 def alarm(name: str, where: str, **changes: Any) -> dict[str, Any]:
@@ -130,6 +131,13 @@ def _record(variant: str, seed: int) -> dict[str, Any]:
             "flops_per_token": 2_510_848 + (1_000 if has_memory else 0),
             "bytes_per_token": 4_734_976 + 4 * memory // 1024,
         },
+        "evaluated": {
+            "split": "validation",
+            "fingerprint": "5f4dcc3b5aa765d6",
+            "tokens": 100_000,
+            "time": f"2026-11-0{seed + 1}T10:04:00+00:00",
+        },
+        "alpha": 0.05,
         "steps": 200,
         "tokens": 400_000,
         "results": _results(variant, seed),
@@ -167,6 +175,17 @@ def _results(variant: str, seed: int) -> dict[str, Any]:
         results |= {"memory_off_loss": loss + 0.3, "memory_shuffled_loss": loss + 0.1 + 0.01 * seed}
         results["usage"] = {str(layer): _usage(layer, seed) for layer in range(4)}
     return results
+
+
+def _documents(variant: str, seed: int) -> dict[str, Any]:
+    """Losses by document that add up to the results; long documents are harder, and each variant finds its own hard."""
+    tokens = [40 + 17 * (n % 7) for n in range(30)]
+    extra = [0.5 * (n % 3) + 0.05 * ((n * len(variant)) % 5) for n in range(30)]
+    mean = sum(t * e for t, e in zip(tokens, extra, strict=True)) / sum(tokens)
+    results = _results(variant, seed)
+    metrics = [name for name in ("validation_loss", "memory_off_loss", "memory_shuffled_loss") if name in results]
+    nats = {m: [round(t * (results[m] + e - mean), 3) for t, e in zip(tokens, extra, strict=True)] for m in metrics}
+    return {"format": 1, "documents": [f"{n:012x}" for n in range(30)], "tokens": tokens, "nats": nats}
 
 
 def _usage(layer: int, seed: int) -> dict[str, Any]:

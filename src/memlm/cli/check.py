@@ -46,7 +46,7 @@ def command(
     asked = question_set(experiment.data, experiment.evaluate)
     suite = Suite.of(experiment.evaluate, data, experiment.data.seq_len, asked)
     device = device_record(experiment.train)
-    console.print(f"data: {len(data.train.ids):,} training tokens, {len(data.validation.ids):,} held out")
+    console.print(f"data: {len(data.train.ids):,} training tokens, {len(suite.held_out.ids):,} held out")
     if asked:
         console.print(f"questions: {len(asked):,}")
     console.print(f"device: {device['name']} ({device['kind']})")

@@ -24,7 +24,7 @@ def print_comparison(console: Console, folder: Path) -> None:
     """Prints results, ledger, verdicts and where the report is."""
     from memlm.experiment.compare import compare
     from memlm.experiment.reading import read_experiment
-    from memlm.report import alarms, knowledge, tables
+    from memlm.report import alarms, claims, knowledge, tables
 
     comparison = compare(read_experiment(folder))
     shown = {
@@ -38,6 +38,11 @@ def print_comparison(console: Console, folder: Path) -> None:
             console.print(_upright(title, table))
     for line in ["; ".join(tables.unigram_sentences(comparison)), tables.held_sentence(comparison)]:
         console.print(line[:1].upper() + line[1:], markup=False)
+    if comparison.split == "test":
+        console.print("Evaluated on the test split, not on validation text.", markup=False)
+    for line in [*map(claims.noise_sentence, comparison.noise), claims.missing_documents(comparison)]:
+        if line:
+            console.print(line, markup=False)
     console.print(alarms.sentence(comparison.experiment), markup=False)
     for line in [*comparison.missing, *comparison.warnings]:
         console.print(f"note: {line}", style="yellow", markup=False)
@@ -45,7 +50,7 @@ def print_comparison(console: Console, folder: Path) -> None:
     for judgement in comparison.judgements:
         claim = f"{judgement.hypothesis.name} ({judgement.hypothesis.claim}): {judgement.verdict}"
         console.print(claim, style="bold", markup=False)
-        console.print(f"  {tables.sentence(judgement)}", markup=False)
+        console.print(f"  {claims.sentence(judgement)}", markup=False)
     console.print(f"\nreport: {folder / 'report.html'}", markup=False)
 
 

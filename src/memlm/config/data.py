@@ -24,6 +24,8 @@ class DataConfig(Config):
     .md files, or `hub:owner/name` for a data set of the Hugging Face hub; or a list of these."""
     validation: Text | None = None
     """Text held out for evaluation, given as `corpus` is; without it, `validation_share` of the documents."""
+    test: Text | None = None
+    """Text held out for one last evaluation (`evaluate.split: test`), given as `corpus` is; nothing else reads it."""
     text_field: str = "text"
     """The field of a JSON line (or the column of a hub data set) that holds the text."""
     vocab_size: int = Field(default=6400, ge=272)
@@ -34,6 +36,8 @@ class DataConfig(Config):
     """Tokens in one sequence."""
     validation_share: float = Field(default=0.05, gt=0, lt=0.5)
     """Share of the documents held out when `validation` is not given."""
+    test_share: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of the documents held out for one last evaluation when `test` is not given; 0 holds out none."""
     judge_share: float = Field(default=0.05, gt=0, lt=0.5)
     """Share of the documents that only the n-gram judge of generated text is fitted on."""
     tune_share: float = Field(default=0.0, ge=0, lt=0.5)
@@ -67,3 +71,5 @@ class DataConfig(Config):
             for name in ("validation_share", "judge_share", "max_bytes", "text_field"):
                 if self.changes(name):
                     yield name, "has no effect, because the corpus is generated; see facts"
+        if self.test is not None and self.changes("test_share"):
+            yield "test_share", "has no effect, because test names the held-out text"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from pydantic import Field
 
@@ -12,6 +13,9 @@ from memlm.config.base import Config, Count
 class EvaluateConfig(Config):
     """Evaluation at the end of a run; while training, a tenth of the tokens is used and nothing is generated."""
 
+    split: Literal["validation", "test"] = "validation"
+    """The text of the evaluation at the end; `test` opens the test split, which the record tells. While training it is
+    validation text either way."""
     tokens: Count = Field(default=200_000, gt=0)
     """Held-out tokens; all there are if there are fewer."""
     train_tokens: Count = Field(default=50_000, gt=0)

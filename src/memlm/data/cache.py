@@ -37,6 +37,7 @@ class TokenData:
         validation: Held out for evaluation.
         judge: Held out for the n-gram judge of generated text.
         tune: Held out for tuning; empty without `data.tune_share`.
+        test: Held out for one last evaluation; no tokens if there is no such split.
         tokenizer: The tokenizer.json that belongs to the tokens.
         fingerprint: The same text and the same settings give the same one.
         tokenizer_fingerprint: The hash of the tokenizer's file.
@@ -47,6 +48,7 @@ class TokenData:
     validation: Tokens
     judge: Tokens
     tune: Tokens
+    test: Tokens
     tokenizer: Path
     fingerprint: str
     tokenizer_fingerprint: str
@@ -105,6 +107,7 @@ def write_summary(
         "vocab_size": vocab_size,
         "counts": counts,
         "crc32": {split: writer.crc32 for split, writer in writers.items()},
+        "text": {split: writer.fingerprint for split, writer in writers.items()},
     }
     (folder / SUMMARY).write_text(json.dumps(_sealed(summary), indent=2) + "\n", encoding="utf-8")
 
@@ -121,21 +124,20 @@ def _read(folder: Path) -> TokenData:
     tokenizer = folder / TOKENIZER
     if sha256(tokenizer) != summary["tokenizer_fingerprint"]:
         raise ValueError(f"{TOKENIZER} is not the one it was made with")
-    tokens = {split: _tokens(folder, split, summary) for split in SPLITS}
-    fingerprint, counts = summary["fingerprint"], summary["counts"]
+    if "text" not in summary:
+        raise ValueError("they are those of an older version")
+    splits = {split: _tokens(folder, split, summary) for split in SPLITS}
     return TokenData(
-        **tokens,
+        **splits,
         tokenizer=tokenizer,
-        fingerprint=fingerprint,
+        fingerprint=summary["fingerprint"],
         tokenizer_fingerprint=summary["tokenizer_fingerprint"],
-        counts=counts,
+        counts=summary["counts"],
     )
 
 
 def _tokens(folder: Path, split: Split, summary: dict[str, Any]) -> Tokens:
     path, kind, counts = bin_path(folder, split), dtype(summary["vocab_size"]), summary["counts"]
-    if split not in summary["crc32"]:  # prepared before there was this split
-        return Tokens(np.frombuffer(b"", kind), 0, 0)
     size, n_tokens = path.stat().st_size, counts[f"{split}/tokens"]
     if size != n_tokens * kind.itemsize:
         raise ValueError(f"{path.name} has {size} bytes, not {n_tokens * kind.itemsize}")
@@ -144,7 +146,7 @@ def _tokens(folder: Path, split: Split, summary: dict[str, Any]) -> Tokens:
     # Against damage, not malice: ten times as fast as a cryptographic hash. A flipped bit may be no token at all.
     if zlib.crc32(ids.data) != summary["crc32"][split]:
         raise ValueError(f"{path.name} is not as it was written")
-    return Tokens(ids, counts[f"{split}/documents"], counts[f"{split}/bytes"])
+    return Tokens(ids, counts[f"{split}/documents"], counts[f"{split}/bytes"], summary["text"][split])
 
 
 def _sealed(summary: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zlib
 from dataclasses import dataclass
@@ -26,11 +27,13 @@ class Tokens:
         ids: Token ids [n_tokens], uint16 or uint32, read-only and memory-mapped.
         n_documents: Documents in them.
         n_bytes: UTF-8 bytes of the documents' text.
+        fingerprint: The hash of the documents in their order, whatever the tokenizer.
     """
 
     ids: np.ndarray
     n_documents: int
     n_bytes: int
+    fingerprint: str
 
 
 class TokenWriter:
@@ -50,6 +53,7 @@ class TokenWriter:
         self._pieces: list[str] = []
         self._marks: list[list[Any]] = []
         self._waiting = 0
+        self._text = hashlib.sha256()
         # A document may speak of the end mark; only the real end of a document is one.
         tokenizer.encode_special_tokens = True
         self._file = path.open("wb")
@@ -64,9 +68,15 @@ class TokenWriter:
         finally:
             self._file.close()
 
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the documents so far, as `Tokens.fingerprint`."""
+        return self._text.hexdigest()
+
     def add(self, text: str) -> None:
         """Appends a document."""
         self.n_documents += 1
+        self._text.update(hashlib.sha256(text.encode()).digest())
         for piece in pieces(text):
             if self._waiting >= BATCH_BYTES:
                 self._flush()

@@ -7,16 +7,17 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from tokenizers import Tokenizer
 
-from memlm.config.data import DataConfig
+from memlm.config.data import DataConfig, Text
 from memlm.data.cache import TOKENIZER, TokenData, bin_path, default_cache, load, new_folder, write_summary
 from memlm.data.corpus import find_sources
 from memlm.data.packing import TokenWriter
@@ -50,8 +51,11 @@ def prepare(config: DataConfig, cache: Path | None = None, progress: bool = True
         load_tokenizer(Path(config.tokenizer), config.vocab_size)
     reading = _reading(config)
     corpus = find_sources(config.corpus, reading, config.facts)
-    validation = [] if config.validation is None else find_sources(config.validation, reading)
-    text = _Text(config, corpus, validation)
+    named: dict[Split, Text | None] = {"validation": config.validation, "test": config.test}
+    held_out: dict[Split, list[Source]] = {
+        split: find_sources(names, reading) for split, names in named.items() if names is not None
+    }
+    text = _Text(config, corpus, held_out)
     fingerprint = text.fingerprint()
     folder = (cache or default_cache()) / f"data-{fingerprint[:16]}"
     data = load(folder)
@@ -59,7 +63,7 @@ def prepare(config: DataConfig, cache: Path | None = None, progress: bool = True
         data = _build(text, fingerprint, folder, progress)
     data = replace(data, counts=data.counts | {f"dropped/{reason}": n for reason, n in reading.dropped.items()})
     _tell_dropped(data.counts)
-    _require_a_sequence(data, config.seq_len)
+    _require_a_sequence(data, config)
     return data
 
 
@@ -69,28 +73,32 @@ class _Text:
 
     config: DataConfig
     corpus: Sequence[Source]
-    validation: Sequence[Source]
+    held_out: Mapping[Split, Sequence[Source]]
 
     def fingerprint(self) -> str:
-        tokenizer, validation = self.config.tokenizer, self.config.validation
+        tokenizer = self.config.tokenizer
+        held_out = {split: [source.fingerprint() for source in sources] for split, sources in self.held_out.items()}
         settings = {
             "format": FORMAT,
             "corpus": [source.fingerprint() for source in self.corpus],
-            "validation": None if validation is None else [source.fingerprint() for source in self.validation],
+            "validation": None,
+            **held_out,
             "tokenizer": None if tokenizer is None else sha256(Path(tokenizer)),
             **self.config.model_dump(include=SETTINGS),
         }
         if self.config.tune_share:  # without one, the tokens are what they were before there was such a share
             settings["tune_share"] = self.config.tune_share
+        if self.config.test_share:  # text without a test split keeps the fingerprint that it had before there were any
+            settings["test_share"] = self.config.test_share
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def read(self, reading: Reading, bars: Progress, purpose: str, limit: int) -> Iterator[tuple[Split, Document]]:
         """Yields the split documents, with a bar that is full at ``limit`` bytes of text or at the sources' end."""
-        size = sum(source.size for source in (*self.corpus, *self.validation))
+        size = sum(source.size for source in chain(self.corpus, *self.held_out.values()))
         bar = bars.add_task(purpose, total=1.0 if size else None, documents=0)
         n_bytes = 0
         for number, (split, document) in enumerate(
-            split_documents(self.config, self.corpus, self.validation, reading), 1
+            split_documents(self.config, self.corpus, self.held_out, reading), 1
         ):
             yield split, document
             n_bytes += len(document.text.encode())
@@ -157,10 +165,13 @@ def _tell_dropped(counts: dict[str, int]) -> None:
         logger.log(level, "left out of the text: %s", ", ".join(f"{n:,} {reason}" for reason, n in dropped.items()))
 
 
-def _require_a_sequence(data: TokenData, seq_len: int) -> None:
-    for name, tokens in (("training", data.train), ("validation", data.validation)):
-        if len(tokens.ids) < seq_len + 1:
+def _require_a_sequence(data: TokenData, config: DataConfig) -> None:
+    needed = {"training": data.train, "validation": data.validation}
+    if config.test is not None or config.test_share:
+        needed["test"] = data.test
+    for name, tokens in needed.items():
+        if len(tokens.ids) < config.seq_len + 1:
             raise DataError(
                 f"the {name} text has {len(tokens.ids)} tokens in {tokens.n_documents} documents, fewer than one "
-                f"sequence of data.seq_len + 1 = {seq_len + 1}; give more text or set a smaller data.seq_len"
+                f"sequence of data.seq_len + 1 = {config.seq_len + 1}; give more text or set a smaller data.seq_len"
             )

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from memlm.errors import DataError, MissingDependencyError
 
-Split = Literal["train", "validation", "judge", "tune"]
+Split = Literal["train", "validation", "judge", "tune", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from memlm.config.data import DataConfig
 from memlm.data.corpus import documents
@@ -18,9 +18,13 @@ def text_hash(text: str) -> bytes:
 def split_of(digest: bytes, config: DataConfig) -> Split:
     """Returns the split of a training document by its hash, whatever comes before or after it."""
     position = int.from_bytes(digest[:8], "big") / 2**64
+    # Tuning and test take from the other end: the other splits keep their documents.
+    end = 1 - (config.test_share if config.test is None else 0)
+    if position >= end:
+        return "test"
     if position < config.judge_share:
         return "judge"
-    if position >= 1 - config.tune_share:  # from the other end: the splits that were there keep their documents
+    if position >= end - config.tune_share:
         return "tune"
     if config.validation is None and position < config.judge_share + config.validation_share:
         return "validation"
@@ -28,29 +32,34 @@ def split_of(digest: bytes, config: DataConfig) -> Split:
 
 
 def split_documents(
-    config: DataConfig, corpus: Sequence[Source], validation: Sequence[Source], reading: Reading
+    config: DataConfig, corpus: Sequence[Source], held_out: Mapping[Split, Sequence[Source]], reading: Reading
 ) -> Iterator[tuple[Split, Document]]:
-    """Yields each text once with its split: first what `data.validation` holds out, then the corpus.
+    """Yields each text once with its split: first what is held out by name (`data.validation`), then the corpus.
 
     A document that says its split itself is taken as it is, as often as it comes.
 
     Args:
         config: The shares, and the limit on the corpus's bytes.
         corpus: The sources of training text.
-        validation: The sources of `data.validation`; none if it is not given.
+        held_out: The sources of each split that has a name for its own text, as `data.validation`.
         reading: Counts what is left out: bad input, duplicates, training text that is held out as well.
 
     Raises:
-        DataError: there is bad input, or a document in both ``corpus`` and ``validation``, and it is not to be skipped.
+        DataError: there is bad input, or a document in two of the texts, and it is not to be skipped.
     """
-    held_out: dict[bytes, str] = {}
-    for document in documents(validation, reading):
-        digest = text_hash(document.text)
-        if digest in held_out:
-            reading.dropped["duplicate"] += 1
-        else:
-            held_out[digest] = document.where
-            yield "validation", document
+    taken: dict[bytes, tuple[Split, str]] = {}
+    for split, sources in held_out.items():
+        for document in documents(sources, reading):
+            digest = text_hash(document.text)
+            owner, where = taken.get(digest, (None, ""))
+            if owner is None:
+                taken[digest] = split, document.where
+                yield split, document
+            elif owner == split:
+                reading.dropped["duplicate"] += 1
+            else:
+                message = f"the same document is held out in data.{owner}, at {where}"
+                reading.bad("held out", document.where, message, "remove one of them")
     seen: set[bytes] = set()
     n_bytes = 0
     for document in documents(corpus, reading):
@@ -58,8 +67,8 @@ def split_documents(
             yield document.split, document
             continue
         digest = text_hash(document.text)
-        if digest in held_out:
-            message = f"the same document is held out in data.validation, at {held_out[digest]}"
+        if digest in taken:
+            message = "the same document is held out in data.{}, at {}".format(*taken[digest])
             reading.bad("held out", document.where, message, "remove one of them")
         elif digest in seen:
             reading.dropped["duplicate"] += 1

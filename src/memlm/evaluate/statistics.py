@@ -1,26 +1,26 @@
-"""From the numbers of a few seeds to a statement: intervals, paired differences and verdicts on claims.
+"""From the numbers of a few seeds to intervals: of means, of paired differences, and what so many seeds can tell.
 
 Everything rests on Student's t (W. S. Gosset, "The probable error of a mean", Biometrika 6(1), 1908): seeds are taken
-as independent draws, and their values, or the differences of paired seeds, as roughly normal.
+as independent draws, and their values, or the differences of paired seeds, as roughly normal. docs/statistics.md says
+what each number means.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import cast
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
-MAX_SEEDS = 1000
-"""A verdict names no larger number of needed seeds: nobody would train that many."""
+POWER = 0.8
+"""How often a test finds the smallest difference that is called detectable."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds and its t interval, in the unit of the values."""
+    """A mean over seeds and an interval around it, in the unit of the values."""
 
     mean: float
     low: float | None
@@ -28,43 +28,16 @@ class Interval:
     high: float | None
     n: int
     """Number of seeds."""
+    confidence: float = 0.95
+    """Share of such intervals that hold the truth."""
 
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """The mean of a - b over paired seeds, with its interval and test."""
+    """A mean over paired seeds of a difference between variants."""
 
-    sd: float | None
+    sd: float | None = None
     """Standard deviation of the differences; None for a single seed."""
-    p: float | None
-    """Two-sided p of the paired t-test against no difference; None for a single seed."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the seeds say about a claim; as text, e.g. "inconclusive (needs about 7 seeds)"."""
-
-    word: Literal["supported", "refuted", "inconclusive"]
-    needed_seeds: int | None = None
-    """For inconclusive: about how many seeds would settle it, ``MAX_SEEDS + 1`` if more than `MAX_SEEDS`. None if
-    no number would, because a value is not finite."""
-
-    def __str__(self) -> str:
-        if self.word != "inconclusive":
-            return self.word
-        if self.needed_seeds is None:
-            return "inconclusive (a value is not finite)"
-        if self.needed_seeds > MAX_SEEDS:
-            return f"inconclusive (needs more than {MAX_SEEDS:,} seeds)"
-        return f"inconclusive (needs {'at least' if self.needed_seeds == 2 else 'about'} {self.needed_seeds:,} seeds)"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A written hypothesis: the left variant's metric is below the right one's."""
-
-    left: str
-    right: str
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
@@ -78,16 +51,26 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
         raise ValueError("an interval needs at least one value")
     mean = float(np.mean(values))
     if n == 1:
-        return Interval(mean, None, None, n)
-    half = float(_half_width(float(np.std(values, ddof=1)), n, confidence))
-    return Interval(mean, mean - half, mean + half, n)
+        return Interval(mean, None, None, n, confidence)
+    half = float(half_width(float(np.std(values, ddof=1)), n, confidence))
+    return Interval(mean, mean - half, mean + half, n, confidence)
+
+
+def difference(values: Sequence[float], confidence: float = 0.95) -> Difference:
+    """Returns the mean of differences, one a seed, with its t interval and their standard deviation.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    found = interval(values, confidence)
+    sd = None if found.n == 1 else float(np.std(values, ddof=1))
+    return Difference(found.mean, found.low, found.high, found.n, confidence, sd)
 
 
 def paired_difference(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Difference:
-    """Returns a - b over the seeds that both have, with a t interval and the paired t-test.
+    """Returns a - b over the seeds that both have, with a t interval.
 
-    Pairing takes out what the seeds do to both variants alike (the order of the data, for one). Differences without
-    any spread are taken at their word: the interval is a point, and p is 1 if that point is 0, else 0.
+    Pairing takes out what the seeds do to both variants alike (the order of the data, for one).
 
     Args:
         a: Value of each seed.
@@ -100,56 +83,36 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float], confidence
     seeds = sorted(a.keys() & b.keys())
     if not seeds:
         raise ValueError(f"no seed is in both: {sorted(a)} and {sorted(b)}")
-    differences = np.array([a[seed] - b[seed] for seed in seeds])
-    found = interval(differences.tolist(), confidence)
-    if found.n == 1:
-        return Difference(found.mean, None, None, 1, sd=None, p=None)
-    sd = float(np.std(differences, ddof=1))
-    if sd == 0:
-        p = float(found.mean == 0)
-    else:
-        p = float(2 * stats.t.sf(abs(found.mean) / (sd / found.n**0.5), found.n - 1))
-    return Difference(found.mean, found.low, found.high, found.n, sd, p)
+    return difference([a[seed] - b[seed] for seed in seeds], confidence)
 
 
-def verdict(difference: Difference, margin: float) -> Verdict:
-    """Judges the claim "a < b by more than ``margin``" by the interval of a - b.
+def pooled_sd(spreads: Sequence[tuple[float, int]]) -> float:
+    """Returns one standard deviation for several samples, each given by its own and its size of at least 2."""
+    freedom = sum(n - 1 for _, n in spreads)
+    return (sum((n - 1) * sd**2 for sd, n in spreads) / freedom) ** 0.5
 
-    It is *supported* if the whole interval lies below ``-margin``, *refuted* if none of it does, else *inconclusive*.
-    The number of seeds needed is the smallest for which an interval as wide as the observed spread makes it, around
-    the observed mean, would lie on one side. Mean and spread of few seeds are rough, and so is this number.
+
+def detectable(sd: float, n: int, level: float) -> float:
+    """Returns the smallest true difference that the paired t-test finds with a chance of `POWER`.
+
+    Without that difference the test's statistic follows t, with it noncentral t (J. Cohen, "Statistical Power Analysis
+    for the Behavioral Sciences", 2nd ed. 1988, chapter 2). The chance of a find in the wrong direction is left out.
 
     Args:
-        difference: a - b, as `paired_difference` returns it.
-        margin: How much lower a must be, in the unit of the metric, at least 0.
+        sd: Standard deviation of the differences.
+        n: Seeds, at least 2.
+        level: Chance of a find where there is no difference, both directions together.
     """
-    if difference.low is None or difference.high is None or difference.sd is None:
-        return Verdict("inconclusive", 2)
-    if difference.high < -margin:
-        return Verdict("supported")
-    if difference.low >= -margin:
-        return Verdict("refuted")
-    if not np.isfinite(difference.mean):
-        return Verdict("inconclusive")
-    counts = np.arange(difference.n + 1, MAX_SEEDS + 1)
-    enough = _half_width(difference.sd, counts) < abs(difference.mean + margin)
-    return Verdict("inconclusive", int(counts[enough][0]) if enough.any() else MAX_SEEDS + 1)
+    bound = float(stats.t.isf(level / 2, n - 1))
+
+    def surplus(shift: float) -> float:
+        return float(stats.nct.sf(bound, n - 1, shift)) - POWER
+
+    # Twice the bound and 3 more is found with more than that chance for every n and level.
+    shift = cast(float, optimize.brentq(surplus, 0.0, 2 * bound + 3))
+    return shift * sd / n**0.5
 
 
-def parse_claim(text: str) -> Claim:
-    """Reads "gated_mlp < cross_attention"; "a > b" is read as "b < a".
-
-    Raises:
-        ValueError: the text is no comparison of two different variants.
-    """
-    match = re.fullmatch(r"\s*([^\s<>=]+)\s*([<>])\s*([^\s<>=]+)\s*", text)
-    if match is None:
-        raise ValueError(f"a claim compares two variants, such as 'gated_mlp < cross_attention', not {text!r}")
-    left, sign, right = match.groups()
-    if left == right:
-        raise ValueError(f"the claim {text.strip()!r} compares {left} with itself")
-    return Claim(left, right) if sign == "<" else Claim(right, left)
-
-
-def _half_width(sd: float, n: int | np.ndarray, confidence: float = 0.95) -> np.ndarray:
+def half_width(sd: float, n: int | np.ndarray, confidence: float) -> np.ndarray:
+    """Returns half of the t interval around a mean of ``n`` values."""
     return stats.t.ppf((1 + confidence) / 2, np.subtract(n, 1)) * sd / np.sqrt(n)

@@ -12,11 +12,14 @@ from tokenizers import Tokenizer
 
 from memlm.config.evaluate import EvaluateConfig
 from memlm.data.cache import TokenData
+from memlm.data.packing import Tokens
 from memlm.data.questions import FROM_FILE, SEEN, QuestionSet
+from memlm.data.tokenizer import END
 from memlm.errors import DataError
 from memlm.evaluate.controls import memory_off, memory_shuffled
+from memlm.evaluate.documents import Coverage
 from memlm.evaluate.generation import evaluate_generation, passages
-from memlm.evaluate.loss import mean_loss, spread_sequences
+from memlm.evaluate.loss import mean_loss, spread_sequences, spread_starts, token_losses
 from memlm.evaluate.ngram import NgramModel
 from memlm.evaluate.quality import Quality, fit_judge
 from memlm.evaluate.recall import Encoded, answer, by_kind, encode, learned_bits
@@ -33,17 +36,32 @@ SOUGHT, SEARCHED = 16, 50_000_000
 """Held-out sequences that are looked for in the training text, and the tokens of it that are searched."""
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What the evaluation of a model found.
+
+    Attributes:
+        results: The results as a record has them.
+        samples: Prompts, how the model continues them, and how the held-out text does.
+        documents: The losses of each document, as `Coverage.as_record` returns them.
+    """
+
+    results: dict[str, Any]
+    samples: list[dict[str, str]]
+    documents: dict[str, Any]
+
+
 @dataclass(frozen=True, eq=False)
 class Suite:
     """What all runs of an experiment are evaluated on.
 
     Attributes:
         config: How to evaluate.
-        validation: Held-out sequences, [N, T + 1].
-        quick: The held-out sequences that are evaluated while training.
+        held_out: The text of the evaluation at the end, of the split that the config names.
+        sequences: Held-out sequences, [N, T + 1].
+        coverage: The documents that those lie in.
+        quick: The validation sequences that are evaluated while training.
         train_subset: Sequences of the training text.
-        validation_ids: All held-out tokens; prompts come from them.
-        bytes_per_token: UTF-8 bytes of held-out text for each token.
         judge: The n-gram model that generated text is scored by; None if nothing is generated.
         tokenizer: Turns tokens into text.
         asked: The questions, if there are any.
@@ -51,11 +69,11 @@ class Suite:
     """
 
     config: EvaluateConfig
-    validation: np.ndarray
+    held_out: Tokens
+    sequences: np.ndarray
+    coverage: Coverage
     quick: np.ndarray
     train_subset: np.ndarray
-    validation_ids: np.ndarray
-    bytes_per_token: float
     judge: NgramModel | None
     tokenizer: Tokenizer
     asked: QuestionSet
@@ -66,7 +84,7 @@ class Suite:
         """Returns the suite for ``data``, cut into sequences of ``seq_len`` tokens, and the questions to ask."""
         asked = asked or QuestionSet()
         tokenizer = Tokenizer.from_file(str(data.tokenizer))
-        held_out = data.validation
+        held_out: Tokens = getattr(data, config.split)
         if config.samples:  # what generation cannot do without must show before training, not after it
             passages(held_out.ids, config)
             if not len(data.judge.ids):
@@ -74,20 +92,28 @@ class Suite:
                     "no document fell to the judge of generated text; give more documents, raise data.judge_share or "
                     "set evaluate.samples: 0"
                 )
-        validation = spread_sequences(held_out.ids, seq_len, config.tokens)
-        _refuse_trained_text(validation, data.train.ids)
+        sequences = spread_sequences(held_out.ids, seq_len, config.tokens)
+        _refuse_trained_text(sequences, data.train.ids)
+        end = tokenizer.token_to_id(END)
+        assert end is not None  # no tokenizer without it makes tokens
+        starts = spread_starts(len(held_out.ids), seq_len, config.tokens)
         return cls(
             config=config,
-            validation=validation,
-            quick=spread_sequences(held_out.ids, seq_len, config.tokens // QUICK_SHARE),
+            held_out=held_out,
+            sequences=sequences,
+            coverage=Coverage.of(held_out.ids, end, starts, seq_len),
+            quick=spread_sequences(data.validation.ids, seq_len, config.tokens // QUICK_SHARE),
             train_subset=spread_sequences(data.train.ids, seq_len, config.train_tokens),
-            validation_ids=held_out.ids,
-            bytes_per_token=held_out.n_bytes / len(held_out.ids),
             judge=fit_judge(data.judge.ids, tokenizer.get_vocab_size()) if config.samples else None,
             tokenizer=tokenizer,
             asked=asked,
             encoded=encode(asked.questions, tokenizer, seq_len),
         )
+
+    @property
+    def bytes_per_token(self) -> float:
+        """UTF-8 bytes of held-out text for each token."""
+        return self.held_out.n_bytes / len(self.held_out.ids)
 
     def evaluate_quick(self, model: MemlmForCausalLM) -> dict[str, float]:
         """Returns held-out loss and usage under the names of the metrics log."""
@@ -98,8 +124,8 @@ class Suite:
             metrics |= {f"memory/{layer}/{name}": value for name, value in used.as_dict().items()}
         return metrics
 
-    def evaluate(self, model: MemlmForCausalLM, seed: int) -> tuple[dict[str, Any], list[dict[str, str]]]:
-        """Returns the results of a trained model, and samples of what it writes.
+    def evaluate(self, model: MemlmForCausalLM, seed: int) -> Evaluation:
+        """Evaluates a trained model: losses with and without its memory, usage, generated text.
 
         Args:
             model: The model, on the device to use.
@@ -107,24 +133,27 @@ class Suite:
         """
         start = time.perf_counter()
         usage = UsageCounter()
-        loss = mean_loss(model.decoder, self.validation, self.config.batch_size, usage)
+        losses = {"validation_loss": token_losses(model.decoder, self.sequences, self.config.batch_size, usage)}
+        used = usage.result()
+        if used:
+            with memory_off(model.decoder):
+                losses["memory_off_loss"] = token_losses(model.decoder, self.sequences, self.config.batch_size)
+            with memory_shuffled(model.decoder):
+                losses["memory_shuffled_loss"] = token_losses(model.decoder, self.sequences, self.config.batch_size)
+        means = {name: float(values.mean(dtype=np.float64)) for name, values in losses.items()}
+        loss = means["validation_loss"]
         results: dict[str, Any] = {
-            "validation_loss": loss,
+            **means,
             "validation_perplexity": math.exp(min(loss, 700.0)),
             "bits_per_byte": loss / math.log(2) / self.bytes_per_token,
             "train_subset_loss": mean_loss(model.decoder, self.train_subset, self.config.batch_size),
         }
-        used = usage.result()
         if used:
             results["usage"] = {str(layer): layer_usage.as_dict() for layer, layer_usage in used.items()}
-            with memory_off(model.decoder):
-                results["memory_off_loss"] = mean_loss(model.decoder, self.validation, self.config.batch_size)
-            with memory_shuffled(model.decoder):
-                results["memory_shuffled_loss"] = mean_loss(model.decoder, self.validation, self.config.batch_size)
         results |= self._recall(model.decoder, has_memory=bool(used))
         samples: list[dict[str, str]] = []
         if self.judge is not None:
-            quality, drawn = evaluate_generation(model, self.validation_ids, self.judge, self.config, seed)
+            quality, drawn = evaluate_generation(model, self.held_out.ids, self.judge, self.config, seed)
             results["quality"] = _as_record(quality)
             rows = zip(drawn.prompts, drawn.continuations, drawn.real, strict=True)
             samples = [
@@ -132,7 +161,7 @@ class Suite:
                 for prompt, written, real in rows
             ]
         results["evaluate_time_s"] = time.perf_counter() - start
-        return results, samples
+        return Evaluation(results, samples, self.coverage.as_record(losses))
 
     def _recall(self, decoder: Decoder, has_memory: bool) -> dict[str, Any]:
         """Returns recall by kind and learned bits; of a memory model also how it recalls under the two controls."""

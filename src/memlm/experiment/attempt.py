@@ -27,7 +27,7 @@ from memlm.experiment.record import code_state, config_hash, environment, now
 from memlm.experiment.solution import Solution
 from memlm.hf import MemlmForCausalLM
 from memlm.model.cost import cost
-from memlm.storage import write_json, write_text, write_yaml
+from memlm.storage import write_compact_json, write_json, write_text, write_yaml
 from memlm.train.checkpoint import FINAL, finish, load_model, newest_sound, prune, remove_after, save_model, verify
 from memlm.train.interrupts import deferred_signals
 from memlm.train.loop import Hooks, TrainResult, build_accelerator, train
@@ -113,13 +113,21 @@ class Attempt:
         # What is evaluated is what others will load, so a part lost in saving shows here.
         accelerator = build_accelerator(self.train)
         model = load_model(self.folder / FINAL, accelerator.device)
+        held_out = prepared.suite.held_out
+        text = {
+            "split": prepared.config.evaluate.split,
+            "fingerprint": held_out.fingerprint,
+            "tokens": len(held_out.ids),
+        }
+        self._update(evaluated=text | {"time": now()})  # before it is looked at, for a test split is opened by that
         with accelerator.autocast():
-            results, samples = prepared.suite.evaluate(model, self.seed)
-        write_json(self.folder / "samples.json", samples)
+            evaluation = prepared.suite.evaluate(model, self.seed)
+        write_json(self.folder / "samples.json", evaluation.samples)
+        write_compact_json(self.folder / "documents.json", evaluation.documents)
         finish(self.folder, self.train.keep_best)
+        results = evaluation.results | asdict(trained)
         if "learned_bits" in results:
             results["learned_bits"] |= per_parameter(results["learned_bits"], self.record["cost"])
-        results |= asdict(trained)
         self._update(
             status="finished",
             finished=now(),
@@ -166,6 +174,8 @@ class Attempt:
             device=prepared.device,
             config_hash=self.owner["config_hash"],
             hypotheses=[hypothesis.model_dump(mode="json") for hypothesis in prepared.config.hypotheses],
+            alpha=prepared.config.alpha,
+            evaluated=before.get("evaluated"),
             data=prepared.data_record,
             cost=cost(model, prepared.config.data.vocab_size, prepared.config.data.seq_len).as_dict(),
             steps=0,

@@ -9,19 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from memlm.config.checks import LEFT_OUT
-from memlm.errors import RunError
-from memlm.evaluate.statistics import (
-    Claim,
-    Difference,
-    Interval,
-    Verdict,
-    interval,
-    paired_difference,
-    parse_claim,
-    verdict,
-)
+from memlm.evaluate.statistics import Difference, Interval, interval, paired_difference
 from memlm.experiment.difference import flatten
-from memlm.experiment.reading import Experiment, Hypothesis, Run, run_name
+from memlm.experiment.judge import Judgement, Noise, document_losses, judgements, noise, values_of
+from memlm.experiment.opened import opened_before
+from memlm.experiment.reading import Experiment, Run, run_name
 from memlm.experiment.solution import Solution
 from memlm.experiment.variants import QUANTITIES
 
@@ -41,6 +33,7 @@ CONTROLS = {"memory off": "memory_off_loss", "values shuffled": "memory_shuffled
 
 _SAME: dict[str, Callable[[Run], object]] = {
     "text": lambda run: run.record.data and run.record.data.fingerprint,
+    "evaluated text": lambda run: run.record.evaluated and run.record.evaluated.fingerprint,
     "tokenizer": lambda run: run.record.data and run.record.data.tokenizer_fingerprint,
     "questions": lambda run: run.record.data and run.record.data.questions,
     "device": lambda run: str(run.record.device),
@@ -100,35 +93,6 @@ class Ledger:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What the runs say about a hypothesis.
-
-    Args:
-        hypothesis: The claim as it was written.
-        claim: The claim as it is read, ``left < right``.
-        difference: left minus right over paired seeds; None if no seed has both.
-        found: Verdict on that difference; None without one.
-        notes: What is missing from it.
-    """
-
-    hypothesis: Hypothesis
-    claim: Claim
-    difference: Difference | None
-    found: Verdict | None
-    notes: list[str]
-
-    @property
-    def word(self) -> str:
-        """The verdict in one word: supported, refuted or inconclusive."""
-        return self.found.word if self.found else "inconclusive"
-
-    @property
-    def verdict(self) -> str:
-        """The word, and for an inconclusive one what it needs."""
-        return str(self.found) if self.found else "inconclusive (no seed has both sides)"
-
-
-@dataclass(frozen=True)
 class Control:
     """How much worse a variant's held-out loss becomes when its memory is taken away or mixed up."""
 
@@ -146,6 +110,8 @@ class Comparison:
         results: By variant and dotted path, the mean and interval over finished seeds of every number recorded.
         ledger: What each variant cost.
         judgements: One for each hypothesis, in the order they were written.
+        noise: What the seeds alone make of each metric that is claimed.
+        split: The split that the finished runs were evaluated on at their end.
         controls: Memory off and values shuffled, for every variant with a memory.
         above_unigram: By variant, mean validation loss minus the entropy of the text's token frequencies, in nats.
         missing: Runs and values that should be there and are not.
@@ -156,6 +122,8 @@ class Comparison:
     results: dict[str, dict[str, Interval]]
     ledger: Ledger
     judgements: list[Judgement]
+    noise: list[Noise]
+    split: str
     controls: list[Control]
     above_unigram: dict[str, float]
     missing: list[str]
@@ -166,27 +134,26 @@ def compare(experiment: Experiment) -> Comparison:
     """Compares the finished runs of an experiment."""
     variants = experiment.plan.variants
     results = {variant: _results(experiment.finished(variant)) for variant in variants}
+    finished = experiment.finished()
+    documents, broken = document_losses(experiment)
     return Comparison(
         experiment=experiment,
         results=results,
         ledger=_ledger(experiment),
-        judgements=[_judge(experiment, hypothesis) for hypothesis in experiment.plan.hypotheses],
+        judgements=judgements(experiment, documents),
+        noise=noise(experiment),
+        split=next((run.record.evaluated.split for run in finished if run.record.evaluated), "validation"),
         controls=list(_controls(experiment)),
         above_unigram=_above_unigram(experiment),
-        missing=[*_missing_runs(experiment), *_missing_values(experiment, results)],
-        warnings=[*_rewritten(experiment), *_unchecked(experiment.finished()), *_warnings(experiment)],
+        missing=[*_missing_runs(experiment), *_missing_values(experiment, results), *broken],
+        warnings=[*_rewritten(experiment), *opened_before(experiment), *_unchecked(finished), *_warnings(experiment)],
     )
 
 
 def _results(runs: Sequence[Run]) -> dict[str, Interval]:
     paths = dict.fromkeys(path for run in runs for path, _ in flatten(run.record.results))
-    values = {path: _values(runs, path) for path in paths}
-    return {path: interval(list(by_seed.values())) for path, by_seed in values.items() if by_seed}
-
-
-def _values(runs: Sequence[Run], path: str) -> dict[int, float]:
-    found = {run.record.seed: run.result(path) for run in runs}
-    return {seed: value for seed, value in found.items() if value is not None}
+    found = {path: [value for run in runs if (value := run.result(path)) is not None] for path in paths}
+    return {path: interval(values) for path, values in found.items() if values}
 
 
 def _ledger(experiment: Experiment) -> Ledger:
@@ -229,40 +196,13 @@ def _held(values: Sequence[float | None]) -> str:
     return f"differs by up to {percent:,.1f} %" if percent < 10 else f"differs by up to {percent:,.0f} %"
 
 
-def _judge(experiment: Experiment, hypothesis: Hypothesis) -> Judgement:
-    try:
-        claim = parse_claim(hypothesis.claim)
-    except ValueError as error:
-        raise RunError(f"{experiment.folder}: hypothesis {hypothesis.name!r}: {error}") from None
-    left, right = (_values(experiment.finished(side), hypothesis.metric) for side in (claim.left, claim.right))
-    notes = [note for side in (claim.left, claim.right) for note in _gaps(experiment, side, hypothesis.metric)]
-    if not left.keys() & right.keys():
-        return Judgement(hypothesis, claim, None, None, notes)
-    difference = paired_difference(left, right)
-    return Judgement(hypothesis, claim, difference, verdict(difference, hypothesis.margin), notes)
-
-
-def _gaps(experiment: Experiment, variant: str, metric: str) -> Iterator[str]:
-    if variant not in experiment.plan.variants:
-        yield f"the experiment has no variant {variant!r}"
-        return
-    runs = {run.record.seed: run for run in experiment.finished(variant)}
-    unfinished = [run_name(variant, seed) for seed in experiment.plan.seeds if seed not in runs]
-    if unfinished:
-        yield f"not finished: {', '.join(unfinished)}"
-    lacking = [run.name for run in runs.values() if run.result(metric) is None]
-    if lacking:
-        yield f"no {metric} in {', '.join(lacking)}"
-
-
 def _controls(experiment: Experiment) -> Iterator[Control]:
+    intact = values_of(experiment, "validation_loss")
+    without = {name: values_of(experiment, path) for name, path in CONTROLS.items()}
     for variant in experiment.plan.variants:
-        runs = experiment.finished(variant)
-        intact = _values(runs, "validation_loss")
-        for name, path in CONTROLS.items():
-            without = _values(runs, path)
-            if without.keys() & intact.keys():
-                yield Control(variant, name, paired_difference(without, intact))
+        for name, values in without.items():
+            if values[variant].keys() & intact[variant].keys():
+                yield Control(variant, name, paired_difference(values[variant], intact[variant]))
 
 
 def _above_unigram(experiment: Experiment) -> dict[str, float]:
@@ -344,11 +284,14 @@ def _unchecked(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _rewritten(experiment: Experiment) -> Iterator[str]:
-    """Tells of hypotheses that are not those which a run was started with."""
-    claims = experiment.plan.hypotheses
+    """Tells of hypotheses, or of a level, that are not those which a run was started with."""
+    claims, alpha = experiment.plan.hypotheses, experiment.plan.alpha
     known = [run.name for run in experiment.finished() if run.record.hypotheses not in (None, claims)]
     if known:
         yield f"The hypotheses were changed after {_listed(known)} had been run."
+    stricter = [run.name for run in experiment.finished() if run.record.alpha not in (None, alpha)]
+    if stricter:
+        yield f"alpha was changed after {_listed(stricter)} had been run."
 
 
 def _unequal(name: str, values: dict[str, object]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from memlm.config.load import Tree, read, validate
 from memlm.config.train import BUDGETS, OWN, TrainConfig
 from memlm.config.tune import TuneConfig
 from memlm.data.questions import KINDS
-from memlm.evaluate.statistics import parse_claim
+from memlm.evaluate.claims import parse_claim
 from memlm.experiment.variants import VariantConfig
 from memlm.model.config import ModelConfig
 from memlm.registry import unknown
@@ -27,12 +27,19 @@ METRICS = (
     "bits_per_byte",
     "train_loss",
     "train_subset_loss",
+    "memory_off_loss",
+    "memory_shuffled_loss",
     "quality.score",
     "time_s",
     "tokens_per_s",
     "peak_memory_gib",
 )
-"""Results that a hypothesis may compare."""
+"""Results that a hypothesis may compare, besides those of `PARTS`."""
+PARTS = {
+    "usage.<layer>.": ("share_read", "kl_uniform", "effective_slots", "dead_slots", "read_norm", "update_share"),
+    "quality.metrics.model.": ("repetition", "distinct_1", "distinct_2", "judge_nats"),
+}
+"""Dotted results: what they begin with and how they go on. Of text that is generated, and of a layer with a memory."""
 QUESTION_METRICS = (
     *(f"recall.{kind}.{measure}" for kind in KINDS for measure in ("nll", "exact_match")),
     "learned_bits.total",
@@ -57,7 +64,8 @@ class Hypothesis(Config):
     name: str
     """What the claim is called in the report."""
     claim: str
-    """`a < b`: variant a's metric lies below variant b's by more than the margin."""
+    """`a < b`: variant a's metric lies below variant b's by more than the margin. Also of differences: `a - b < c - d`,
+    `|a - b| > |c - d|`."""
     metric: str = "validation_loss"
     """The result that is compared."""
     margin: float = Field(default=0.0, ge=0)
@@ -69,8 +77,10 @@ class Hypothesis(Config):
             parse_claim(self.claim)
         except ValueError as error:
             yield "claim", str(error)
-        if self.metric not in METRICS + QUESTION_METRICS:
-            yield "metric", unknown("metric", self.metric, METRICS + QUESTION_METRICS)
+        general = re.sub(r"^usage\.\d+\.", "usage.<layer>.", self.metric)
+        known = [*METRICS, *QUESTION_METRICS, *(f"{start}{end}" for start, ends in PARTS.items() for end in ends)]
+        if general not in known or self.metric.startswith("usage.<"):
+            yield "metric", unknown("metric", self.metric, known)
 
 
 class ExperimentConfig(Config):
@@ -94,6 +104,8 @@ class ExperimentConfig(Config):
     """Each variant runs once with each; a seed gives all variants the same data order."""
     hypotheses: list[Hypothesis] = Field(default_factory=list[Hypothesis])
     """Claims to be judged."""
+    alpha: float = Field(default=0.05, gt=0, le=0.5)
+    """The chance, over all hypotheses together, that a verdict is none but luck; see docs/statistics.md."""
 
     def problems(self) -> Iterator[tuple[str | tuple[str, ...], str]]:
         """Yields what the fields cannot see alone."""
@@ -102,15 +114,19 @@ class ExperimentConfig(Config):
         for name in self.variants:
             for path, reason in (*self._training_problems(name), *self._match_problems(name)):
                 yield ("variants", name, *path), reason
+        if self.evaluate.split == "test" and self.data.test is None and not self.data.test_share:
+            yield "evaluate.split", "there is no test split; name its text in data.test, or set data.test_share"
         for index, hypothesis in enumerate(self.hypotheses):
-            if hypothesis.metric == "quality.score" and not self.evaluate.samples:
+            if hypothesis.metric.startswith("quality.") and not self.evaluate.samples:
                 yield f"hypotheses.{index}.metric", "needs generated text, and evaluate.samples is 0"
             if hypothesis.metric in QUESTION_METRICS and not self.has_questions:
                 yield f"hypotheses.{index}.metric", "needs questions, of corpus: facts or of evaluate.question_file"
             claim = parse_claim(hypothesis.claim)
-            for variant in (claim.left, claim.right):
+            for variant in claim.variants:
                 if variant not in self.variants:
                     yield f"hypotheses.{index}.claim", unknown("variant", variant, self.variants)
+                elif self.variants[variant].memory is None and hypothesis.metric.startswith(("usage.", "memory_")):
+                    yield f"hypotheses.{index}.metric", f"{variant} has no memory, and nothing of the kind to compare"
 
     @property
     def has_questions(self) -> bool:

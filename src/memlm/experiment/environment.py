@@ -312,9 +312,13 @@ def processor() -> str:
 
 
 def _data_checks(config: DataConfig) -> Iterator[Check]:
-    for field, named in (("data.corpus", config.corpus), ("data.validation", config.validation or [])):
+    for field, named in (
+        ("corpus", config.corpus),
+        ("validation", config.validation or []),
+        ("test", config.test or []),
+    ):
         for name in [named] if isinstance(named, str) else named:
-            yield _source_check(field, name, config)
+            yield _source_check(f"data.{field}", name, config)
     if config.tokenizer is not None:
         is_there = os.path.isfile(os.path.expanduser(config.tokenizer))
         mend = "" if is_there else "mend the path, or leave it out to train a tokenizer"

@@ -71,7 +71,7 @@ def estimate(config: ExperimentConfig, variant: str, data: TokenData, suite: Sui
         mean_loss(model.decoder, suite.quick[: config.evaluate.batch_size], config.evaluate.batch_size)  # warms up
         quick_s = _timed(lambda: mean_loss(model.decoder, suite.quick, config.evaluate.batch_size))
     passes = 3 if config.variants[variant].memory is not None else 1
-    full_s = quick_s * (passes * len(suite.validation) + len(suite.train_subset)) / len(suite.quick)
+    full_s = quick_s * (passes * len(suite.sequences) + len(suite.train_subset)) / len(suite.quick)
     every = interval(settings.evaluate_every, plan.steps)
     evaluations = -(-plan.steps // every) if every else 0
     return Estimate(

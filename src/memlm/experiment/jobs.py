@@ -27,8 +27,9 @@ import psutil
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from memlm.errors import RunError
+from memlm.experiment.files import parse_json
 from memlm.experiment.paths import inside, is_plain
-from memlm.experiment.reading import Number, parse_json, read_experiment
+from memlm.experiment.reading import Number, read_experiment
 from memlm.experiment.record import now
 from memlm.registry import unknown
 from memlm.storage import write_json

@@ -6,22 +6,21 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
-from memlm.config.load import read_file
 from memlm.errors import RunError
+from memlm.experiment.files import Tree, checked, parse_json, read_checked, read_json, read_text, read_yaml
 from memlm.experiment.paths import FolderName, inside
 from memlm.experiment.solution import Solution
 
-T = TypeVar("T")
 Status = Literal["running", "finished", "interrupted", "failed"]
-Tree = dict[str, Any]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Whole = Annotated[int, Field(ge=0, le=10**18)]
+ROUNDING = 1e-3
+"""Nats per token by which the losses of documents, which are rounded, may be off from a result."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,10 @@ class Device:
 
 @dataclass(frozen=True)
 class Data:
-    """The text of a run: what identifies it and what is known about it (entropy in nats per token)."""
+    """The text of a run: what identifies it and what is known about it.
+
+    Bytes per token and the entropy, in nats per token, are those of the text of the evaluation at the end.
+    """
 
     fingerprint: str
     tokenizer_fingerprint: str
@@ -47,6 +49,7 @@ class Data:
     bytes_per_token: Number
     unigram_entropy: Number
     judge_tokens: Whole = 0
+    test_tokens: Whole = 0
     counts: Tree = field(default_factory=dict[str, Any])
     questions: str | None = None
     """What identifies the questions that were asked; None: none were."""
@@ -109,6 +112,16 @@ class Continued:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """The text of the evaluation at the end: its split, the hash of its documents, its tokens, and when it began."""
+
+    split: str
+    fingerprint: str
+    tokens: Whole
+    time: str
+
+
+@dataclass(frozen=True)
 class Record:
     """The content of ``record.json``; what a run has not reached yet is None or empty."""
 
@@ -130,6 +143,9 @@ class Record:
     steps: Whole = 0
     tokens: Whole = 0
     hypotheses: list[Hypothesis] | None = None
+    alpha: Number | None = None
+    evaluated: Evaluated | None = None
+    """None: it was not evaluated, or recorded before there was a test split."""
     results: Tree = field(default_factory=dict[str, Any])
     continued: list[Continued] = field(default_factory=list[Continued])
     alarms: list[Alarm] | None = None
@@ -145,6 +161,21 @@ class Sample:
     prompt: str
     model: str
     real: str
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The content of ``documents.json``: losses by document.
+
+    Args:
+        documents: A hash of each document's tokens.
+        tokens: How many evaluated tokens lie in each.
+        nats: By the result that they add up to, the summed loss of each document.
+    """
+
+    documents: list[str]
+    tokens: list[Annotated[int, Field(ge=1, le=10**12)]]
+    nats: dict[str, list[Annotated[float, Field(ge=0, le=1e15)]]]
 
 
 @dataclass(frozen=True)
@@ -188,7 +219,7 @@ class Run:
             RunError: any other line is broken, or the file is a link out of the folder.
         """
         path = inside(self.folder, "metrics.jsonl")
-        lines = _text(path).splitlines() if path.exists() else []
+        lines = read_text(path).splitlines() if path.exists() else []
         return list(_parsed(lines, path))
 
     def series(self, key: str) -> list[tuple[float, float]]:
@@ -206,12 +237,31 @@ class Run:
     def samples(self) -> list[Sample]:
         """Returns the generated samples, none if nothing was generated."""
         path = inside(self.folder, "samples.json")
-        return _checked(list[Sample], _json(path), path) if path.exists() else []
+        return checked(list[Sample], read_json(path), path) if path.exists() else []
+
+    def documents(self) -> Documents | None:
+        """Returns the losses by document, None if none were recorded.
+
+        Raises:
+            RunError: they are broken, or do not add up to the results.
+        """
+        path = inside(self.folder, "documents.json")
+        if not path.exists():
+            return None
+        found = checked(Documents, read_json(path), path)
+        n = len(found.documents)
+        if not n or {n} != {len(values) for values in (found.tokens, *found.nats.values())}:
+            raise RunError(f"{path}: needs a name, tokens and losses for each document, and at least one")
+        for metric, sums in found.nats.items():
+            mean, result = math.fsum(sums) / sum(found.tokens), self.result(metric)
+            if result is not None and abs(mean - result) > ROUNDING:
+                raise RunError(f"{path}: {metric} adds up to {mean:.4f}, and the record has {result}")
+        return found
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A claim ``left < right`` about a metric, written before the run."""
+    """A claim about a metric, written before the run; `memlm.evaluate.claims` reads it."""
 
     name: str
     claim: str
@@ -227,6 +277,7 @@ class Plan:
     variants: list[FolderName]
     seeds: list[Whole]
     hypotheses: list[Hypothesis] = field(default_factory=list[Hypothesis])
+    alpha: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     config: Tree = field(default_factory=dict[str, Any])
     command: str = ""
     matches: list[Solution] = field(default_factory=list[Solution])
@@ -270,7 +321,7 @@ def read_run(folder: Path) -> Run:
     """
     path = inside(folder, "record.json")
     record = read_checked(Record, path)
-    return Run(folder, record, _yaml(inside(folder, "config.yaml")))
+    return Run(folder, record, read_yaml(inside(folder, "config.yaml")))
 
 
 def read_plan(folder: Path) -> Plan:
@@ -309,69 +360,6 @@ def read_experiment(folder: Path) -> Experiment:
     names = {run_name(variant, seed) for variant, seed in planned}
     strays = sorted(record.parent.name for record in folder.glob("*/record.json") if record.parent.name not in names)
     return Experiment(folder, plan, runs, absent, strays)
-
-
-def read_checked(kind: type[T], path: Path) -> T:
-    """Reads a JSON file as a typed value.
-
-    Raises:
-        RunError: there is no such file, or it is broken.
-    """
-    return _checked(kind, _json(path), path)
-
-
-def parse_json(text: str) -> object:
-    """Returns the value in a JSON text.
-
-    Raises:
-        ValueError: it is no JSON, nests too deep, or holds half a character, which nothing could print.
-    """
-    try:
-        value = json.loads(text)
-        json.dumps(value, ensure_ascii=False).encode()
-    except RecursionError:
-        raise ValueError("it nests too deep") from None
-    return value
-
-
-@lru_cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(kind)
-
-
-def _checked(kind: type[T], value: object, path: Path) -> T:
-    try:
-        return _adapter(kind).validate_python(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(key) for key in first["loc"]) or "the whole"
-        raise RunError(f"{path}: {where}: {first['msg'].lower()}") from None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RunError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from None
-
-
-def _json(path: Path) -> object:
-    try:
-        return parse_json(_text(path))
-    except json.JSONDecodeError as error:
-        raise RunError(f"{path}:{error.lineno}: is not valid JSON: {error.msg}") from None
-    except ValueError as error:
-        raise RunError(f"{path}: is JSON that cannot be read: {error}") from None
-
-
-def _yaml(path: Path) -> Tree:
-    tree = read_file(path)
-    for problem in tree.problems:
-        where = problem.where if problem.where and problem.where.line else path
-        raise RunError(f"{where}: {problem.reason}")
-    return tree.data
 
 
 def _parsed(lines: list[str], path: Path) -> Iterator[Tree]:

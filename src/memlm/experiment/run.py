@@ -117,6 +117,7 @@ def _experiment_record(
         "variants": list(config.variants),
         "seeds": config.seeds,
         "hypotheses": [hypothesis.model_dump(mode="json") for hypothesis in config.hypotheses],
+        "alpha": config.alpha,
         "matches": [asdict(solution) for solution in solutions],
         "own_training": {variant: own for variant in config.variants if (own := _own_training(config, variant))},
         "config": stated.model_dump(mode="json"),
@@ -277,8 +278,9 @@ def _data_record(data: TokenData, suite: Suite) -> dict[str, Any]:
         "train_tokens": len(data.train.ids),
         "validation_tokens": len(data.validation.ids),
         "judge_tokens": len(data.judge.ids),
+        "test_tokens": len(data.test.ids),
         "bytes_per_token": suite.bytes_per_token,
-        "unigram_entropy": unigram_entropy(data.validation.ids),
+        "unigram_entropy": unigram_entropy(suite.held_out.ids),
         "counts": data.counts,
         "questions": suite.asked.fingerprint() if suite.asked else None,
     }

@@ -28,8 +28,8 @@ from memlm.evaluate.loss import mean_loss
 from memlm.evaluate.suite import Suite
 from memlm.experiment.brief import train_briefly
 from memlm.experiment.config import ExperimentConfig
+from memlm.experiment.files import read_checked
 from memlm.experiment.match import solve_widths
-from memlm.experiment.reading import read_checked
 from memlm.experiment.record import code_state, config_hash, environment
 from memlm.experiment.run import device_record, locked
 from memlm.experiment.trials import Trial, Tune, TunePlan, read_tune, trial_path
@@ -240,7 +240,7 @@ def _try(
             lambda step, _loss, _speed: watcher.step(variant, number, step),
         )
         with build_accelerator(config.train).autocast():
-            loss = mean_loss(model.decoder, suite.validation, config.evaluate.batch_size)
+            loss = mean_loss(model.decoder, suite.sequences, config.evaluate.batch_size)
     except torch.OutOfMemoryError:
         raise RunError(f"{variant}: {OUT_OF_MEMORY}") from None
     except RunError as error:  # the loop has ended it, because it diverged

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import yaml
 
-from memlm.experiment.compare import Comparison, Judgement
+from memlm.experiment.compare import Comparison
+from memlm.experiment.judge import Judgement
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import Experiment, Sample
-from memlm.report import alarms, figures, knowledge, tables
+from memlm.report import alarms, claims, figures, knowledge, tables
 from memlm.report.tables import Table
 from memlm.storage import write_text
 
@@ -80,6 +81,8 @@ def content(comparison: Comparison) -> Content:
     finished, planned = len(experiment.finished()), len(plan.variants) * len(plan.seeds)
     devices = dict.fromkeys(run.record.device.name for run in experiment.finished())
     subtitle = [f"{len(plan.variants)} variants × {len(plan.seeds)} seeds", f"{finished} of {planned} runs finished"]
+    if comparison.split == "test":
+        subtitle.append("evaluated on the test split")
     seed, prompts = _samples(experiment)
     return Content(
         title=plan.name,
@@ -103,12 +106,20 @@ def content(comparison: Comparison) -> Content:
 def _sections(comparison: Comparison) -> list[Section]:
     experiment = comparison.experiment
     entropy = "; ".join(tables.unigram_sentences(comparison))
+    noise = "".join(f" {claims.noise_sentence(found)}" for found in comparison.noise)
     return [
+        Section(
+            "Claims",
+            claims.explanation(comparison),
+            claims.table(comparison),
+            figures.claims(comparison.judgements),
+        ),
         Section(
             "Results",
             "Means over finished seeds ± half of the 95 % interval (a value without ± is that of one seed); losses in "
             "nats per token. Train loss is the mean of the last tenth of the steps, in train mode."
-            + (f" {entropy[:1].upper()}{entropy[1:]}." if entropy else ""),
+            + (f" {entropy[:1].upper()}{entropy[1:]}." if entropy else "")
+            + noise,
             tables.results(comparison),
         ),
         Section(
@@ -119,7 +130,7 @@ def _sections(comparison: Comparison) -> list[Section]:
         ),
         Section(
             "Controls",
-            "How much the validation loss rises, over paired seeds, when the memory's reads are zeros (off) and when "
+            "How much the held-out loss rises, over paired seeds, when the memory's reads are zeros (off) and when "
             "the bank's rows are permuted (shuffled). Near zero, the model does not use what the memory holds.",
             tables.controls(comparison),
         ),

@@ -19,7 +19,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
+from memlm.experiment.judge import Judgement
 from memlm.experiment.reading import Experiment, Run
+from memlm.report.tables import name
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's palette, which colour-blind readers can tell apart; further variants repeat it with other dashes."""
@@ -113,10 +115,45 @@ def usage(experiment: Experiment) -> str | None:
         return _svg(figure, "Share of slots read, by layer and over training")
 
 
+def claims(judgements: Sequence[Judgement]) -> str | None:
+    """Draws the difference of every claim with its intervals and what the claim asks for, one axis a metric."""
+    by_metric: dict[str, list[Judgement]] = {}
+    for judgement in judgements:
+        if judgement.difference is not None:
+            by_metric.setdefault(judgement.hypothesis.metric, []).append(judgement)
+    if not by_metric:
+        return None
+    heights = [len(group) + 1.2 for group in by_metric.values()]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 0.42 * sum(heights)), layout="constrained")
+        rows = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for axes, (metric, group) in zip(rows, by_metric.items(), strict=True):
+            axes.set_xlabel(f"Difference in {name(metric, False)}", parse_math=False)
+            axes.set_yticks(range(len(group)), [judgement.hypothesis.name for judgement in group], parse_math=False)
+            axes.set_ylim(len(group) - 0.4, -0.6)
+            axes.grid(visible=False, axis="y")
+            axes.axvline(0, color=_INK, linewidth=0.9, alpha=0.5)
+            for place, judgement in enumerate(group):
+                _claim(axes, place, judgement)
+        return _svg(figure, "Difference of every claim, with its intervals")
+
+
 Series = tuple[np.ndarray, np.ndarray]
 """A grid of tokens, and on it one row of values a seed."""
 Ends = dict[str, tuple[float, float]]
 """Where the line of each layer ends."""
+
+
+def _claim(axes: Axes, place: int, judgement: Judgement) -> None:
+    found, documents, margin = judgement.difference, judgement.documents, judgement.hypothesis.margin
+    if found is None:
+        return
+    axes.plot([-margin] * 2, [place - 0.3, place + 0.3], color=COLOURS[1], linewidth=1.5, solid_capstyle="butt")
+    if found.low is not None and found.high is not None:
+        axes.plot([found.low, found.high], [place] * 2, color=COLOURS[0], linewidth=4, alpha=0.45)
+    if documents is not None and documents.low is not None and documents.high is not None:
+        axes.plot([documents.low, documents.high], [place + 0.2] * 2, color=COLOURS[0], linewidth=1.2)
+    axes.plot(found.mean, place, "o", color=COLOURS[0], markersize=5)
 
 
 def _series(runs: Sequence[Run], key: str) -> Series | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from memlm.report.claims import sentence
 from memlm.report.content import Content
-from memlm.report.tables import Cell, Table, sentence
+from memlm.report.tables import Cell, Table
 
 
 def markdown(content: Content) -> str:

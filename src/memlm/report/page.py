@@ -12,9 +12,9 @@ from markupsafe import Markup
 
 from memlm.experiment.compare import compare
 from memlm.experiment.reading import read_experiment
+from memlm.report.claims import sentence
 from memlm.report.content import Content, content
 from memlm.report.markdown import markdown
-from memlm.report.tables import sentence
 from memlm.storage import write_text
 
 

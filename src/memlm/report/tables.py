@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from memlm.evaluate.statistics import Interval
-from memlm.experiment.compare import CONTROLS, LEDGER, Comparison, Judgement, Match
+from memlm.experiment.compare import CONTROLS, LEDGER, Comparison, Match
 from memlm.experiment.reading import Run
 
 Format = Callable[[float], str]
@@ -85,7 +85,7 @@ def with_interval(found: Interval | None, form: Format) -> Cell:
 RESULTS: list[tuple[str, str, Format]] = [
     ("Train loss", "train_loss", fixed(3)),
     ("Train text, eval mode", "train_subset_loss", fixed(3)),
-    ("Validation loss", "validation_loss", fixed(3)),
+    ("Held-out loss", "validation_loss", fixed(3)),
     ("Perplexity", "validation_perplexity", fixed(1)),
     ("Bits per byte", "bits_per_byte", fixed(3)),
     ("Repetition", "quality.metrics.model.repetition", fixed(3)),
@@ -214,6 +214,7 @@ def provenance(comparison: Comparison) -> Table:
         ("Tokenizer", _distinct(runs, lambda run: run.record.data and run.record.data.tokenizer_fingerprint)),
         ("Training text", _distinct(runs, lambda run: run.record.data and f"{run.record.data.train_tokens:,} tokens")),
         ("Held-out text", _distinct(runs, lambda r: r.record.data and f"{r.record.data.validation_tokens:,} tokens")),
+        ("Evaluated on", _distinct(runs, _evaluated)),
         ("Bytes per token", _distinct(runs, lambda run: run.record.data and f"{run.record.data.bytes_per_token:.3f}")),
         ("Unigram entropy", _distinct(runs, lambda r: r.record.data and f"{r.record.data.unigram_entropy:.3f} nats")),
         ("Steps", _distinct(runs, lambda run: f"{run.record.steps:,}")),
@@ -224,22 +225,8 @@ def provenance(comparison: Comparison) -> Table:
     return Table(["", ""], [[Cell(key), Cell(value)] for key, value in facts], labels=2)
 
 
-def sentence(judgement: Judgement) -> str:
-    """Says what a verdict rests on: the difference, its interval, the seeds and the margin."""
-    metric, margin, found = name(judgement.hypothesis.metric, False), judgement.hypothesis.margin, judgement.difference
-    asked = f"The claim asks for less than {plain(-margin)}."
-    subject = f"{judgement.claim.left} − {judgement.claim.right} in {metric}"
-    notes = "".join(f" {note[:1].upper()}{note[1:]}." for note in judgement.notes)
-    if found is None:
-        return f"{subject} cannot be told: no seed has both sides. {asked}{notes}"
-    if found.low is None or found.high is None:
-        return f"{subject} is {signed(found.mean)} with one paired seed, which has no interval. {asked}{notes}"
-    interval = f"95 % interval {signed(found.low)} to {signed(found.high)}"
-    return f"{subject} is {signed(found.mean)}, {interval}, {found.n} paired seeds, {_p(found.p)}. {asked}{notes}"
-
-
 def unigram_sentences(comparison: Comparison) -> list[str]:
-    """Says what the text's unigram entropy is, and on which side of it each variant's validation loss lies."""
+    """Says what the text's unigram entropy is, and on which side of it each variant's loss lies."""
     side = {True: "above it: worse than guessing by token frequency", False: "below it"}
     runs = comparison.experiment.finished()
     entropy = _distinct(runs, lambda run: run.record.data and f"{run.record.data.unigram_entropy:.3f} nats")
@@ -272,7 +259,12 @@ def held_sentence(comparison: Comparison) -> str:
 
 def name(key: str, capital: bool = True) -> str:
     """Turns a key of a record into words."""
-    words = {"time_s": "wall clock", "flops_per_token": "FLOPs per token", "bytes_per_token": "bytes read per token"}
+    words = {
+        "validation_loss": "held-out loss",
+        "time_s": "wall clock",
+        "flops_per_token": "FLOPs per token",
+        "bytes_per_token": "bytes read per token",
+    }
     text = words.get(key, key.removeprefix("quality.metrics.").replace("_", " ").replace(".", " "))
     return text[:1].upper() + text[1:] if capital else text
 
@@ -280,12 +272,6 @@ def name(key: str, capital: bool = True) -> str:
 def plain(value: float) -> str:
     """Formats a number as it was written, with a true minus sign and no minus zero."""
     return f"{value + 0.0:g}".replace("-", "−")
-
-
-def _p(p: float | None) -> str:
-    if p is None:
-        return "p unknown"
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _mean(found: Interval | None, form: Format) -> Cell:
@@ -305,6 +291,11 @@ def _beside(here: Sequence[Interval | None], there: Sequence[float]) -> Iterator
 
 def _distinct(runs: Sequence[Run], read: Callable[[Run], str | None]) -> str:
     return " / ".join(dict.fromkeys(read(run) or "not recorded" for run in runs)) or NOTHING
+
+
+def _evaluated(run: Run) -> str | None:
+    found = run.record.evaluated
+    return found and f"{found.split} split, {found.tokens:,} tokens, {found.fingerprint[:16]}"
 
 
 def _commit(run: Run) -> str | None:

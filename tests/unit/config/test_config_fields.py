@@ -62,6 +62,14 @@ DATA = [
         "max_bytes = 1000000",
         "has no effect, because the corpus is generated; see facts",
     ),
+    ("corpus: x, test: 3", "test = 3", "must be text or a list of texts"),
+    ("corpus: x, test_share: -0.1", "test_share = -0.1", at_least(0)),
+    ("corpus: x, test_share: 0.5", "test_share = 0.5", "Input should be less than 0.5"),
+    (
+        "corpus: x, test: y, test_share: 0.1",
+        "test_share = 0.1",
+        "has no effect, because test names the held-out text",
+    ),
     ("corpus: x, seq_length: 8", "seq_length = 8", "DataConfig has no such field. Did you mean 'seq_len'?"),
 ]
 
@@ -183,6 +191,7 @@ TRAIN = [
 ]
 
 EVALUATE = [
+    ("split: tset", "split = 'tset'", "unknown value 'tset'. Did you mean 'test'? Known: test, validation."),
     ("tokens: 0", "tokens = 0", above(0)),
     ("train_tokens: 0", "train_tokens = 0", above(0)),
     ("batch_size: 0", "batch_size = 0", at_least(1)),
@@ -197,8 +206,8 @@ EVALUATE = [
     (
         "xyzzy: 1",
         "xyzzy = 1",
-        "EvaluateConfig has no such field. Known: tokens, train_tokens, batch_size, samples, prompt_tokens, new_tokens,"
-        " temperature, questions, question_file.",
+        "EvaluateConfig has no such field. Known: split, tokens, train_tokens, batch_size, samples, prompt_tokens,"
+        " new_tokens, temperature, questions, question_file.",
     ),
 ]
 

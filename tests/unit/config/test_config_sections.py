@@ -45,7 +45,8 @@ def claims(claim, metric="time_s"):
         (
             claims("a beats b"),
             "hypotheses.0.claim = 'a beats b'",
-            "a claim compares two variants, such as 'gated_mlp < cross_attention', not 'a beats b'",
+            "a claim compares two variants or two differences, such as 'gated_mlp < dense', 'a - b < c - d' or"
+            " '|a - b| > |c - d|', not 'a beats b'",
         ),
         (claims("a < a"), "hypotheses.0.claim = 'a < a'", "the claim 'a < a' compares a with itself"),
         (claims("a < bb"), "hypotheses.0.claim = 'a < bb'", "unknown variant 'bb'. Known: a."),
@@ -53,20 +54,27 @@ def claims(claim, metric="time_s"):
         (
             claims("a < b", metric="validation_los"),
             "hypotheses.0.metric = 'validation_los'",
-            "unknown metric 'validation_los'. Did you mean 'validation_loss'? Known: bits_per_byte, learned_bits.share,"
-            " learned_bits.total, peak_memory_gib, quality.score, recall.file.exact_match, recall.file.nll,"
-            " recall.paraphrase.exact_match, recall.paraphrase.nll, recall.reversed.exact_match, recall.reversed.nll,"
-            " recall.seen.exact_match, recall.seen.nll, recall.three_hop.exact_match, recall.three_hop.nll,"
-            " recall.two_hop.exact_match, recall.two_hop.nll, recall.unknown_attribute.exact_match,"
-            " recall.unknown_attribute.nll, recall.unknown_entity.exact_match, recall.unknown_entity.nll, time_s,"
-            " tokens_per_s, train_loss, train_subset_loss, validation_loss, validation_perplexity.",
+            "unknown metric 'validation_los'. Did you mean 'validation_loss'? Known: bits_per_byte,"
+            " learned_bits.share, learned_bits.total, memory_off_loss, memory_shuffled_loss, peak_memory_gib,"
+            " quality.metrics.model.distinct_1, quality.metrics.model.distinct_2,"
+            " quality.metrics.model.judge_nats, quality.metrics.model.repetition, quality.score,"
+            " recall.file.exact_match, recall.file.nll, recall.paraphrase.exact_match, recall.paraphrase.nll,"
+            " recall.reversed.exact_match, recall.reversed.nll, recall.seen.exact_match, recall.seen.nll,"
+            " recall.three_hop.exact_match, recall.three_hop.nll, recall.two_hop.exact_match,"
+            " recall.two_hop.nll, recall.unknown_attribute.exact_match, recall.unknown_attribute.nll,"
+            " recall.unknown_entity.exact_match, recall.unknown_entity.nll, time_s, tokens_per_s, train_loss,"
+            " train_subset_loss, usage.<layer>.dead_slots, usage.<layer>.effective_slots,"
+            " usage.<layer>.kl_uniform, usage.<layer>.read_norm, usage.<layer>.share_read,"
+            " usage.<layer>.update_share, validation_loss, validation_perplexity.",
         ),
+        ("alpha: 0", "alpha = 0", above(0)),
+        ("alpha: 0.6", "alpha = 0.6", "Input should be less than or equal to 0.5"),
         ("modle: {}", "modle", "ExperimentConfig has no such field. Did you mean 'model'?"),
         (
             "1: 2",
             "1 = 2",
             "ExperimentConfig has no such field. Known: name, data, model, train, evaluate, tune, variants, seeds,"
-            " hypotheses.",
+            " hypotheses, alpha.",
         ),
     ],
 )
@@ -122,9 +130,27 @@ xyzzy:
         "c.yaml:6  data.corpus = 3  must be text or a list of texts",
         "c.yaml:7  data  is given twice; first at c.yaml:6",
         "c.yaml:8  xyzzy = None  ExperimentConfig has no such field. Known: name, data, model, train, evaluate,"
-        " tune, variants, seeds, hypotheses.",
+        " tune, variants, seeds, hypotheses, alpha.",
         f"-o evaluate.samples=-1  evaluate.samples = -1  {at_least(0)}",
         "-o nonsense  must read dotted.path=value, such as train.lr=1e-3",
+    ]
+
+
+def test_a_metric_must_be_one_that_both_sides_have(problems_of):
+    wired = "variants.b={memory: {type: product_key}, fusion: {type: gated_mlp}}"
+    told = "c.yaml:4  hypotheses.0.metric = '{0}'  a has no memory, and nothing of the kind to compare"
+    sound = text_with("train", SOUND["train"])
+    for metric in ("usage.1.share_read", "memory_off_loss"):
+        assert problems_of(sound + claims("a < b", metric) + "\n", wired) == [told.format(metric)]
+    for metric in ("usage.1.share", "usage.<layer>.share_read", "usage.x.share_read"):
+        (problem,) = problems_of(sound + claims("a < b", f"'{metric}'") + "\n", wired)
+        assert "unknown metric" in problem
+
+
+def test_a_test_split_must_be_there_to_be_opened(problems_of):
+    text = text_with("evaluate", "split: test")
+    assert problems_of(text) == [
+        "c.yaml:4  evaluate.split = 'test'  there is no test split; name its text in data.test, or set data.test_share"
     ]
 
 

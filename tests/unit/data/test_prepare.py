@@ -21,7 +21,7 @@ from memlm.data.split import split_of, text_hash
 from memlm.errors import DataError
 
 WORDS = ["memory", "slot", "key", "value", "token", "记忆", "知识", "模型", "reads", "holds", "the", "a", "of", "🐍"]
-SPLITS = ("train", "validation", "judge", "tune")
+SPLITS = ("train", "validation", "judge", "tune", "test")
 
 
 def texts(n, seed=0):
@@ -101,6 +101,51 @@ def test_validation_is_held_out_as_given(corpus, cache, tmp_path):
     assert sorted(decoded(data, "train") + decoded(data, "judge")) == sorted(texts(300))
     assert data.counts["dropped/duplicate"] == 3
     assert 40 <= data.judge.n_documents <= 80
+
+
+def test_a_test_share_takes_from_training_alone(corpus, cache):
+    before, after = run(config(corpus), cache), run(config(corpus, test_share=0.1), cache)
+    assert len(before.test.ids) == 0 and 15 <= after.test.n_documents <= 45
+    assert decoded(after, "validation") == decoded(before, "validation")
+    assert decoded(after, "judge") == decoded(before, "judge")
+    assert sorted(decoded(after, "train") + decoded(after, "test")) == sorted(decoded(before, "train"))
+
+
+def test_a_test_text_is_held_out_as_given(corpus, cache, tmp_path):
+    held_out, test = texts(40, seed=9), texts(30, seed=8)
+    fields = {"validation": write(tmp_path / "v.jsonl", held_out), "test": write(tmp_path / "t.jsonl", test)}
+    data = run(config(corpus, **fields), cache)
+    assert (decoded(data, "validation"), decoded(data, "test")) == (held_out, test)
+    write(tmp_path / "t.jsonl", [*test, held_out[3]])
+    with pytest.raises(DataError) as caught:
+        run(config(corpus, **fields), cache)
+    assert str(caught.value) == (
+        f"{fields['test']}:31: the same document is held out in data.validation, at {fields['validation']}:4; "
+        "remove one of them or set data.on_bad_input: skip"
+    )
+    write(tmp_path / "t.jsonl", [*test, texts(300)[7]])
+    with pytest.raises(
+        DataError, match=r"corpus\.jsonl:8: the same document is held out in data.test, at .*t.jsonl:31"
+    ):
+        run(config(corpus, **fields), cache)
+
+
+def test_a_test_text_must_fill_a_sequence(corpus, cache, tmp_path):
+    with pytest.raises(DataError, match=r"the test text has .* tokens in 1 documents, fewer than one sequence"):
+        run(config(corpus, test=write(tmp_path / "t.jsonl", ["a"])), cache)
+
+
+def test_a_text_has_the_same_fingerprint_whatever_the_tokenizer(corpus, cache):
+    few, many = run(config(corpus), cache), run(config(corpus, vocab_size=320), cache)
+    for split in ("train", "validation", "judge"):
+        assert getattr(few, split).fingerprint == getattr(many, split).fingerprint
+    assert len({getattr(few, split).fingerprint for split in SPLITS}) == 4
+
+
+def test_a_split_leaves_the_fingerprint_of_other_data_alone(corpus, cache):
+    """Or no run from before there was a test split could be repeated."""
+    expected = "f1aaf35b57d3da4c3a0b1ab7c8e0b3e663798d9e7b793ea4eddbd0919d484080"
+    assert run(config(corpus), cache).fingerprint == expected
 
 
 def test_a_document_in_training_and_validation(corpus, cache, tmp_path, caplog):

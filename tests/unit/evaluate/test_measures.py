@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from memlm.evaluate.controls import memory_off, memory_shuffled
-from memlm.evaluate.loss import mean_loss, spread_sequences
+from memlm.evaluate.loss import mean_loss, spread_sequences, token_losses
 from memlm.evaluate.usage import UsageCounter
 from memlm.memory.base import Bank, MemoryRead
 from memlm.model.config import ModelConfig
@@ -46,6 +46,17 @@ def test_loss_is_the_mean_over_tokens_whatever_the_batches(decoder):
     chosen = logits.log_softmax(-1).gather(-1, torch.from_numpy(sequences[:, 1:])[..., None])
     for batch_size in (1, 3, 7, 100):
         assert mean_loss(decoder, sequences, batch_size) == pytest.approx(-chosen.mean().item(), rel=1e-5)
+
+
+def test_every_token_has_its_loss_however_many_logits_fit(decoder, monkeypatch):
+    sequences = spread_sequences(IDS, 16, 10**6)
+    logits = decoder.logits(decoder(torch.from_numpy(sequences[:, :-1])).hidden)
+    expected = -logits.log_softmax(-1).gather(-1, torch.from_numpy(sequences[:, 1:])[..., None])[..., 0].detach()
+    for rows in (10**6, 7):
+        monkeypatch.setattr("memlm.evaluate.loss.CHUNK", rows * V)
+        found = token_losses(decoder, sequences, 3)
+        assert found.shape == expected.shape
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_loss_restores_the_mode(decoder):

@@ -40,16 +40,16 @@ def test_means_and_gaps_are_those_of_the_records(folder):
 )
 def test_verdicts(tmp_path, claim, margin, word):
     (judgement,) = compared(fabricate(tmp_path, [hypothesis(claim, margin)])).judgements
-    assert judgement.word == word
+    assert judgement.verdict.word == word
     assert judgement.difference.n == 3
-    assert ("needs about" in judgement.verdict) == (word == "inconclusive")
+    assert ("needs about" in str(judgement.verdict)) == (word == "inconclusive")
 
 
 def test_a_verdict_says_what_it_lacks(tmp_path):
     folder = fabricate(tmp_path, [hypothesis("gated_mlp < dense", metric="recall"), hypothesis("dense < nobody")])
     edit_record(folder / "dense-s1", status="interrupted")
     recall, nobody = compared(folder).judgements
-    assert recall.verdict == "inconclusive (no seed has both sides)"
+    assert str(recall.verdict) == "inconclusive (no seed has both sides)"
     assert "no recall in gated_mlp-s0, gated_mlp-s1, gated_mlp-s2" in recall.notes
     assert "not finished: dense-s1" in recall.notes
     assert "the experiment has no variant 'nobody'" in nobody.notes
@@ -63,7 +63,7 @@ def test_a_claim_that_cannot_be_read_is_refused(tmp_path):
 
 def test_one_seed_is_never_enough(tmp_path):
     (judgement,) = compared(fabricate(tmp_path, [hypothesis("gated_mlp < cross_attention")], seeds=(7,))).judgements
-    assert judgement.word == "inconclusive"
+    assert judgement.verdict.word == "inconclusive"
     assert judgement.difference.low is None
 
 
@@ -128,7 +128,7 @@ def test_an_experiment_without_a_finished_run_compares_nothing(folder):
     comparison = compared(folder)
     assert len(comparison.missing) == 12
     assert comparison.ledger.held["tokens"] == "cannot be told"
-    assert comparison.judgements[0].word == "inconclusive"
+    assert comparison.judgements[0].verdict.word == "inconclusive"
 
 
 def test_what_the_preflight_left_out_is_told(folder):

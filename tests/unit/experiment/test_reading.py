@@ -28,6 +28,32 @@ def test_a_result_that_is_no_finite_number_is_none(folder):
     ] * 5
 
 
+def test_losses_of_documents(folder):
+    found = read_run(folder / "gated_mlp-s1").documents()
+    assert len(found.documents) == len(found.tokens) == len(found.nats["memory_off_loss"]) == 30
+    (folder / "dense-s0" / "documents.json").unlink()
+    assert read_run(folder / "dense-s0").documents() is None, "recorded before there were any"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('"tokens": [40', '"tokens": [0', "tokens.0: input should be greater than or equal to 1"),
+        ('"tokens": [40', '"tokens": [4, 40', "needs a name, tokens and losses for each document"),
+        ('"tokens": [40', '"tokens": [90', "validation_loss adds up to"),
+        ('"validation_loss": [', '"validation_loss": [NaN, ', "nats.validation_loss.0: input should be"),
+        ('"validation_loss": [', '"validation_loss": ["x", ', "nats.validation_loss.0: input should be"),
+    ],
+)
+def test_damaged_losses_of_documents_are_one_line(folder, old, new, reason):
+    path = folder / "dense-s0" / "documents.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(RunError) as caught:
+        read_run(folder / "dense-s0").documents()
+    assert reason in str(caught.value) and str(path) in str(caught.value)
+
+
 def test_only_a_cut_off_last_line_is_forgiven(folder):
     path = folder / "dense-s0" / "metrics.jsonl"
     whole = read_run(path.parent).metrics()

@@ -75,6 +75,41 @@ def test_a_record_tells_what_the_run_was(finished):
     assert written == config.run_config("gated_mlp", 1)
 
 
+def test_losses_by_document_add_up_to_the_results(finished):
+    folder, config, _ = finished
+    runs = read_experiment(folder).finished()
+    for run in runs:
+        found = run.documents()
+        expected = ["validation_loss"] if run.record.variant == "dense" else list(found.nats)
+        assert list(found.nats) == expected and len(expected) in (1, 3)
+        for metric, sums in found.nats.items():
+            assert sum(sums) / sum(found.tokens) == pytest.approx(run.result(metric), abs=1e-4)
+        assert (found.documents, found.tokens) == (runs[0].documents().documents, runs[0].documents().tokens)
+    data = prepare(config.data, progress=False)
+    assert len(found.documents) == data.validation.n_documents
+    evaluated = runs[0].record.evaluated
+    assert (evaluated.split, evaluated.fingerprint) == ("validation", data.validation.fingerprint)
+    assert compare(read_experiment(folder)).judgements[0].n_documents == data.validation.n_documents
+
+
+def test_the_test_split_is_opened_at_the_end_alone(experiment_yaml, tmp_path):
+    overrides = ["data.test_share=0.1", "evaluate.split=test", "seeds=[0]", "name=opened", "train.evaluate_every=3"]
+    config = load_experiment(experiment_yaml, overrides)
+    folder = run_experiment(config, tmp_path / "runs", progress=False)
+    data = prepare(config.data, progress=False)
+    (run,) = read_experiment(folder).finished("dense")
+    assert (run.record.evaluated.split, run.record.evaluated.fingerprint) == ("test", data.test.fingerprint)
+    assert run.record.evaluated.tokens == len(data.test.ids) == run.record.data.test_tokens > 0
+    assert len(run.documents().documents) == data.test.n_documents
+    comparison = compare(read_experiment(folder))
+    assert comparison.split == "test"
+    assert not [warning for warning in comparison.warnings if "opened" in warning]
+    assert "evaluated on the test split" in write_report(folder)[1].read_text()
+    suite = Suite.of(config.evaluate, data, config.data.seq_len)
+    assert (suite.quick[0, :-1] == data.validation.ids[:16]).all(), "while training it is validation text"
+    assert (suite.sequences[0, :-1] == data.test.ids[:16]).all()
+
+
 def test_curves_and_samples_are_written(finished):
     folder, _, _ = finished
     lines = [json.loads(line) for line in (folder / "gated_mlp-s0" / "metrics.jsonl").read_text().splitlines()]

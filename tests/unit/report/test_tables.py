@@ -3,7 +3,7 @@ from fabricate import edit_record, fabricate
 
 from memlm.experiment.compare import compare
 from memlm.experiment.reading import read_experiment
-from memlm.report import tables
+from memlm.report import claims, figures, tables
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,41 @@ def test_every_row_is_as_wide_as_its_header(folder):
         table = make(comparison)
         assert table.rows
         assert {len(row) for row in [*table.rows, table.foot or table.rows[0]]} == {len(table.columns)}
+
+
+def test_claims_are_told_with_both_intervals(tmp_path):
+    names = ["gated_mlp < cross_attention", "|dense - cross_attention| > |gated_mlp - dense|"]
+    folder = fabricate(tmp_path, [{"name": claim, "claim": claim, "margin": 0.05} for claim in names])
+    comparison = compare(read_experiment(folder))
+    table = claims.table(comparison)
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    for row, judgement in zip(table.rows, comparison.judgements, strict=True):
+        found, other = judgement.difference, judgement.documents
+        assert row[3] == tables.Cell(tables.signed(found.mean), "asked < −0.05")
+        assert row[4].text == f"{tables.signed(found.low)} to {tables.signed(found.high)}"
+        assert row[5].text == f"{tables.signed(other.low)} to {tables.signed(other.high)}"
+        assert row[4].note == row[5].note == f"({100 * (1 - judgement.verdict.level):.4g} %)"
+        told = claims.sentence(judgement)
+        assert row[4].text in told and row[5].text in told and "30 documents" in told
+    assert claims.missing_documents(comparison) == ""
+    figure = figures.claims(comparison.judgements)
+    assert all(name.replace("<", "&lt;").replace(">", "&gt;") in figure for name in names)
+
+
+def test_what_old_records_lack_is_told_once(folder):
+    (folder / "gated_mlp-s0" / "documents.json").unlink()
+    comparison = compare(read_experiment(folder))
+    assert claims.missing_documents(comparison) == (
+        "Losses by document were not recorded, so no interval speaks for other text."
+    )
+    assert claims.missing_documents(comparison) in claims.explanation(comparison)
+
+
+def test_noise_is_one_sentence(folder):
+    (noise,) = compare(read_experiment(folder)).noise
+    told = claims.noise_sentence(noise)
+    assert told.startswith("Seed noise in held-out loss (standard deviations): dense 0.01")
+    assert f"3 seeds find a difference of {noise.detectable:.3f} in four of five cases at level 0.05." in told
 
 
 def test_a_claimed_metric_gets_a_column(tmp_path):

@@ -1,0 +1,104 @@
+"""How verdicts are told: a sentence and a row for each claim, and how much the seeds alone make of a difference."""
+
+from __future__ import annotations
+
+from memlm.evaluate.statistics import Interval
+from memlm.experiment.compare import Comparison
+from memlm.experiment.judge import Judgement, Noise
+from memlm.report.tables import NOTHING, Cell, Table, fixed, name, plain, signed
+
+LOSSES = ("validation_loss", "memory_off_loss", "memory_shuffled_loss")
+"""What is recorded by document."""
+
+
+def sentence(judgement: Judgement) -> str:
+    """Says what a verdict rests on: the difference, its intervals, the test, the seeds and the margin."""
+    found, verdict = judgement.difference, judgement.verdict
+    subject = f"{judgement.claim} in {name(judgement.hypothesis.metric, False)}"
+    asked = f"The claim asks for less than {plain(-judgement.hypothesis.margin)}."
+    notes = "".join(f" {note[:1].upper()}{note[1:]}." for note in judgement.notes)
+    if found is None:
+        return f"{subject} cannot be told: no seed has both sides. {asked}{notes}"
+    if found.low is None:
+        return f"{subject} is {signed(found.mean)} with one paired seed, which has no interval. {asked}{notes}"
+    test = f"{_percent(found)} interval {_range(found)} over {found.n} paired seeds, "
+    test += f"p {'' if verdict.adjusted_p < 0.001 else '= '}{_p(verdict.adjusted_p)}"
+    if verdict.adjusted_p != verdict.p:
+        test += " after Holm's adjustment"
+    other = ""
+    if judgement.documents is not None and judgement.documents.low is not None:
+        documents = f"{judgement.n_documents:,} documents"
+        other = f" For other documents too: {_range(judgement.documents)} (bootstrap over seeds and {documents})."
+    return f"{subject} is {signed(found.mean)}, {test}. {asked}{other}{notes}"
+
+
+def table(comparison: Comparison) -> Table:
+    """One row for each claim, in the order they were written."""
+    columns = ["Claim", "Verdict", "Tested", "Difference", "Other seeds, this text", "Other seeds and documents"]
+    columns += ["p", "p, Holm"]
+    rows = [
+        [
+            Cell(judgement.hypothesis.name),
+            Cell(str(judgement.verdict)),
+            Cell(str(judgement.claim), f"in {name(judgement.hypothesis.metric, False)}"),
+            Cell(signed(judgement.difference.mean), f"asked < {plain(-judgement.hypothesis.margin)}"),
+            _cell(judgement.difference),
+            _cell(judgement.documents),
+            Cell(_p(judgement.verdict.p)),
+            Cell(_p(judgement.verdict.adjusted_p)),
+        ]
+        for judgement in comparison.judgements
+        if judgement.difference is not None
+    ]
+    return Table(columns, rows, labels=3)
+
+
+def explanation(comparison: Comparison) -> str:
+    """Says what the intervals of the claims are, and what they cannot speak for."""
+    alpha = comparison.experiment.plan.alpha
+    told = [
+        "A dot is the mean difference, a bar its interval over paired seeds, which speaks for other seeds on this "
+        "text; the paired t-test against the margin (the upright mark) is the test of record. Verdicts hold together "
+        f"at alpha {alpha:g}: p is adjusted by Holm's method, and each interval has the level of its test.",
+    ]
+    if any(judgement.documents for judgement in comparison.judgements):
+        told.append("The thin line, a bootstrap over seeds and documents, speaks for other documents of this kind too.")
+    if missing_documents(comparison):
+        told.append(missing_documents(comparison))
+    return " ".join(told)
+
+
+def missing_documents(comparison: Comparison) -> str:
+    """Says that an interval for other documents is missing; empty if none is."""
+    lacking = [j for j in comparison.judgements if j.hypothesis.metric in LOSSES and j.difference and not j.documents]
+    if not lacking:
+        return ""
+    which = "" if len(lacking) == len(comparison.judgements) else f" of {', '.join(j.hypothesis.name for j in lacking)}"
+    return f"Losses by document were not recorded, so no interval{which} speaks for other text."
+
+
+def noise_sentence(found: Noise) -> str:
+    """Says how much the seeds alone move a metric, and which difference so many seeds could find."""
+    form = fixed(3)
+    spreads = ", ".join(f"{variant} {form(sd)}" for variant, sd in found.sd.items())
+    return (
+        f"Seed noise in {name(found.metric, False)} (standard deviations): {spreads}; of paired differences, pooled "
+        f"over all pairs of variants, {form(found.paired_sd)}. With that, {found.n} seeds find a difference of "
+        f"{form(found.detectable)} in four of five cases at level {found.level:.3g}."
+    )
+
+
+def _percent(found: Interval) -> str:
+    return f"{100 * found.confidence:.4g} %"
+
+
+def _range(found: Interval) -> str:
+    return NOTHING if found.low is None or found.high is None else f"{signed(found.low)} to {signed(found.high)}"
+
+
+def _cell(found: Interval | None) -> Cell:
+    return Cell(NOTHING) if found is None or found.low is None else Cell(_range(found), f"({_percent(found)})")
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

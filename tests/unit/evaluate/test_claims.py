@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from memlm.evaluate.claims import Claim, Side, parse_claim
+from memlm.evaluate.statistics import difference
+from memlm.evaluate.verdicts import Case, judge
+
+
+def test_claims_about_variants():
+    assert parse_claim("gated_mlp < cross_attention") == Claim(Side("gated_mlp"), Side("cross_attention"))
+    assert parse_claim(" dense-2x>pkm.small ") == Claim(Side("pkm.small"), Side("dense-2x"))
+
+
+def test_claims_about_differences():
+    found = parse_claim("a - b < c-1 - d")
+    assert found == Claim(Side("a", "b"), Side("c-1", "d"))
+    assert (str(found), found.variants) == ("(a − b) − (c-1 − d)", ["a", "b", "c-1", "d"])
+    turned = parse_claim("|a - b| > | c - a |")
+    assert turned == Claim(Side("c", "a", is_absolute=True), Side("a", "b", is_absolute=True))
+    assert str(turned) == "|c − a| − |a − b|"
+    assert parse_claim("|a - b|<c - d") == Claim(Side("a", "b", is_absolute=True), Side("c", "d"))
+
+
+WRONG = ["", "a", "a <", "a <= b", "a = b", "a < b < c", "a b < c", "a << b", "a - b - c < d - e", "|a - b < c - d"]
+
+
+@pytest.mark.parametrize("text", [*WRONG, "|a| < |b|", "a - < b - c", "a > b > c", "| < |"])
+def test_a_claim_must_compare_two_variants_or_differences(text):
+    with pytest.raises(ValueError, match="a claim compares two variants or two differences, such as") as caught:
+        parse_claim(text)
+    assert str(caught.value).endswith(f"not {text!r}")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a < a", "compares a with itself"),
+        ("a - b < a - b", "compares a − b with itself"),
+        ("|a - b| < |b - a|", "compares |a − b| with itself"),
+        ("a - a < b - c", "takes a from itself"),
+        ("a - b < c", "compares a variant with a difference"),
+    ],
+)
+def test_a_claim_needs_two_different_sides_of_a_kind(text, reason):
+    with pytest.raises(ValueError, match="the claim") as caught:
+        parse_claim(text)
+    assert reason in str(caught.value)
+
+
+def test_coefficients_add_up():
+    means = {"a": 1.0, "b": 2.0, "c": 5.0}
+    assert parse_claim("a < b").coefficients(means) == {"a": 1, "b": -1}
+    assert parse_claim("a - b < b - c").coefficients(means) == {"a": 1, "b": -2, "c": 1}
+    assert parse_claim("|a - b| < |c - b|").coefficients(means) == {"a": -1, "b": 2, "c": -1}
+    assert parse_claim("|b - a| < |b - c|").coefficients(means) == {"a": -1, "b": 2, "c": -1}
+
+
+def test_noise_does_not_pass_for_an_effect():
+    """a and b differ by noise alone, c and d by nothing: the absolute values of single seeds would say otherwise."""
+    claim, draw = parse_claim("|c - d| < |a - b|"), np.random.default_rng(0)
+    fooled = by_seed = 0
+    for _ in range(400):
+        values = {name: draw.normal(0, sd, size=6) for name, sd in zip("abcd", (0.1, 0.1, 1e-3, 1e-3), strict=True)}
+        counts = claim.coefficients({name: found.mean() for name, found in values.items()})
+        tested = sum(count * values[name] for name, count in counts.items())
+        single = abs(values["c"] - values["d"]) - abs(values["a"] - values["b"])
+        (verdict,) = judge([Case(difference(tested.tolist()), looks=claim.looks)], 0.1)
+        fooled += verdict.word == "supported"
+        by_seed += judge([Case(difference(single.tolist()))], 0.1)[0].word == "supported"
+    assert fooled / 400 < 0.1 and by_seed / 400 > 0.5

@@ -1,0 +1,56 @@
+"""A test split that was opened before is told; the same settings again, later looks and other text are not."""
+
+import shutil
+
+import pytest
+from fabricate import edit_record, fabricate
+
+from memlm.experiment.compare import compare
+from memlm.experiment.reading import read_experiment
+
+
+def opened(folder, day, fingerprint="aaaa", lr="0.001"):
+    for run in folder.glob("*-s*"):
+        evaluated = {"split": "test", "fingerprint": fingerprint, "time": f"2026-11-{day:02}T10:00:00+00:00"}
+        edit_record(run, evaluated=evaluated)
+        config = run / "config.yaml"
+        config.write_text(config.read_text(encoding="utf-8").replace("lr: 0.001", f"lr: {lr}"), encoding="utf-8")
+
+
+@pytest.fixture
+def two(tmp_path):
+    folder = fabricate(tmp_path)
+    earlier = tmp_path / "earlier"
+    shutil.copytree(folder, earlier)
+    opened(folder, day=20)
+    return folder, earlier
+
+
+def told(folder):
+    return [warning for warning in compare(read_experiment(folder)).warnings if "opened" in warning]
+
+
+def test_an_earlier_look_with_other_settings_is_told(two):
+    folder, earlier = two
+    opened(earlier, day=10, lr="0.01")
+    assert told(folder) == [
+        "This test split was opened 12 times before, with other settings: earlier (12 runs). What was chosen by those "
+        "results is not tested by these."
+    ]
+    assert told(earlier) == [], "it was the first"
+
+
+def test_looks_that_do_not_count(two):
+    folder, earlier = two
+    assert told(folder) == [], "the other experiment opened no test split"
+    opened(earlier, day=10)
+    assert told(folder) == [], "the same settings"
+    opened(earlier, day=10, fingerprint="bbbb", lr="0.01")
+    assert told(folder) == [], "another text"
+
+
+def test_a_record_that_cannot_be_read_is_passed_over(two):
+    folder, earlier = two
+    opened(earlier, day=10, lr="0.01")
+    (earlier / "dense-s0" / "record.json").write_text("{", encoding="utf-8")
+    assert "opened 11 times before" in told(folder)[0]
