@@ -63,7 +63,7 @@ def _wiring(draw: random.Random, n_layers: int) -> dict[str, object]:
 
 def _memory(draw: random.Random) -> dict[str, object]:
     name = draw.choice(MEMORIES.names())
-    if name != "product_key":
+    if not name.startswith("product_key"):
         return {"type": name}
     n_keys = draw.choice([2, 3, 16, 64])
     return {

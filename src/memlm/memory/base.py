@@ -102,6 +102,11 @@ class MemoryConfig(Config):
         raise NotImplementedError(f"{type(self).__name__} does not say how wide its values are")
 
     @property
+    def is_normalised(self) -> bool:
+        """Whether the weights of a head sum to one; the preflight checks it."""
+        return True
+
+    @property
     def expected_to_break(self) -> Mapping[FaultName, str]:
         """Faults of the preflight that are meant, each with its reason; it still measures them, and says so."""
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal, Self
 
@@ -23,7 +24,7 @@ class ProductKeyConfig(MemoryConfig):
     n_keys: int = Field(default=256, ge=2)
     """Keys per half, M; the bank has n_keys * n_keys slots."""
     n_heads: int = Field(default=1, ge=1)
-    """Heads, each with its own queries, keys and softmax; all read one bank."""
+    """Heads, each with its own queries, keys and weights; all read one bank."""
     top_k: int = Field(default=8, ge=1)
     """Slots that a head reads."""
     d_key: int = Field(default=128, ge=2)
@@ -52,7 +53,7 @@ class ProductKeyConfig(MemoryConfig):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields what the fields cannot see alone."""
-        if self.top_k == 1:
+        if self.top_k == 1 and self.is_normalised:
             yield "top_k", "softmax over one slot is always 1 and gives the keys no gradient; read at least 2"
         if self.top_k > self.n_keys:
             yield "top_k", f"is more than the {self.n_keys} keys of a half (n_keys)"
@@ -104,7 +105,11 @@ class ProductKeyMemory(Memory):
         query, keys = self.addresses(hidden)
         slots, scores = product_key_select(query, keys, self.config.top_k)
         shape = (B, T, self.config.n_heads, self.config.top_k)
-        return MemoryRead(slots.view(shape), scores.softmax(dim=-1).view(shape), bank)
+        return MemoryRead(slots.view(shape), self.weigh(scores).view(shape), bank)
+
+    def weigh(self, scores: Tensor) -> Tensor:
+        """Returns the weights of the slots that were chosen by ``scores`` [..., K], in descending order: softmax."""
+        return scores.softmax(dim=-1)
 
     def addresses(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the queries of ``hidden`` [B, T, D] as [B * T, H, 2, C] and the half keys [H, 2, M, C].
@@ -131,3 +136,12 @@ class ProductKeyMemory(Memory):
         query, keys = self.addresses(hidden)
         scores = torch.einsum("nhpc,hpmc->nhpm", query.float(), keys.float())
         return scores.view(*hidden.shape[:2], *scores.shape[1:])
+
+
+def unit_scale(n_keys: int) -> float:
+    """Returns the scale at which the best score of a new memory is about 1.
+
+    With normed queries and keys a half score is about N(0, 1), and the largest of M is near sqrt(2 ln M); a score is
+    the sum of two.
+    """
+    return (8 * math.log(n_keys)) ** -0.5
