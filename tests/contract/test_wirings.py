@@ -80,8 +80,16 @@ def test_reads_lie_in_the_bank_and_weights_are_what_the_config_says(model):
             torch.testing.assert_close(read.weights.sum(-1), torch.ones(read.weights.shape[:-1]))
 
 
+def skip_if_declared(model, fault):
+    memory = model.config.shape.memory
+    if memory is not None and fault in memory.expected_to_break:
+        pytest.skip(f"{fault}: {memory.expected_to_break[fault]}")
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_later_tokens_change_nothing_before_them(model, training):
+    if training:
+        skip_if_declared(model, "future_leak_in_training")
     model.train(training)
     ids = tokens()
     changed = ids.clone()
@@ -102,6 +110,7 @@ def test_every_parameter_gets_a_gradient(model):
 
 
 def test_train_and_eval_mode_agree(model):
+    skip_if_declared(model, "train_eval_mismatch")
     with torch.no_grad():
         expected = model(tokens()).logits
         torch.testing.assert_close(model.train()(tokens()).logits, expected, rtol=0, atol=0)
@@ -115,12 +124,14 @@ def test_a_sequence_does_not_see_its_batch(model):
 
 
 def test_reload_gives_the_same_model(model, tmp_path):
-    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        model.train()(tokens())  # what is counted while training leaves its start
+    model.eval().save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert AutoConfig.from_pretrained(tmp_path).shape == model.config.shape
     assert {n for n, _ in loaded.named_parameters()} == {n for n, _ in model.named_parameters()}
-    for (name, was), (_, now) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):
-        assert torch.equal(was, now), name
+    for (key, was), (_, now) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
+        assert torch.equal(was, now), key
     with torch.no_grad():
         torch.testing.assert_close(loaded.eval()(tokens()).logits, model(tokens()).logits, rtol=0, atol=0)
 

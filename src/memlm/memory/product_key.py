@@ -124,12 +124,15 @@ class ProductKeyMemory(Memory):
         device = "cpu" if hidden.is_meta else hidden.device.type  # the meta device knows no autocast
         with torch.autocast(device, enabled=False):
             query, keys = query.float(), self.keys.float()
-            if self.config.query_norm:
-                query = F.rms_norm(query, (half,))
+            query = self.normed(query)
             if self.config.key_norm:
                 keys = F.rms_norm(keys, (half,))
             query = query * (self.scale * half**-0.5).view(heads, 1, 1)
         return query.to(dtype), keys.to(dtype)
+
+    def normed(self, query: Tensor) -> Tensor:
+        """Returns the queries [N, H, 2, C], float32, with each half normed if the config says so."""
+        return F.rms_norm(query, query.shape[-1:]) if self.config.query_norm else query
 
     def half_scores(self, hidden: Tensor) -> Tensor:
         """Returns the score of every half key for ``hidden`` [B, T, D] as [B, T, H, 2, M], float32."""
