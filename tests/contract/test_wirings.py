@@ -27,8 +27,9 @@ EACH_TYPE = [w for w in WIRINGS if w["memory"] == "product_key" or w["fusion"] =
 
 def settings(wiring):
     """Returns a wiring's part of a model's configuration."""
-    memory = {"type": wiring["memory"], **SMALL.get(wiring["memory"], {})}
-    return wiring | {"memory": memory, "fusion": {"type": wiring["fusion"]}}
+    memory, fusion = {"type": wiring["memory"], **SMALL.get(wiring["memory"], {})}, {"type": wiring["fusion"]}
+    width = FUSIONS.get(fusion["type"]).model_validate(fusion).width_of_values(SHAPE["d_model"])
+    return wiring | {"memory": memory | ({"d_value": width} if width else {}), "fusion": fusion}
 
 
 def build(wiring, seed=0) -> MemlmForCausalLM:
