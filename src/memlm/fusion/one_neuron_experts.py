@@ -34,9 +34,9 @@ class OneNeuronExpertsConfig(FusionConfig):
 class OneNeuronExperts(Fusion):
     """Sums one-neuron experts by weight; all parameters are the bank's.
 
-    The bank's own start suits: ``u`` is normed, so ``<u, down>`` begins near N(0, 1/2) and the update with a norm of 0.1
-    (1 head, 8 reads) to 0.24 (8 heads, 16 reads) at any width. A feed-forward layer's starts at 0.13 where d_model is
-    256 and at 0.46 where it is 512. The values of all reads are held at once, [B, T, R, 2D].
+    The bank's own start suits: ``u`` is normed, so ``<u, down>`` begins near N(0, 1/2), and the update with a norm of
+    0.1 (1 head, 8 reads) to 0.24 (8 heads, 16 reads) at any width. A feed-forward layer's starts at 0.13 where d_model
+    is 256 and at 0.46 where it is 512. The values of all reads are held at once, [B, T, R, 2D].
     """
 
     def forward(self, hidden: Tensor, read: ReadLike) -> Tensor:

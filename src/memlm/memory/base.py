@@ -18,6 +18,10 @@ from memlm.kernels.segments import CompactRows
 from memlm.kernels.weighted_lookup import weighted_lookup
 
 
+NO_TOKEN = -1
+"""Stands for a token before the first one, and for padding."""
+
+
 class Bank(nn.Module):
     """A table of values that memories read. Layers that share a bank are handed the same object.
 
@@ -102,6 +106,14 @@ class MemoryConfig(Config):
         raise NotImplementedError(f"{type(self).__name__} does not say how wide its values are")
 
     @property
+    def n_tokens(self) -> int:
+        """Tokens by whose ids a token's slots are selected: its own and those before it; 0: the ids are not asked for.
+
+        Where it is more, `Memory.forward` is given a third argument.
+        """
+        return 0
+
+    @property
     def is_normalised(self) -> bool:
         """Whether the weights of a head sum to one; the preflight checks it."""
         return True
@@ -125,7 +137,11 @@ class MemoryConfig(Config):
 
 
 class Memory(nn.Module, ABC):
-    """Selects slots of a bank for every token; the selection of a token sees that token's hidden state alone."""
+    """Selects slots of a bank for every token; the selection of a token sees that token's hidden state alone.
+
+    A memory whose config has ``n_tokens`` above 0 also sees the ids of as many tokens, as a third argument of `forward`:
+    [B, T, n_tokens] int64, the token's own first, then the one before it; `NO_TOKEN` where there is none.
+    """
 
     @abstractmethod
     def forward(self, hidden: Tensor, bank: Bank) -> MemoryRead:
