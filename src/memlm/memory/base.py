@@ -17,7 +17,6 @@ from memlm.kernels.gather_joined import gather_joined
 from memlm.kernels.segments import CompactRows
 from memlm.kernels.weighted_lookup import weighted_lookup
 
-
 NO_TOKEN = -1
 """Stands for a token before the first one, and for padding."""
 
@@ -139,8 +138,8 @@ class MemoryConfig(Config):
 class Memory(nn.Module, ABC):
     """Selects slots of a bank for every token; the selection of a token sees that token's hidden state alone.
 
-    A memory whose config has ``n_tokens`` above 0 also sees the ids of as many tokens, as a third argument of `forward`:
-    [B, T, n_tokens] int64, the token's own first, then the one before it; `NO_TOKEN` where there is none.
+    A memory whose config has ``n_tokens`` above 0 also sees the ids of as many tokens, as a third argument of
+    `forward`: [B, T, n_tokens] int64, the token's own first, then the one before it; `NO_TOKEN` where there is none.
     """
 
     @abstractmethod

@@ -28,7 +28,7 @@ class NgramHashConfig(MemoryConfig):
     """Reads the rows that the last n tokens hash to, for several n, from tables of their own."""
 
     type: Literal["ngram_hash"]
-    orders: list[Annotated[int, Field(ge=1, le=8)]] = [2, 3]
+    orders: list[Annotated[int, Field(ge=1, le=8)]] = Field(default=[2, 3])
     """Lengths n of the n-grams."""
     n_heads: int = Field(default=8, ge=1)
     """Tables for each n; two n-grams that meet in one of them are apart in the others."""
