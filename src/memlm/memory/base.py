@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,20 @@ class MemoryRead:
     bank: Bank
 
 
+class Revived(NamedTuple):
+    """What a memory has put in the place of what was never chosen.
+
+    Attributes:
+        parameter: The parameter that was changed.
+        entries: Which of its entries, a boolean tensor over its leading axes.
+        copies: Rows of the bank and the rows whose values they should take, in this order, each a pair of [N] int64.
+    """
+
+    parameter: nn.Parameter
+    entries: Tensor
+    copies: list[tuple[Tensor, Tensor]]
+
+
 class MemoryConfig(Config):
     """Base of a memory's configuration; a subclass adds ``type: Literal["its_name"]``."""
 
@@ -149,3 +163,12 @@ class Memory(nn.Module, ABC):
     @abstractmethod
     def reset_parameters(self) -> None:
         """Initialises every parameter with `torch.nn.init`."""
+
+    def revive(self, counts: Tensor, generator: torch.Generator) -> Revived | None:
+        """Gives what tokens never chose another chance; nothing, unless a memory says otherwise.
+
+        Args:
+            counts: How often each head read each slot, [H, S] int32.
+            generator: Where noise is drawn from, on the CPU.
+        """
+        return None

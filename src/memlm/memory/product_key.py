@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Literal, Self
@@ -12,8 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memlm.kernels.product_key_select import product_key_select
-from memlm.memory.base import Bank, Memory, MemoryConfig, MemoryRead
+from memlm.memory.base import Bank, Memory, MemoryConfig, MemoryRead, Revived
 from memlm.registry import MEMORIES
+
+NOISE = 0.1
+"""Of a revived key, over the root mean square of its original: enough to fall on either side of a query."""
 
 
 @MEMORIES.register
@@ -139,6 +143,33 @@ class ProductKeyMemory(Memory):
         query, keys = self.addresses(hidden)
         scores = torch.einsum("nhpc,hpmc->nhpm", query.float(), keys.float())
         return scores.view(*hidden.shape[:2], *scores.shape[1:])
+
+    @torch.no_grad()
+    def revive(self, counts: Tensor, generator: torch.Generator) -> Revived | None:
+        """Splits used half keys: each that was never chosen becomes a copy of one that was, the most used ones first.
+
+        Noise tells copy and original apart. The values of its slots should be those of the original's. Codebooks of
+        vector quantisation are kept alive alike (Dhariwal et al. 2020, arXiv:2005.00341).
+        """
+        H, _, M, C = self.keys.shape
+        pairs = counts.view(H, M, M)
+        chosen = torch.stack([pairs.sum(2), pairs.sum(1)], dim=1)  # [H, 2, M]
+        every = torch.arange(M, device=counts.device)
+        entries = torch.zeros_like(chosen, dtype=torch.bool)
+        copies: list[tuple[Tensor, Tensor]] = []
+        for head, half in itertools.product(range(H), range(2)):
+            found = chosen[head, half]
+            dead, used = (found == 0).nonzero()[:, 0], found.argsort(descending=True, stable=True)
+            n = min(len(dead), M - len(dead))
+            dead, used = dead[:n], used[:n]
+            originals = self.keys[head, half, used]
+            size = NOISE * originals.square().mean(1, keepdim=True).sqrt()
+            noise = torch.randn(n, C, generator=generator).to(originals)
+            self.keys[head, half, dead] = originals + size * noise
+            entries[head, half, dead] = True
+            slots = [each[:, None] * M + every if half == 0 else every[:, None] * M + each for each in (dead, used)]
+            copies.append((slots[0].flatten(), slots[1].flatten()))
+        return Revived(self.keys, entries, copies) if entries.any() else None
 
 
 def unit_scale(n_keys: int) -> float:
