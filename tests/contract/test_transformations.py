@@ -1,12 +1,18 @@
 """What torch makes of a model: compiled whole, exported, checkpointed, it computes the same."""
 
+import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from memlm.model.loss import TokenLoss
-from tests.contract.test_wirings import build, model, tokens  # noqa: F401 (a fixture)
+from tests.contract.test_wirings import EACH_TYPE, build, name, tokens
 from tests.tolerances import GRADIENT
+
+
+@pytest.fixture(params=EACH_TYPE, ids=name)
+def model(request):
+    return build(request.param)
 
 
 class Logits(nn.Module):
@@ -22,13 +28,13 @@ def gradients(loss, decoder):
     return torch.autograd.grad(loss, list(decoder.parameters()))
 
 
-def test_it_is_exported_in_one_piece(model):  # noqa: F811
+def test_it_is_exported_in_one_piece(model):
     logits = Logits(model.decoder)
     exported = torch.export.export(logits, (tokens(),))
     torch.testing.assert_close(exported.module()(tokens(seed=2)), logits(tokens(seed=2)))
 
 
-def test_checkpointed_it_has_the_same_gradient(model):  # noqa: F811
+def test_checkpointed_it_has_the_same_gradient(model):
     loss = TokenLoss(model.decoder)
     expected = gradients(loss(tokens())[0], model.decoder)
     summed, _ = checkpoint(loss, tokens(), use_reentrant=False)

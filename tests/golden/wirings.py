@@ -1,4 +1,4 @@
-"""What every wiring starts from and how its first steps go, as numbers that are kept in files."""
+"""What wirings of every type start from and how their first steps go, as numbers that are kept in files."""
 
 import hashlib
 from pathlib import Path
@@ -11,24 +11,19 @@ from memlm.data.sampler import Sampler
 from memlm.hf import MemlmConfig, MemlmForCausalLM
 from memlm.train.loop import Hooks, train
 from memlm.train.monitor import MetricLog
-from tests.contract.test_wirings import SHAPE, SMALL, VOCABULARY, WIRINGS
+from tests.contract.test_wirings import EACH_TYPE, SHAPE, VOCABULARY, settings
 
 FOLDER = Path(__file__).parent
 STEPS, SEQ_LEN, BATCH_SIZE = 20, 32, 8
-
-
-def _placed(wiring):
-    memory, fusion = ({"type": wiring["memory"], **SMALL.get(wiring["memory"], {})}, {"type": wiring["fusion"]})
-    return {**wiring, "memory": memory, "fusion": fusion}
 
 
 MODELS = {
     "dense": {},
     "experts": {"experts": {"n_experts": 4}},
     "untied": {"tie_embeddings": False},
-    **{f"{w['memory']}-{w['fusion']}-{w['placement']}": _placed(w) for w in WIRINGS},
+    **{f"{w['memory']}-{w['fusion']}-{w['placement']}": settings(w) for w in EACH_TYPE},
 }
-"""The configuration of every wiring, by the name of its file."""
+"""The configuration of each wiring, by the name of its file."""
 
 
 def path_of(name: str) -> Path:

@@ -69,9 +69,17 @@ def broken_off(config, root, step=9):
     return root / "killed" / "memory-s0"
 
 
-@pytest.mark.parametrize("fusion", ["cross_attention", "weighted_sum"])
-def test_every_fusion_goes_on_bit_for_bit(corpus, tmp_path, fusion):
-    config = load_experiment(write_config(corpus, tmp_path, STEPS), [f"variants.memory.fusion={{type: {fusion}}}"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "variants.memory.fusion={type: cross_attention}",
+        "variants.memory.fusion={type: weighted_sum}",
+        "variants.memory.memory.type=product_key_batch_norm",  # running statistics belong to the model
+        "train.revive_every=5",  # counts are half way when the run is broken off
+    ],
+)
+def test_every_wiring_goes_on_bit_for_bit(corpus, tmp_path, setting):
+    config = load_experiment(write_config(corpus, tmp_path, STEPS), [setting])
     untouched = outcome(run_experiment(config, tmp_path / "untouched", progress=False) / "memory-s0")
     broken_off(config, tmp_path / "broken")
     assert outcome(run_experiment(config, tmp_path / "broken", progress=False) / "memory-s0") == untouched

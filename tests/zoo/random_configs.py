@@ -25,7 +25,7 @@ def random_config(seed: int) -> tuple[ModelConfig, TrainConfig]:
     feed_forward = {"d_ff": draw.choice([None, 48, 344]), "experts": draw.choice([None, _experts(draw)])}
     wiring = draw.random() < 0.85
     if wiring:
-        model |= _wiring(draw, n_layers)
+        model |= _wiring(draw, n_layers, model["d_model"])
     if not (wiring and model["placement"] == "replace" and model["layers"] in ("all", list(range(n_layers)))):
         model |= feed_forward
     given = {name: value for name, value in model.items() if value is not None}
@@ -50,11 +50,13 @@ def _experts(draw: random.Random) -> dict[str, float]:
     }
 
 
-def _wiring(draw: random.Random, n_layers: int) -> dict[str, object]:
+def _wiring(draw: random.Random, n_layers: int, d_model: int) -> dict[str, object]:
     layers = sorted(draw.sample(range(n_layers), draw.randint(1, n_layers)))
+    memory, fusion = _memory(draw), {"type": draw.choice(FUSIONS.names())}
+    width = FUSIONS.get(fusion["type"]).model_validate(fusion).width_of_values(d_model)
     return {
-        "memory": _memory(draw),
-        "fusion": {"type": draw.choice(FUSIONS.names())},
+        "memory": memory | ({"d_value": width} if width else {}),
+        "fusion": fusion,
         "placement": draw.choice(["replace", "parallel"]),
         "layers": draw.choice(["all", layers]),
         "shared_bank": draw.random() < 0.5,
@@ -63,7 +65,7 @@ def _wiring(draw: random.Random, n_layers: int) -> dict[str, object]:
 
 def _memory(draw: random.Random) -> dict[str, object]:
     name = draw.choice(MEMORIES.names())
-    if name != "product_key":
+    if not name.startswith("product_key"):
         return {"type": name}
     n_keys = draw.choice([2, 3, 16, 64])
     return {
@@ -73,6 +75,6 @@ def _memory(draw: random.Random) -> dict[str, object]:
         "top_k": draw.randint(2, min(n_keys, 16)),
         "d_key": draw.choice([2, 16, 128]),
         "d_value": draw.choice([1, 16, 256]),
-        "query_norm": draw.random() < 0.7,
+        "query_norm": draw.random() < 0.7 and name != "product_key_batch_norm",
         "key_norm": draw.random() < 0.7,
     }

@@ -169,7 +169,7 @@ def second_half_of_the_keys_detached(patch):
 
 
 def update_dropped(patch):
-    def forward(self, hidden, rope, mask=None, cache=None, bank=None):
+    def forward(self, hidden, rope, mask=None, cache=None, bank=None, tokens=None):
         hidden = hidden + self.attention(self.attention_norm(hidden), rope, mask, cache)
         normed = self.update_norm(hidden)
         read = self.memory(normed, bank)

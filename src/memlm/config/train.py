@@ -68,6 +68,8 @@ class TrainConfig(Config):
     """Largest norm of the whole gradient; 0 turns clipping off."""
     train_values_epochs: int | None = Field(default=None, ge=1)
     """The bank's values learn during the first N epochs and are frozen after; None: they always learn."""
+    revive_every: Every = Field(default=0, ge=0)
+    """Interval at which keys that no token chose become copies of well-used ones, if the memory can; as the others."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the forward pass; auto is bf16 on a GPU that has it and fp32 elsewhere. Parameters are fp32."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -109,7 +111,7 @@ class TrainConfig(Config):
         for name in ("save_every", "evaluate_every"):
             if self.keep_best and not getattr(self, name):
                 yield "keep_best", f"has no effect, because {name} is 0"
-        for name in ("log_every", "evaluate_every", "save_every", "profile_every", "memory_every"):
+        for name in ("log_every", "evaluate_every", "save_every", "profile_every", "memory_every", "revive_every"):
             value = getattr(self, name)
             if value > 1 and value != int(value):
                 yield name, "must be a whole number of steps, or a share of the run below 1"

@@ -57,6 +57,10 @@ class FusionConfig(Config):
         """Yields (field, reason) for what does not fit a model of width ``d_model``."""
         return iter(())
 
+    def width_of_values(self, d_model: int) -> int | None:
+        """Returns the width that values must have in a model of width ``d_model``; None: any."""
+        return None
+
     @property
     def expected_to_break(self) -> Mapping[FaultName, str]:
         """Faults of the preflight that are meant, each with its reason; it still measures them, and says so."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, StaticLayer
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -81,7 +82,7 @@ class MemlmForCausalLM(PreTrainedModel, GenerationMixin):
             position_ids: Position of each token, [B, T].
             cache: Keys and values of earlier tokens (transformers >= 5.24).
             past_key_values: The same under its older name.
-            inputs_embeds: Embeddings instead of tokens, [B, T, D].
+            inputs_embeds: Embeddings instead of tokens, [B, T, D]; a memory that reads by tokens needs both.
             labels: Tokens to predict, [B, T], not shifted; -100 is left out.
             use_cache: Return a cache; starts one if none is given.
             logits_to_keep: Compute logits of the last this many tokens, or of these positions; 0 = all.
@@ -99,7 +100,10 @@ class MemlmForCausalLM(PreTrainedModel, GenerationMixin):
             past = cache.get_seq_length() if cache is not None else 0
             position_ids = torch.arange(embeds.shape[1], device=embeds.device)[None] + past
         mask = create_causal_mask(self.config, embeds, attention_mask, cache, position_ids)
-        output = self.decoder(None, position_ids, mask, cache, embeds)
+        memory = self.decoder.config.memory
+        if cache is not None and memory is not None and memory.n_tokens:
+            _make_room(cache, len(self.decoder.blocks))
+        output = self.decoder(input_ids, position_ids, mask, cache, embeds)
         hidden = output.hidden
         if isinstance(logits_to_keep, Tensor):
             hidden = hidden[:, logits_to_keep]
@@ -111,6 +115,16 @@ class MemlmForCausalLM(PreTrainedModel, GenerationMixin):
             loss = loss + output.balance_loss
         result = CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE_FIELD: cache})
         return result.to_tuple() if return_dict is False else result
+
+
+def _make_room(cache: Any, n_layers: int) -> None:
+    """Gives a cache that was made for ``n_layers`` layers one more, in which the decoder keeps token ids.
+
+    So they are reordered, cropped and reset with keys and values.
+    """
+    if cache.layer_class_to_replicate is None and len(cache.layers) == n_layers:  # otherwise it grows by itself
+        first = cache.layers[0]
+        cache.layers.append(StaticLayer(first.max_cache_len) if isinstance(first, StaticLayer) else DynamicLayer())
 
 
 def _loss(logits: Tensor, labels: Tensor, num_items: Tensor | int | None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from memlm.kernels.compact import CompactGradient
 from memlm.kernels.gather_joined import gather_joined
 from memlm.kernels.segments import CompactRows
 from memlm.kernels.weighted_lookup import weighted_lookup
+
+NO_TOKEN = -1
+"""Stands for a token before the first one, and for padding."""
 
 
 class Bank(nn.Module):
@@ -83,6 +86,20 @@ class MemoryRead:
     bank: Bank
 
 
+class Revived(NamedTuple):
+    """What a memory has put in the place of what was never chosen.
+
+    Attributes:
+        parameter: The parameter that was changed.
+        entries: Which of its entries, a boolean tensor over its leading axes.
+        copies: Rows of the bank and the rows whose values they should take, in this order, each a pair of [N] int64.
+    """
+
+    parameter: nn.Parameter
+    entries: Tensor
+    copies: list[tuple[Tensor, Tensor]]
+
+
 class MemoryConfig(Config):
     """Base of a memory's configuration; a subclass adds ``type: Literal["its_name"]``."""
 
@@ -100,6 +117,19 @@ class MemoryConfig(Config):
     def value_width(self) -> int:
         """Width of a value."""
         raise NotImplementedError(f"{type(self).__name__} does not say how wide its values are")
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens by whose ids a token's slots are selected: its own and those before it; 0: the ids are not asked for.
+
+        Where it is more, `Memory.forward` is given a third argument.
+        """
+        return 0
+
+    @property
+    def is_normalised(self) -> bool:
+        """Whether the weights of a head sum to one; the preflight checks it."""
+        return True
 
     @property
     def expected_to_break(self) -> Mapping[FaultName, str]:
@@ -120,7 +150,11 @@ class MemoryConfig(Config):
 
 
 class Memory(nn.Module, ABC):
-    """Selects slots of a bank for every token; the selection of a token sees that token's hidden state alone."""
+    """Selects slots of a bank for every token; the selection of a token sees that token's hidden state alone.
+
+    A memory whose config has ``n_tokens`` above 0 also sees the ids of as many tokens, as a third argument of
+    `forward`: [B, T, n_tokens] int64, the token's own first, then the one before it; `NO_TOKEN` where there is none.
+    """
 
     @abstractmethod
     def forward(self, hidden: Tensor, bank: Bank) -> MemoryRead:
@@ -129,3 +163,12 @@ class Memory(nn.Module, ABC):
     @abstractmethod
     def reset_parameters(self) -> None:
         """Initialises every parameter with `torch.nn.init`."""
+
+    def revive(self, counts: Tensor, generator: torch.Generator) -> Revived | None:
+        """Gives what tokens never chose another chance; nothing, unless a memory says otherwise.
+
+        Args:
+            counts: How often each head read each slot, [H, S] int32.
+            generator: Where noise is drawn from, on the CPU.
+        """
+        return None

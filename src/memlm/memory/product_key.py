@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from typing import Literal, Self
 
@@ -11,8 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memlm.kernels.product_key_select import product_key_select
-from memlm.memory.base import Bank, Memory, MemoryConfig, MemoryRead
+from memlm.memory.base import Bank, Memory, MemoryConfig, MemoryRead, Revived
 from memlm.registry import MEMORIES
+
+NOISE = 0.1
+"""Of a revived key, over the root mean square of its original: enough to fall on either side of a query."""
 
 
 @MEMORIES.register
@@ -23,7 +28,7 @@ class ProductKeyConfig(MemoryConfig):
     n_keys: int = Field(default=256, ge=2)
     """Keys per half, M; the bank has n_keys * n_keys slots."""
     n_heads: int = Field(default=1, ge=1)
-    """Heads, each with its own queries, keys and softmax; all read one bank."""
+    """Heads, each with its own queries, keys and weights; all read one bank."""
     top_k: int = Field(default=8, ge=1)
     """Slots that a head reads."""
     d_key: int = Field(default=128, ge=2)
@@ -52,7 +57,7 @@ class ProductKeyConfig(MemoryConfig):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields what the fields cannot see alone."""
-        if self.top_k == 1:
+        if self.top_k == 1 and self.is_normalised:
             yield "top_k", "softmax over one slot is always 1 and gives the keys no gradient; read at least 2"
         if self.top_k > self.n_keys:
             yield "top_k", f"is more than the {self.n_keys} keys of a half (n_keys)"
@@ -104,7 +109,11 @@ class ProductKeyMemory(Memory):
         query, keys = self.addresses(hidden)
         slots, scores = product_key_select(query, keys, self.config.top_k)
         shape = (B, T, self.config.n_heads, self.config.top_k)
-        return MemoryRead(slots.view(shape), scores.softmax(dim=-1).view(shape), bank)
+        return MemoryRead(slots.view(shape), self.weigh(scores).view(shape), bank)
+
+    def weigh(self, scores: Tensor) -> Tensor:
+        """Returns the weights of the slots that were chosen by ``scores`` [..., K], in descending order: softmax."""
+        return scores.softmax(dim=-1)
 
     def addresses(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the queries of ``hidden`` [B, T, D] as [B * T, H, 2, C] and the half keys [H, 2, M, C].
@@ -119,15 +128,54 @@ class ProductKeyMemory(Memory):
         device = "cpu" if hidden.is_meta else hidden.device.type  # the meta device knows no autocast
         with torch.autocast(device, enabled=False):
             query, keys = query.float(), self.keys.float()
-            if self.config.query_norm:
-                query = F.rms_norm(query, (half,))
+            query = self.normed(query)
             if self.config.key_norm:
                 keys = F.rms_norm(keys, (half,))
             query = query * (self.scale * half**-0.5).view(heads, 1, 1)
         return query.to(dtype), keys.to(dtype)
+
+    def normed(self, query: Tensor) -> Tensor:
+        """Returns the queries [N, H, 2, C], float32, with each half normed if the config says so."""
+        return F.rms_norm(query, query.shape[-1:]) if self.config.query_norm else query
 
     def half_scores(self, hidden: Tensor) -> Tensor:
         """Returns the score of every half key for ``hidden`` [B, T, D] as [B, T, H, 2, M], float32."""
         query, keys = self.addresses(hidden)
         scores = torch.einsum("nhpc,hpmc->nhpm", query.float(), keys.float())
         return scores.view(*hidden.shape[:2], *scores.shape[1:])
+
+    @torch.no_grad()
+    def revive(self, counts: Tensor, generator: torch.Generator) -> Revived | None:
+        """Splits used half keys: each that was never chosen becomes a copy of one that was, the most used ones first.
+
+        Noise tells copy and original apart. The values of its slots should be those of the original's. Codebooks of
+        vector quantisation are kept alive alike (Dhariwal et al. 2020, arXiv:2005.00341).
+        """
+        H, _, M, C = self.keys.shape
+        pairs = counts.view(H, M, M)
+        chosen = torch.stack([pairs.sum(2), pairs.sum(1)], dim=1)  # [H, 2, M]
+        every = torch.arange(M, device=counts.device)
+        entries = torch.zeros_like(chosen, dtype=torch.bool)
+        copies: list[tuple[Tensor, Tensor]] = []
+        for head, half in itertools.product(range(H), range(2)):
+            found = chosen[head, half]
+            dead, used = (found == 0).nonzero()[:, 0], found.argsort(descending=True, stable=True)
+            n = min(len(dead), M - len(dead))
+            dead, used = dead[:n], used[:n]
+            originals = self.keys[head, half, used]
+            size = NOISE * originals.square().mean(1, keepdim=True).sqrt()
+            noise = torch.randn(n, C, generator=generator).to(originals)
+            self.keys[head, half, dead] = originals + size * noise
+            entries[head, half, dead] = True
+            slots = [each[:, None] * M + every if half == 0 else every[:, None] * M + each for each in (dead, used)]
+            copies.append((slots[0].flatten(), slots[1].flatten()))
+        return Revived(self.keys, entries, copies) if entries.any() else None
+
+
+def unit_scale(n_keys: int) -> float:
+    """Returns the scale at which the best score of a new memory is about 1.
+
+    With normed queries and keys a half score is about N(0, 1), and the largest of M is near sqrt(2 ln M); a score is
+    the sum of two.
+    """
+    return (8 * math.log(n_keys)) ** -0.5

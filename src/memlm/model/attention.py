@@ -18,6 +18,10 @@ class Cache(Protocol):
         """Stores the new keys and values and returns all that the layer has, [B, heads, S, C]."""
         ...
 
+    def get_seq_length(self) -> int | Tensor:
+        """Returns how many tokens are stored; a static cache changes the tensor that it returns."""
+        ...
+
 
 class Attention(nn.Module):
     """Multi-head attention over the tokens so far.

@@ -57,8 +57,18 @@ class Block(nn.Module):
         mask: Tensor | None = None,
         cache: Cache | None = None,
         bank: Bank | None = None,
+        tokens: Tensor | None = None,
     ) -> BlockOutput:
-        """Returns the residual stream after the block; arguments as in `Attention.forward`, and the memory's bank."""
+        """Returns the residual stream after the block.
+
+        Args:
+            hidden: As those that follow, in `Attention.forward`.
+            rope: See there.
+            mask: See there.
+            cache: See there.
+            bank: What the memory reads.
+            tokens: As of `last_tokens`, for a memory that asks for them.
+        """
         hidden = hidden + self.attention(self.attention_norm(hidden), rope, mask, cache)
         normed = self.update_norm(hidden)
         update, balance_loss, read = hidden.new_zeros(()), hidden.new_zeros(()), None
@@ -66,6 +76,6 @@ class Block(nn.Module):
             update, balance_loss = self.feed_forward(normed)
         if self.memory is not None and self.fusion is not None:
             assert bank is not None, "the decoder hands the bank to the block"
-            read = self.memory(normed, bank)
+            read = self.memory(normed, bank) if tokens is None else self.memory(normed, bank, tokens)
             update = update + self.fusion(normed, read)
         return BlockOutput(hidden + update, balance_loss, read)

@@ -101,6 +101,9 @@ class ModelConfig(Config):
         else:
             for field, reason in self.fusion.problems_in(self.d_model):
                 yield f"fusion.{field}", reason
+            width, given = self.fusion.width_of_values(self.d_model), self.memory.value_width
+            if width not in (None, given):
+                yield "fusion.type", f"needs values {width} wide where d_model is {self.d_model}, not {given} (d_value)"
         if self.layers != "all":
             outside = [layer for layer in self.layers if not 0 <= layer < self.n_layers]
             if outside:

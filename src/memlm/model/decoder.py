@@ -16,6 +16,7 @@ from memlm.model.config import ModelConfig
 from memlm.model.feed_forward import build_feed_forward
 from memlm.model.norm import RMSNorm
 from memlm.model.rope import rotations
+from memlm.model.tokens import last_tokens
 
 
 class DecoderOutput(NamedTuple):
@@ -87,7 +88,7 @@ class Decoder(nn.Module):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: Cache | None = None,
@@ -96,12 +97,17 @@ class Decoder(nn.Module):
         """Runs the blocks.
 
         Args:
-            input_ids: Tokens, [B, T]; not looked at when ``inputs_embeds`` is given.
+            input_ids: Tokens, [B, T]; where ``inputs_embeds`` is given, only a memory that asks for tokens needs them.
             positions: Position of each token, [B, T] or [1, T]; 0 .. T-1 if not given.
             mask: What each token may see, [B, 1, T, S]; None: itself and every token before it.
-            cache: Keys and values of earlier tokens.
+            cache: Keys and values of earlier tokens. For a memory that asks for tokens it also keeps those, as one more
+                layer.
             inputs_embeds: Embeddings instead of tokens, [B, T, D].
+
+        Raises:
+            ValueError: there are no tokens, and the memory asks for them.
         """
+        tokens = self._tokens(input_ids, mask, cache)
         hidden = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         device = hidden.device.type
         if not hidden.is_meta and torch.is_autocast_enabled(device):
@@ -113,11 +119,21 @@ class Decoder(nn.Module):
         balance_loss = hidden.new_zeros((), dtype=torch.float32)
         reads: dict[int, MemoryRead] = {}
         for layer, block in enumerate(self.blocks):
-            output: BlockOutput = block(hidden, rope, mask, cache, self.bank_of(layer))
+            output: BlockOutput = block(hidden, rope, mask, cache, self.bank_of(layer), tokens)
             hidden, balance_loss = output.hidden, balance_loss + output.balance_loss
             if output.read is not None:
                 reads[layer] = output.read
         return DecoderOutput(self.norm(hidden), balance_loss, reads)
+
+    def _tokens(self, input_ids: Tensor | None, mask: Tensor | None, cache: Cache | None) -> Tensor | None:
+        memory = self.config.memory
+        if memory is None or not memory.n_tokens:
+            return None
+        if input_ids is None:
+            raise ValueError(
+                f"memory {memory.type} reads by the ids of tokens; give input_ids, not inputs_embeds alone"
+            )
+        return last_tokens(input_ids, memory.n_tokens, mask, cache, len(self.blocks))
 
     @property
     def output_weight(self) -> Tensor:

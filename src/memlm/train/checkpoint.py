@@ -104,9 +104,9 @@ def save_model(
 def _read_back(model: PreTrainedModel, folder: Path) -> None:
     """Compares what was written with the model, bit for bit, before anybody relies on it."""
     written = load_file(folder / "model.safetensors")
-    for name, parameter in model.named_parameters():
+    for name, tensor in model.state_dict().items():
         found = written.get(name)
-        if found is None or found.dtype != parameter.dtype or not torch.equal(found, parameter.detach().cpu()):
+        if found is None or found.dtype != tensor.dtype or not torch.equal(found, tensor.cpu()):
             state = "is not in the file" if found is None else f"came back as other numbers ({found.dtype})"
             raise CheckpointError(f"{folder.name}: {name} {state}; what is saved must be the model that was trained")
 

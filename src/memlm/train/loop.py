@@ -25,6 +25,7 @@ from memlm.train.alarms import Alarm, Alarms
 from memlm.train.interrupts import deferred_signals
 from memlm.train.monitor import MetricLog, PeakMemory, Stopwatch, write_profile
 from memlm.train.optimizer import build_optimizer, compact_gradients, freeze_values, set_learning_rates
+from memlm.train.revival import Revival
 from memlm.train.schedule import Plan, lr_factor
 from memlm.train.state import History, TrainingState, capture, restore
 from memlm.train.updater import Updater
@@ -135,7 +136,7 @@ def train(
     try:
         return training.run()
     finally:
-        training.updater.release()
+        training.release()
 
 
 @dataclass(frozen=True)
@@ -180,13 +181,16 @@ class _Training:
         self.updater = Updater(self.optimizer, model, config.clip)
         self.module = self.accelerator.prepare(TokenLoss(model.decoder))
         self.history, self.done = (History(), 0) if state is None else (state.history, state.step)
+        self.revival = Revival(model.decoder, self.optimizer, sampler.seed) if config.revive_every else None
         if state is not None:
             restore(state.tensors, model, self.optimizer)
+            if self.revival is not None:
+                self.revival.restore(state.tensors)
         self.alarms = Alarms(config.alarms, self.history.alarms)
         self.history.alarms = self.alarms.history
         self.every = {
             name: interval(getattr(config, f"{name}_every"), self.plan.steps)
-            for name in ("log", "evaluate", "save", "profile", "memory")
+            for name in ("log", "evaluate", "save", "profile", "memory", "revive")
         }
         self.watch = Stopwatch(self.history.times)
         self.memory = PeakMemory(self.accelerator.device, self.history.peak_memory_gib)
@@ -227,6 +231,12 @@ class _Training:
             compact_rows=self.updater.compact_rows,
         )
 
+    def release(self) -> None:
+        """Leaves the model as any other."""
+        self.updater.release()
+        if self.revival is not None:
+            self.revival.release()
+
     def _is_due(self, name: str, step: int) -> bool:
         every = self.every[name]
         return bool(every) and (step % every == 0 or step == self.plan.steps)
@@ -242,6 +252,8 @@ class _Training:
         results = torch.stack([loss, self.updater.clip()])
         self.updater.step(results.isfinite().all())
         self.updater.clear()
+        if self.revival is not None and self._is_due("revive", step) and step < self.plan.steps:
+            self.revival.revive(step)  # the last step is for nobody to learn from
         on_cuda = self.accelerator.device.type == "cuda"  # elsewhere nothing tells when a copy has arrived
         results = results.to("cpu", non_blocking=on_cuda)
         done = torch.cuda.current_stream().record_event() if on_cuda else None
@@ -305,7 +317,7 @@ class _Training:
         """Saves the model and the state after a step, which is settled."""
         self.log.sync()
         self.history.peak_memory_gib = self.memory.gib()
-        tensors = capture(self.model, self.optimizer)
+        tensors = capture(self.model, self.optimizer) | ({} if self.revival is None else self.revival.tensors())
         validation_loss = self.metrics.get("evaluate/validation_loss")
         self.hooks.save(TrainingState(step, tensors, self.history, validation_loss))
 

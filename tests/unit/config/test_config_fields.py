@@ -7,8 +7,10 @@ from tests.unit.config.texts import (
     BUDGET,
     COUNT,
     FINITE,
+    FUSIONS,
     INTERVAL,
     LINE,
+    MEMORIES,
     NUMBER,
     REPLACED,
     SPLIT,
@@ -164,7 +166,7 @@ TRAIN = [
     ("steps: 4, deterministic: 3", "deterministic = 3", "Input should be a valid boolean, unable to interpret input"),
     *[
         (f"steps: 4, {name}_every: {text}", f"{name}_every = {value}", reason)
-        for name in ("log", "evaluate", "save", "profile", "memory")
+        for name in ("log", "evaluate", "save", "profile", "memory", "revive")
         for text, value, reason in [
             ("1.5", "1.5", INTERVAL),
             ("-1", "-1", INTERVAL),
@@ -251,14 +253,14 @@ MODEL = [
     (
         "memory: {type: product_key}",
         "fusion = None",
-        "is required with a memory. Known: cross_attention, gated_mlp, weighted_sum.",
+        f"is required with a memory. Known: {FUSIONS}",
     ),
     ("n_layer: 2", "n_layer = 2", "ModelConfig has no such field. Did you mean 'n_layers'?"),
 ]
 
 
-def memory(fields):
-    return f"memory: {{type: product_key, {fields}}}, fusion: {{type: gated_mlp}}"
+def memory(fields, name="product_key"):
+    return f"memory: {{type: {name}, {fields}}}, fusion: {{type: gated_mlp}}"
 
 
 def fusion(fields):
@@ -266,16 +268,16 @@ def fusion(fields):
 
 
 WIRING = [
-    ("memory: product_key", "memory = 'product_key'", "must be a mapping with a type, such as {type: product_key}"),
-    ("memory: {n_keys: 4}", "memory", "needs a type. Known: product_key."),
+    ("memory: product_key", "memory = 'product_key'", "must be a mapping with a type, such as {type: ngram_hash}"),
+    ("memory: {n_keys: 4}", "memory", f"needs a type. Known: {MEMORIES}"),
     (
         "memory: {type: prodct_key}",
         "memory.type = 'prodct_key'",
-        "unknown memory 'prodct_key'. Did you mean 'product_key'? Known: product_key.",
+        f"unknown memory 'prodct_key'. Did you mean 'product_key'? Known: {MEMORIES}",
     ),
-    ("memory: {type: base}", "memory.type = 'base'", "unknown memory 'base'. Known: product_key."),
-    ("memory: {type: 3}", "memory.type = 3", "must be a name. Known: product_key."),
-    ("memory: {type: [a]}", "memory.type", "must be a name. Known: product_key."),
+    ("memory: {type: base}", "memory.type = 'base'", f"unknown memory 'base'. Known: {MEMORIES}"),
+    ("memory: {type: 3}", "memory.type = 3", f"must be a name. Known: {MEMORIES}"),
+    ("memory: {type: [a]}", "memory.type", f"must be a name. Known: {MEMORIES}"),
     (memory("n_kyes: 4"), "memory.n_kyes = 4", "ProductKeyConfig has no such field. Did you mean 'n_keys'?"),
     (memory("n_keys: 1"), "memory.n_keys = 1", at_least(2)),
     (memory("n_heads: 0"), "memory.n_heads = 0", at_least(1)),
@@ -291,18 +293,35 @@ WIRING = [
     (memory("d_value: 0"), "memory.d_value = 0", at_least(1)),
     (memory("query_norm: 3"), "memory.query_norm = 3", "Input should be a valid boolean, unable to interpret input"),
     (
+        memory("query_norm: true", "product_key_batch_norm"),
+        "memory.query_norm = True",
+        "has no effect, because BatchNorm takes its place",
+    ),
+    (
+        memory("orders: [2, 2]", "ngram_hash"),
+        "memory.orders",
+        "must name at least one length, and none twice",
+    ),
+    (memory("orders: [9]", "ngram_hash"), "memory.orders.0 = 9", "Input should be less than or equal to 8"),
+    (memory("n_rows: 1", "ngram_hash"), "memory.n_rows = 1", at_least(2)),
+    (
         "memory: {type: product_key}, fusion: [a]",
         "fusion",
         "must be a mapping with a type, such as {type: cross_attention}",
     ),
-    (fusion("n_heads: 8"), "fusion", "needs a type. Known: cross_attention, gated_mlp, weighted_sum."),
+    (fusion("n_heads: 8"), "fusion", f"needs a type. Known: {FUSIONS}"),
     (
         fusion("type: gate_mlp"),
         "fusion.type = 'gate_mlp'",
-        "unknown fusion 'gate_mlp'. Did you mean 'gated_mlp'? Known: cross_attention, gated_mlp, weighted_sum.",
+        f"unknown fusion 'gate_mlp'. Did you mean 'gated_mlp'? Known: {FUSIONS}",
     ),
     (fusion("type: cross_attention, n_heads: 0"), "fusion.n_heads = 0", at_least(1)),
     (fusion("type: cross_attention, n_heads: 7"), "fusion.n_heads = 7", "must divide d_model, which is 512"),
+    (
+        fusion("type: one_neuron_experts"),
+        "fusion.type = 'one_neuron_experts'",
+        "needs values 1024 wide where d_model is 512, not 128 (d_value)",
+    ),
     (fusion("type: gated_mlp, d_hidden: 0"), "fusion.d_hidden = 0", at_least(1)),
     (
         fusion("type: weighted_sum, d_hidden: 4"),

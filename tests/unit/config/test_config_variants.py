@@ -1,5 +1,7 @@
 """Variants are merged over `model`, and an error that they share is told once, where it was written."""
 
+from tests.unit.config.texts import FUSIONS
+
 HEAD = "data: {corpus: x}\ntrain: {steps: 4}\n"
 WIRED = "memory: {type: product_key}, fusion: {type: gated_mlp}"
 EVEN = "d_model / n_heads must be an even whole number, and d_model is"
@@ -67,7 +69,7 @@ def test_an_error_behind_an_anchor_is_told_once_at_the_anchor(problems_of):
 
 
 def test_equal_errors_of_two_variants_are_both_told(problems_of):
-    needs = "fusion = None  is required with a memory. Known: cross_attention, gated_mlp, weighted_sum."
+    needs = f"fusion = None  is required with a memory. Known: {FUSIONS}"
     memory = "{memory: {type: product_key}}"
     assert problems_of(f"{HEAD}variants:\n  a: {memory}\n  b: {memory}\n  c: {{}}\n") == [
         f"c.yaml:4  variants.a.{needs}",

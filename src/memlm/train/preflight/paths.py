@@ -164,7 +164,7 @@ def _cache_fault(module: str, evidence: str, model: MemlmForCausalLM, token: Any
     if first_difference(step[-1:], alone[-1:], only, only) is None:
         cause = "the step sees its own token alone; accept both names of the cache and hand it to attention"
         return Fault("cache_ignored", module, evidence, cause)
-    cause = "check the positions, the mask and what is stored; a memory must not need the tokens before its own"
+    cause = "check the positions, the mask and what is stored; a memory sees earlier tokens by n_tokens alone"
     return Fault("cache_mismatch", module, evidence, cause)
 
 

@@ -25,6 +25,9 @@ from memlm.train.preflight.trace import first_difference, trace, whole
 def reload(subject: Subject) -> list[Fault]:
     """A saved model is the same when loaded: every parameter, what is tied, the logits, and one step of training."""
     model, ids = subject.moved(), subject.tokens()
+    with torch.no_grad():
+        model.train()(ids)  # what is counted while training leaves its start
+    model.eval()
     with tempfile.TemporaryDirectory() as scratch, _without_bars():
         try:
             model.save_pretrained(scratch)

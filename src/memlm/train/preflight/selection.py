@@ -23,7 +23,8 @@ def reads(subject: Subject) -> list[Fault]:
 
     def look(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: object, read: MemoryRead) -> None:
-            faults.extend(Fault("wrong_reads", name, evidence, _READS) for evidence in _wrong(read))
+            found = _wrong(read, subject.config.memory.is_normalised)
+            faults.extend(Fault("wrong_reads", name, evidence, _READS) for evidence in found)
 
         return hook
 
@@ -38,7 +39,10 @@ def reads(subject: Subject) -> list[Fault]:
     return [*faults, *_misplaced(subject, found)]
 
 
-_READS = "a memory returns int64 slots of its bank, none twice in a head, and weights that sum to one"
+_READS = (
+    "a memory returns int64 slots of its bank, none twice in a head, and weights, none negative, that sum to one "
+    "unless its config says otherwise (is_normalised)"
+)
 
 
 def _misplaced(subject: Subject, found: dict[int, MemoryRead]) -> list[Fault]:
@@ -55,7 +59,7 @@ def _misplaced(subject: Subject, found: dict[int, MemoryRead]) -> list[Fault]:
     return []
 
 
-def _wrong(read: MemoryRead) -> list[str]:
+def _wrong(read: MemoryRead, is_normalised: bool) -> list[str]:
     slots, weights = read.slots, read.weights
     if slots.shape != weights.shape or slots.ndim != 4 or slots.dtype != torch.int64:
         return [f"slots {list(slots.shape)} {slots.dtype}, weights {list(weights.shape)}"]
@@ -66,7 +70,7 @@ def _wrong(read: MemoryRead) -> list[str]:
     if twice:
         found.append(f"{twice:.0%} of the heads read a slot twice")
     sums = weights.sum(-1)
-    if weights.min() < 0 or differ(sums, torch.ones_like(sums)):
+    if not weights.min() >= 0 or (is_normalised and differ(sums, torch.ones_like(sums))):
         found.append(f"weights from {weights.min():.2g} whose sums go up to {sums.max():.3g}")
     return found
 
@@ -76,6 +80,10 @@ class HalfScores(Protocol):
 
     def half_scores(self, hidden: Tensor) -> Tensor:
         """Returns the score of every half key, [B, T, H, 2, M]."""
+        ...
+
+    def weigh(self, scores: Tensor) -> Tensor:
+        """Returns the weights of the slots chosen by ``scores``, both [..., K]."""
         ...
 
 
@@ -89,8 +97,9 @@ def top_k(subject: Subject) -> list[Fault]:
         hidden, read = _call_of(model, memory, subject)
         best, scores = every_slot(scored.half_scores(hidden), read.slots.shape[-1])
         missed = (best != read.slots).float().mean().item()
-        off = distance(scores.softmax(-1), read.weights)
-        if missed or differ(scores.softmax(-1), read.weights):
+        weights = scored.weigh(scores)
+        off = distance(weights, read.weights)
+        if missed or differ(weights, read.weights):
             evidence = f"{missed:.0%} of the slots are not those of a full search, weights differ by up to {off:.2g}"
             return [
                 Fault("wrong_top_k", name, evidence, "slots are first * M + second, best sum first, ties to the lowest")

@@ -22,11 +22,9 @@ def shrunken(config: ModelConfig) -> ModelConfig:
     The width is the smallest that suits all of them; where none does, the original's stays.
     """
     small = config.model_dump(exclude_unset=True) | _layers(config) | _heads(config) | _feed_forward(config)
-    if config.memory is not None:
-        small |= {"memory": config.memory.shrunken(), "fusion": config.fusion.shrunken()}
     for width in _widths(config.d_model, small["n_heads"]):
         try:
-            return ModelConfig.model_validate(small | {"d_model": width})
+            return ModelConfig.model_validate(small | {"d_model": width} | _wiring(config, width))
         except ValidationError:
             continue
     return config
@@ -41,6 +39,17 @@ def _layers(config: ModelConfig) -> dict[str, Any]:
     if config.layers == "all":
         return {"n_layers": len(kept)}
     return {"n_layers": len(kept), "layers": [index for index, layer in enumerate(kept) if layer in with_memory]}
+
+
+def _wiring(config: ModelConfig, d_model: int) -> dict[str, Any]:
+    """Returns the memory and the fusion; values are as wide as the fusion wants them, if it does."""
+    if config.memory is None:
+        return {}
+    memory, fusion = config.memory.shrunken(), config.fusion.shrunken()
+    width = fusion.width_of_values(d_model)
+    if width is not None:
+        memory = type(memory).model_validate(memory.model_dump(exclude_unset=True) | {"d_value": width})
+    return {"memory": memory, "fusion": fusion}
 
 
 def _heads(config: ModelConfig) -> dict[str, Any]:
