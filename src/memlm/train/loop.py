@@ -28,6 +28,7 @@ from memlm.train.optimizer import build_optimizer, compact_gradients, freeze_val
 from memlm.train.schedule import Plan, lr_factor
 from memlm.train.state import History, TrainingState, capture, restore
 from memlm.train.updater import Updater
+from memlm.train.writers import WriterRecorder
 
 OUT_OF_MEMORY = "out of memory; halve train.batch_size and double train.accumulation"
 """What to tell a user whose device was too small."""
@@ -123,7 +124,7 @@ def train(
         config: How to train.
         log: Takes the metrics.
         hooks: What to call on the way.
-        folder: Where profiler traces go.
+        folder: Where profiler traces go, and at the end who wrote the slots, if that is recorded.
         state: Go on from here; ``model`` has the weights that belong to it.
 
     Raises:
@@ -135,7 +136,7 @@ def train(
     try:
         return training.run()
     finally:
-        training.updater.release()
+        training.release()
 
 
 @dataclass(frozen=True)
@@ -180,8 +181,11 @@ class _Training:
         self.updater = Updater(self.optimizer, model, config.clip)
         self.module = self.accelerator.prepare(TokenLoss(model.decoder))
         self.history, self.done = (History(), 0) if state is None else (state.history, state.step)
+        self.writers = WriterRecorder(model.decoder) if config.record_writers else None
         if state is not None:
             restore(state.tensors, model, self.optimizer)
+            if self.writers is not None:
+                self.writers.restore(state.tensors)
         self.alarms = Alarms(config.alarms, self.history.alarms)
         self.history.alarms = self.alarms.history
         self.every = {
@@ -217,6 +221,8 @@ class _Training:
                     self._save(step)
             if pending:
                 raise pending[0]
+        if self.writers is not None:
+            self.writers.write(self.folder)
         return TrainResult(
             train_loss=self.history.mean_loss(max(1, self.plan.steps // 10)),
             time_s=self.watch.total,
@@ -226,6 +232,12 @@ class _Training:
             tokens=self.plan.steps * self.plan.tokens_per_step,
             compact_rows=self.updater.compact_rows,
         )
+
+    def release(self) -> None:
+        """Leaves the model as any other: with dense gradients, watched by nobody."""
+        self.updater.release()
+        if self.writers is not None:
+            self.writers.close()
 
     def _is_due(self, name: str, step: int) -> bool:
         every = self.every[name]
@@ -240,8 +252,11 @@ class _Training:
         set_learning_rates(self.optimizer, self.config, lr_factor(step - 1, self.plan.steps, self.config))
         loss = _backward(self.accelerator, self.module, self.sampler, step - 1, self.plan, self.config, profile)
         results = torch.stack([loss, self.updater.clip()])
-        self.updater.step(results.isfinite().all())
+        is_finite = results.isfinite().all()
+        self.updater.step(is_finite)
         self.updater.clear()
+        if self.writers is not None:
+            self.writers.commit(step, is_finite)
         on_cuda = self.accelerator.device.type == "cuda"  # elsewhere nothing tells when a copy has arrived
         results = results.to("cpu", non_blocking=on_cuda)
         done = torch.cuda.current_stream().record_event() if on_cuda else None
@@ -306,6 +321,8 @@ class _Training:
         self.log.sync()
         self.history.peak_memory_gib = self.memory.gib()
         tensors = capture(self.model, self.optimizer)
+        if self.writers is not None:
+            tensors |= self.writers.tensors()
         validation_loss = self.metrics.get("evaluate/validation_loss")
         self.hooks.save(TrainingState(step, tensors, self.history, validation_loss))
 
