@@ -28,7 +28,9 @@ def test_a_pull_is_the_norm_of_a_reads_part_of_the_gradient(wiring):
             for place, slots in enumerate(read.slots.flatten(0, 1).flatten(1).tolist())
             for slot in slots
         ]
-        found = {name: known[f"writers/{number}/{name}"] for name in ("pull", "step", "index", "first_read", "last_read")}
+        found = {
+            name: known[f"writers/{number}/{name}"] for name in ("pull", "step", "index", "first_read", "last_read")
+        }
         was_read = torch.zeros(bank.n_slots, dtype=torch.bool)
         was_read[[slot for slot, _ in places]] = True
         for name in ("first_read", "last_read"):

@@ -12,6 +12,16 @@ from memlm.model.decoder import Decoder
 from memlm.model.loss import summed_loss
 
 
+def spread_starts(n_tokens: int, seq_len: int, max_tokens: int) -> np.ndarray:
+    """Returns where sequences start that are spread evenly over ``n_tokens`` tokens and hold up to ``max_tokens``, [N].
+
+    Each start is a multiple of ``seq_len``, as in training.
+    """
+    available = (n_tokens - 1) // seq_len
+    wanted = min(available, max(1, max_tokens // seq_len))
+    return np.arange(wanted) * available // wanted * seq_len
+
+
 def spread_sequences(ids: np.ndarray, seq_len: int, max_tokens: int) -> np.ndarray:
     """Cuts up to ``max_tokens`` tokens of ``ids`` into sequences spread evenly over it.
 
@@ -20,9 +30,7 @@ def spread_sequences(ids: np.ndarray, seq_len: int, max_tokens: int) -> np.ndarr
     Returns:
         Inputs and, shifted by one, targets: [N, seq_len + 1] int64.
     """
-    available = (len(ids) - 1) // seq_len
-    wanted = min(available, max(1, max_tokens // seq_len))
-    starts = np.arange(wanted) * available // wanted * seq_len
+    starts = spread_starts(len(ids), seq_len, max_tokens)
     return np.stack([ids[s : s + seq_len + 1] for s in starts]).astype(np.int64)
 
 

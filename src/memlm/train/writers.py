@@ -112,7 +112,9 @@ class WriterRecorder:
             with replaced_folder(run / FOLDER) as staged:
                 save_file(tensors, staged / FILE)
         except (OSError, SafetensorError) as error:
-            raise RunError(f"{run / FOLDER}: cannot be written ({error}); make room and give the command again") from error
+            raise RunError(
+                f"{run / FOLDER}: cannot be written ({error}); make room and give the command again"
+            ) from error
 
     def _count(self, _module: nn.Module, arguments: tuple[Any, ...]) -> None:
         if torch.is_grad_enabled():
@@ -147,7 +149,9 @@ def read_writers(run: Path, n_slots: list[int]) -> list[Writers] | None:
         writers = [Writers(**{name: tensors[f"{bank}/{name}"] for name in names}) for bank in range(len(n_slots))]
     except (OSError, SafetensorError, KeyError) as error:
         raise RunError(f"{path}: is damaged ({error}); remove the folder {FOLDER} to go without it") from None
-    if any(tensor.shape != (size,) for size, found in zip(n_slots, writers, strict=True) for tensor in vars(found).values()):
+    if any(
+        tensor.shape != (size,) for size, found in zip(n_slots, writers, strict=True) for tensor in vars(found).values()
+    ):
         raise RunError(f"{path}: belongs to another model; remove the folder {FOLDER} to go without it")
     return writers
 

@@ -87,7 +87,10 @@ def test_a_run_that_goes_on_knows_what_it_knew(tmp_path):
     states = {}
 
     def save(state):
-        states[state.step] = weights(first), TrainingState(state.step, {k: v.clone() for k, v in state.tensors.items()}, state.history)
+        states[state.step] = (
+            weights(first),
+            TrainingState(state.step, {k: v.clone() for k, v in state.tensors.items()}, state.history),
+        )
 
     run(whole, tmp_path, "a", steps=6, record_writers=True)
     expected = read_writers(tmp_path, SLOTS)
@@ -113,7 +116,7 @@ def test_a_dense_model_has_none(tmp_path):
 def test_a_damaged_file_is_one_clear_line(tmp_path, content):
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / FILE).write_bytes(content)
-    with pytest.raises(RunError, match="is damaged.*remove the folder writers"):
+    with pytest.raises(RunError, match=r"is damaged.*remove the folder writers"):
         read_writers(tmp_path, SLOTS)
 
 
