@@ -133,7 +133,7 @@ def _show_card(console: Console, card: Card, _top: int) -> None:
     console.print(f"slot {card.slot} of bank {card.bank} (row {card.row}, column {card.column})")
     if card.entry is not None:
         console.print(f"entry: {card.entry!r}")
-    by_layer = ", ".join(f"layer {layer}: {reads:,}" for layer, reads in card.reads.items())
+    by_layer = ", ".join(f"layer {layer}: {reads:,}" for layer, reads in card.reads.items() if reads)
     if card.rank is None or card.mean_weight is None:
         console.print("never read in the text that was gone through")
     else:
@@ -167,6 +167,6 @@ def _similar(slots: list[tuple[int, float]]) -> str:
 
 
 def _passage(passage: Passage, start: str) -> Text:
-    """Returns a place as one line, its token reversed."""
+    """Returns a place as one line, its token marked."""
     before, token, after = (repr(part)[1:-1] for part in (passage.before, passage.token, passage.after))
-    return Text.assemble(start, before, (token or "⋯", "reverse"), (after, "dim"))
+    return Text.assemble(start, before, (f"«{token or '⋯'}»", "bold"), (after, "dim"))

@@ -74,7 +74,8 @@ class Card:
         places: Where it got the most weight.
         writer: Who wrote it; None if that was not recorded, or nobody did.
         nearest_values: Slots with the most similar values, and the cosine.
-        nearest_keys: By layer, slots with the most similar keys, and the mean cosine over heads.
+        nearest_keys: By layer that read it (by every layer, if none did), slots with the most similar keys, and the
+            mean cosine over heads.
     """
 
     bank: int
@@ -264,7 +265,8 @@ class Inspection:
     @torch.inference_mode()
     def _nearest_keys(self, contexts: Contexts, slot: int) -> dict[int, list[tuple[int, float]]]:
         found: dict[int, list[tuple[int, float]]] = {}
-        for layer in contexts.layers.tolist():
+        reads = contexts.reads[:, slot]
+        for layer in contexts.layers[(reads > 0) | ~reads.any()].tolist():
             block = self.model.decoder.blocks[layer]
             assert isinstance(block, Block) and block.memory is not None, "the layers of a bank have a memory"
             similarity = block.memory.key_similarity(slot)

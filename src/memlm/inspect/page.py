@@ -47,8 +47,8 @@ def build_app(inspection: Inspection) -> FastAPI:
     @app.get("/")
     def _page() -> HTMLResponse:
         nonce = secrets.token_urlsafe()
-        policy = f"default-src 'none'; connect-src 'self'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
-        policy += "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        own = f"connect-src 'self'; img-src data:; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'"
+        policy = f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         return HTMLResponse(page.replace("{{nonce}}", nonce), headers={"Content-Security-Policy": policy})
 
     @app.get("/api/overview")
