@@ -92,6 +92,9 @@ class TrainConfig(Config):
     """Interval of torch profiler traces, in steps or as a share of the run."""
     memory_every: Every = Field(default=10, ge=0)
     """Interval of memory readings, in steps or as a share of the run."""
+    record_writers: bool = False
+    """Record which training position pulled hardest at each slot's value, and when a slot was read first and last;
+    `memlm inspect` shows it (docs/inspect.md has what it costs)."""
     skip_checks: list[Check] = Field(default_factory=list[Check])
     """Checks of the preflight to leave out; the record says so."""
     trackers: list[Tracker] = Field(default_factory=list[Tracker])
@@ -108,6 +111,8 @@ class TrainConfig(Config):
             yield "min_lr_share", "has no effect with a constant schedule"
         if self.precision == "bf16" and self.device == "cpu":
             yield "precision", "bf16 on a CPU is some 20 times slower than fp32; use fp32 or auto"
+        if self.record_writers and self.compile:
+            yield "record_writers", "cannot look into a compiled model; set compile: false"
         for name in ("save_every", "evaluate_every"):
             if self.keep_best and not getattr(self, name):
                 yield "keep_best", f"has no effect, because {name} is 0"

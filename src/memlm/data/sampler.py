@@ -39,10 +39,11 @@ class Sampler:
         """Returns batch ``index`` (from 0), int64 [B, T + 1]; it depends on the seed and the index alone."""
         assert index >= 0, "batches are counted from 0"
         B, T = self.batch_size, self.seq_len
-        sequences = [self._sequence(position) for position in range(index * B, index * B + B)]
+        sequences = [self.sequence(position) for position in range(index * B, index * B + B)]
         return np.stack([self.tokens[i * T : i * T + T + 1] for i in sequences]).astype(np.int64)
 
-    def _sequence(self, position: int) -> int:
+    def sequence(self, position: int) -> int:
+        """Returns which sequence stands at ``position`` of the row of all batches."""
         epoch, within = divmod(position, self.n_sequences)
         if epoch != self._epoch:
             self._epoch = epoch

@@ -17,7 +17,8 @@ from memlm.model.loss import CHUNK
 def spread_starts(n_tokens: int, seq_len: int, max_tokens: int) -> np.ndarray:
     """Returns where sequences of up to ``max_tokens`` tokens together begin, spread evenly over a text: [N].
 
-    The choice depends on the sizes alone, so every model and seed is measured on the same text.
+    The choice depends on the sizes alone, so every model and seed is measured on the same text. Each is a multiple of
+    ``seq_len``, as in training.
     """
     available = (n_tokens - 1) // seq_len
     wanted = min(available, max(1, max_tokens // seq_len))

@@ -313,6 +313,17 @@ def run_name(variant: str, seed: int) -> str:
     return f"{variant}-s{seed}"
 
 
+def refuse_experiment(folder: Path) -> None:
+    """Refuses the folder of an experiment where that of a run is wanted.
+
+    Raises:
+        RunError: it names the experiment's runs.
+    """
+    if (folder / "experiment.json").exists():
+        names = ", ".join(sorted(record.parent.name for record in folder.glob("*/record.json")))
+        raise RunError(f"{folder} is an experiment; give the folder of one of its runs: {names}")
+
+
 def read_run(folder: Path) -> Run:
     """Reads one run's record and configuration.
 

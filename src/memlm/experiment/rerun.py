@@ -14,7 +14,7 @@ from memlm.data.prepare import prepare
 from memlm.errors import RunError
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.paths import inside
-from memlm.experiment.reading import Device, Run, read_run, run_name
+from memlm.experiment.reading import Device, Run, read_run, refuse_experiment, run_name
 from memlm.experiment.record import code_state, config_hash, versions
 from memlm.experiment.run import Watcher, device_record, run_experiment
 from memlm.storage import redacted
@@ -99,9 +99,7 @@ def plan_rerun(folder: Path, root: Path | None = None, progress: bool = True) ->
             there before, or the rerun's folder lies in the recorded one.
         MemlmError: of the data.
     """
-    if (folder / "experiment.json").exists():
-        names = ", ".join(sorted(record.parent.name for record in folder.glob("*/record.json")))
-        raise RunError(f"{folder} is an experiment; give the folder of one of its runs: {names}")
+    refuse_experiment(folder)
     run = read_run(folder)
     if not run.is_finished or run.record.data is None:
         raise RunError(

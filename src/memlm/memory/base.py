@@ -47,6 +47,10 @@ class Bank(nn.Module):
         """Draws values from N(0, 1/d_value), so that a row's norm is about 1 (as in arXiv:1907.05242's code)."""
         nn.init.normal_(self.values, std=self.values.shape[1] ** -0.5)
 
+    def entry(self, slot: int) -> list[int] | None:
+        """Returns the token ids that a slot stands for, None where a slot is a vector and nothing else."""
+        return None
+
     def gather(self, slots: Tensor, scales: Tensor | None = None) -> Tensor:
         """Returns the rows ``slots`` [..., R], each times its scale [..., R] if given, as [..., R, d_value]."""
         nothing = self.values.new_empty(*slots.shape[:-1], 0)
@@ -170,5 +174,12 @@ class Memory(nn.Module, ABC):
         Args:
             counts: How often each head read each slot, [H, S] int32.
             generator: Where noise is drawn from, on the CPU.
+        """
+        return None
+
+    def key_similarity(self, slot: int) -> Tensor | None:
+        """Returns how alike the key of each slot is to that of ``slot``, [S]: the mean of the heads' cosines.
+
+        None: the memory's slots have no keys, or it does not say.
         """
         return None

@@ -171,6 +171,19 @@ class ProductKeyMemory(Memory):
             copies.append((slots[0].flatten(), slots[1].flatten()))
         return Revived(self.keys, entries, copies) if entries.any() else None
 
+    def key_similarity(self, slot: int) -> Tensor:
+        """Returns how alike the key of each slot is to that of ``slot``, [S]; a slot's key is its two half keys."""
+        keys = self.keys.detach().float()
+        if self.config.key_norm:
+            keys = F.rms_norm(keys, (keys.shape[-1],))
+        halves = divmod(slot, self.config.n_keys)
+        chosen = torch.stack([keys[:, part, half] for part, half in enumerate(halves)], dim=1)  # [H, 2, C]
+        products = torch.einsum("hpmc,hpc->hpm", keys, chosen)
+        squares = keys.square().sum(-1)
+        product = products[:, 0, :, None] + products[:, 1, None, :]  # [H, M, M]
+        norm = (squares[:, 0, :, None] + squares[:, 1, None, :]).sqrt() * chosen.flatten(1).norm(dim=-1)[:, None, None]
+        return (product / norm).mean(0).flatten()
+
 
 def unit_scale(n_keys: int) -> float:
     """Returns the scale at which the best score of a new memory is about 1.

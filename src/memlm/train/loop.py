@@ -29,6 +29,7 @@ from memlm.train.revival import Revival
 from memlm.train.schedule import Plan, lr_factor
 from memlm.train.state import History, TrainingState, capture, restore
 from memlm.train.updater import Updater
+from memlm.train.writers import WriterRecorder
 
 OUT_OF_MEMORY = "out of memory; halve train.batch_size and double train.accumulation"
 """What to tell a user whose device was too small."""
@@ -124,7 +125,7 @@ def train(
         config: How to train.
         log: Takes the metrics.
         hooks: What to call on the way.
-        folder: Where profiler traces go.
+        folder: Where profiler traces go, and at the end who wrote the slots, if that is recorded.
         state: Go on from here; ``model`` has the weights that belong to it.
 
     Raises:
@@ -182,10 +183,12 @@ class _Training:
         self.module = self.accelerator.prepare(TokenLoss(model.decoder))
         self.history, self.done = (History(), 0) if state is None else (state.history, state.step)
         self.revival = Revival(model.decoder, self.optimizer, sampler.seed) if config.revive_every else None
+        self.writers = WriterRecorder(model.decoder) if config.record_writers else None
+        self.companions = [each for each in (self.revival, self.writers) if each is not None]
         if state is not None:
             restore(state.tensors, model, self.optimizer)
-            if self.revival is not None:
-                self.revival.restore(state.tensors)
+            for companion in self.companions:
+                companion.restore(state.tensors)
         self.alarms = Alarms(config.alarms, self.history.alarms)
         self.history.alarms = self.alarms.history
         self.every = {
@@ -221,6 +224,8 @@ class _Training:
                     self._save(step)
             if pending:
                 raise pending[0]
+        if self.writers is not None:
+            self.writers.write(self.folder)
         return TrainResult(
             train_loss=self.history.mean_loss(max(1, self.plan.steps // 10)),
             time_s=self.watch.total,
@@ -234,8 +239,8 @@ class _Training:
     def release(self) -> None:
         """Leaves the model as any other."""
         self.updater.release()
-        if self.revival is not None:
-            self.revival.release()
+        for companion in self.companions:
+            companion.release()
 
     def _is_due(self, name: str, step: int) -> bool:
         every = self.every[name]
@@ -250,8 +255,11 @@ class _Training:
         set_learning_rates(self.optimizer, self.config, lr_factor(step - 1, self.plan.steps, self.config))
         loss = _backward(self.accelerator, self.module, self.sampler, step - 1, self.plan, self.config, profile)
         results = torch.stack([loss, self.updater.clip()])
-        self.updater.step(results.isfinite().all())
+        is_finite = results.isfinite().all()
+        self.updater.step(is_finite)
         self.updater.clear()
+        if self.writers is not None:
+            self.writers.commit(step, is_finite)
         if self.revival is not None and self._is_due("revive", step) and step < self.plan.steps:
             self.revival.revive(step)  # the last step is for nobody to learn from
         on_cuda = self.accelerator.device.type == "cuda"  # elsewhere nothing tells when a copy has arrived
@@ -317,7 +325,9 @@ class _Training:
         """Saves the model and the state after a step, which is settled."""
         self.log.sync()
         self.history.peak_memory_gib = self.memory.gib()
-        tensors = capture(self.model, self.optimizer) | ({} if self.revival is None else self.revival.tensors())
+        tensors = capture(self.model, self.optimizer)
+        for companion in self.companions:
+            tensors |= companion.tensors()
         validation_loss = self.metrics.get("evaluate/validation_loss")
         self.hooks.save(TrainingState(step, tensors, self.history, validation_loss))
 

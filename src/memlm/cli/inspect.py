@@ -1,0 +1,172 @@
+"""`memlm inspect`: what a trained memory holds, in the terminal or as a page."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from memlm.errors import MissingDependencyError, RunError
+
+if TYPE_CHECKING:
+    from memlm.inspect.inspection import BankSummary, Card, Inspection
+    from memlm.inspect.passage import Passage
+    from memlm.inspect.reads import TextReads
+    from memlm.inspect.search import Hit
+
+
+def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
+    run: Annotated[Path, typer.Argument(help="A run's folder, e.g. runs/demo/gated_mlp-s0.", metavar="RUN")],
+    text: Annotated[str | None, typer.Argument(help="Show what this text reads.", metavar="[TEXT]")] = None,
+    slot: Annotated[int | None, typer.Option("--slot", help="Show what is known of this slot.")] = None,
+    find: Annotated[str | None, typer.Option("--find", help="Find slots by words in entries and contexts.")] = None,
+    bank: Annotated[int, typer.Option("--bank", help="The bank of --slot and --find.")] = 0,
+    top: Annotated[int, typer.Option("--top", min=1, help="Show this many slots: of a head, or of a list.")] = 4,
+    tokens: Annotated[str, typer.Option("--tokens", help="Training tokens to go through, once.")] = "500k",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Show it all as a page, on this machine alone.")] = False,
+    port: Annotated[int, typer.Option("--port", help="The page's port; one that is free if not given.")] = 0,
+) -> None:
+    """Show which slots a text reads, where a slot is read, who wrote it, and how evenly slots are used."""
+    if sum((text is not None, slot is not None, find is not None, serve)) > 1:
+        raise RunError("give one of TEXT, --slot, --find and --serve")
+    if serve:
+        _require_server()
+    inspection = _open(run, tokens)
+    if serve:
+        _serve(inspection, port)
+        return
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if text is not None:
+        found, show = inspection.read(text), _show_reads
+    elif slot is not None:
+        found, show = inspection.card(bank, slot), _show_card
+    elif find is not None:
+        found, show = inspection.search(bank, find, top), _show_hits
+    else:
+        found, show = inspection.summaries(top), _show_summaries
+    if as_json:
+        plain = [asdict(each) for each in found] if isinstance(found, list) else asdict(found)
+        typer.echo(json.dumps(plain, ensure_ascii=False))
+    else:
+        show(console, found, top)  # pyright: ignore[reportArgumentType]
+
+
+def _require_server() -> None:
+    for package in ("fastapi", "uvicorn"):
+        try:
+            __import__(package)
+        except ModuleNotFoundError:
+            raise MissingDependencyError(package, "serve", "memlm inspect --serve") from None
+
+
+def _serve(inspection: Inspection, port: int) -> None:
+    from memlm.inspect.page import listen, serve
+
+    with listen(port) as listener:
+        host, chosen = listener.getsockname()
+        typer.echo(f"http://{host}:{chosen}  (only this machine can see it; Ctrl+C ends it)")
+        serve(inspection, listener)
+
+
+def _open(folder: Path, tokens: str) -> Inspection:
+    """Loads a finished run's model and text, and goes through the text if that was not done before."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from memlm.config.base import Count
+    from memlm.experiment.inspecting import open_inspection
+
+    try:
+        max_tokens = TypeAdapter(Count).validate_python(tokens)
+    except ValidationError:
+        raise RunError(f"--tokens {tokens}: is no number of tokens; write it as 500k or 2M") from None
+    with _bar() as progress:
+        return open_inspection(folder, max_tokens, progress, shows_bars=sys.stderr.isatty())
+
+
+@contextmanager
+def _bar() -> Generator[Callable[[int, int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
+        task = bars.add_task("reading the training text", total=None, visible=False)
+        yield lambda done, total: bars.update(task, completed=done, total=total, visible=True)
+
+
+def _show_reads(console: Console, reads: TextReads, top: int) -> None:
+    table = Table("", "", *(f"layer {layer.layer}" for layer in reads.layers))
+    for number, token in enumerate(reads.tokens):
+        cells = [
+            "\n".join(_head(*head, top) for head in zip(x.slots[number], x.weights[number], strict=True))
+            for x in reads.layers
+        ]
+        table.add_row(str(number), repr(token)[1:-1] or "⋯", *cells)
+    console.print(table)
+    console.print(f"slot:weight, the {top} best of each head, a line a head")
+
+
+def _head(slots: list[int], weights: list[float], top: int) -> str:
+    return "  ".join(f"{slot}:{weight:.2f}" for slot, weight in zip(slots[:top], weights[:top], strict=True))
+
+
+def _show_summaries(console: Console, banks: list[BankSummary], top: int) -> None:
+    for bank in banks:
+        console.print(f"bank {bank.bank}: {bank.n_slots:,} slots, {bank.reads:,} reads counted")
+        table = Table("layer", "slots read", "share")
+        for layer, read in bank.slots_read.items():
+            table.add_row(str(layer), f"{read:,}", f"{read / bank.n_slots:.1%}")
+        console.print(table)
+        console.print(f"read most: {', '.join(f'{slot} ({reads:,})' for slot, reads in bank.most_read)}\n")
+    console.print("more: memlm inspect RUN 'a text', --slot N, --find WORDS, --serve")
+
+
+def _show_card(console: Console, card: Card, _top: int) -> None:
+    console.print(f"slot {card.slot} of bank {card.bank} (row {card.row}, column {card.column})")
+    if card.entry is not None:
+        console.print(f"entry: {card.entry!r}")
+    by_layer = ", ".join(f"layer {layer}: {reads:,}" for layer, reads in card.reads.items() if reads)
+    if card.rank is None or card.mean_weight is None:
+        console.print("never read in the text that was gone through")
+    else:
+        total = sum(card.reads.values())
+        console.print(f"read {total:,} times, {card.share:.2%} of all reads, rank {card.rank:,} ({by_layer})")
+        console.print(f"mean weight {card.mean_weight:.3f}")
+    console.print(f"norm of its value {card.value_norm:.3f}")
+    for place in card.places:
+        console.print(_passage(place.passage, f"  {place.weight:.3f}  layer {place.layer}  "))
+    if card.writer is not None:
+        writer = card.writer
+        console.print(
+            f"read in training from step {writer.first_read:,} to {writer.last_read:,}; the read that pulled hardest:"
+        )
+        console.print(_passage(writer.passage, f"  step {writer.step:,}, pull {writer.pull:.2e}  "))
+    console.print(f"similar values: {_similar(card.nearest_values)}")
+    for layer, slots in card.nearest_keys.items():
+        console.print(f"similar keys in layer {layer}: {_similar(slots)}")
+
+
+def _show_hits(console: Console, hits: list[Hit], _top: int) -> None:
+    if not hits:
+        console.print("no slot has these words in its entry or contexts")
+    for hit in hits:
+        start = f"{hit.slot} ({hit.reads:,} reads)  "
+        console.print(Text(start + repr(hit.entry)) if hit.passage is None else _passage(hit.passage, start))
+
+
+def _similar(slots: list[tuple[int, float]]) -> str:
+    return ", ".join(f"{slot} ({cosine:.2f})" for slot, cosine in slots)
+
+
+def _passage(passage: Passage, start: str) -> Text:
+    """Returns a place as one line, its token marked."""
+    before, token, after = (repr(part)[1:-1] for part in (passage.before, passage.token, passage.after))
+    return Text.assemble(start, before, (f"«{token or '⋯'}»", "bold"), (after, "dim"))

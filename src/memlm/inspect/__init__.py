@@ -1,0 +1,1 @@
+"""Looking into a trained memory: what reads a slot, what a slot holds, and who wrote it."""

@@ -1,0 +1,65 @@
+"""`memlm inspect`, as a person runs it."""
+
+import json
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from memlm.cli.main import app
+from memlm.errors import MemlmError, MissingDependencyError
+from tests.unit.inspect.conftest import runs as runs  # a fixture is found by its name
+
+
+@pytest.fixture
+def inspect(runs):
+    def call(*arguments, name="shared"):
+        line = ["inspect", str(runs.folder / f"{name}-s0"), "--tokens", "3k", *map(str, arguments)]
+        result = CliRunner().invoke(app, line, env={"COLUMNS": "200"})
+        if isinstance(result.exception, MemlmError):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return call
+
+
+def test_a_run_is_summed_up(inspect):
+    shown = inspect(name="apart")
+    assert "bank 1: 64 slots" in shown and "read most: " in shown
+
+
+def test_a_text_is_shown_token_by_token(inspect):
+    shown = inspect("ka lo", "--top", 2)
+    reads = json.loads(inspect("ka lo", "--json"))
+    assert "layer 0" in shown and "layer 1" in shown
+    for head, weights in zip(reads["layers"][1]["slots"][0], reads["layers"][1]["weights"][0], strict=True):
+        assert "  ".join(f"{slot}:{weight:.2f}" for slot, weight in list(zip(head, weights, strict=True))[:2]) in shown
+
+
+def test_a_slot_is_shown_with_contexts_and_writer(inspect):
+    (bank,) = json.loads(inspect("--json"))
+    slot, reads = bank["most_read"][0]
+    shown, card = inspect("--slot", slot), json.loads(inspect("--slot", slot, "--json"))
+    assert f"slot {slot} of bank 0" in shown and f"read {reads:,} times" in shown and "«" in shown
+    assert "the read that pulled hardest" in shown and card["writer"]["passage"]["token"]
+
+
+def test_words_are_found(inspect):
+    assert "«" in inspect("--find", "ka", "--top", 3)
+    assert "no slot has these words" in inspect("--find", "zebra")
+
+
+def test_a_mistake_is_one_clear_line(inspect):
+    with pytest.raises(MemlmError, match="give one of TEXT, --slot, --find and --serve"):
+        inspect("ka", "--slot", 3)
+    with pytest.raises(MemlmError, match="slot 64: there is none"):
+        inspect("--slot", 64)
+    with pytest.raises(MemlmError, match="--tokens many: is no number of tokens"):
+        inspect("--tokens", "many")
+
+
+def test_the_page_says_what_it_needs(inspect, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'memlm\[serve\]'"):
+        inspect("--serve")
