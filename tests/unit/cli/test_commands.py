@@ -41,7 +41,7 @@ def test_run_prints_settings_progress_results_and_verdict(experiment):
     assert done.returncode == 0, done.stderr
     assert "steps: 4" in done.stdout and "top_k: 3" in done.stdout
     assert "[6/6] gated_mlp-s1  validation" in done.stderr
-    for expected in ("Validation loss", "Held equal", "nigram entropy", "connection (gated_mlp < cross_attention):"):
+    for expected in ("Held-out loss", "Held equal", "nigram entropy", "connection (gated_mlp < cross_attention):"):
         assert expected in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert (folder / "runs" / "tiny" / "report.html").exists()
@@ -50,7 +50,7 @@ def test_run_prints_settings_progress_results_and_verdict(experiment):
 def test_compare_and_report_need_only_records(experiment):
     folder, _ = experiment
     compared = memlm("compare", "runs/tiny", cwd=folder)
-    assert compared.returncode == 0 and "Validation loss" in compared.stdout
+    assert compared.returncode == 0 and "Held-out loss" in compared.stdout
     reported = memlm("report", "runs/tiny", cwd=folder)
     assert reported.stdout.split() == ["runs/tiny/report.html", "runs/tiny/report.md"]
 
