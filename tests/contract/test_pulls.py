@@ -8,8 +8,11 @@ from memlm.train.writers import WriterRecorder
 from tests.contract.test_wirings import WIRINGS, build, tokens
 from tests.tolerances import GRADIENT
 
+# The gate of ngram_hash reads the rows too: their gradient has a part that no fusion passes on, and no pull holds.
+READ_BY_FUSIONS = [wiring for wiring in WIRINGS if "ngram_hash" not in wiring.values()]
 
-@pytest.mark.parametrize("wiring", WIRINGS, ids=lambda w: "-".join(map(str, w.values())))
+
+@pytest.mark.parametrize("wiring", READ_BY_FUSIONS, ids=lambda w: "-".join(map(str, w.values())))
 def test_a_pull_is_the_norm_of_a_reads_part_of_the_gradient(wiring):
     model = build(wiring).train()
     sequences = tokens(batch=2, length=5)

@@ -36,16 +36,12 @@ METRICS = (
 )
 """Results that a hypothesis may compare, besides those of `PARTS`."""
 PARTS = {
+    "recall.<kind>.": ("nll", "exact_match"),
+    "learned_bits.": ("total", "share"),
     "usage.<layer>.": ("share_read", "kl_uniform", "effective_slots", "dead_slots", "read_norm", "update_share"),
     "quality.metrics.model.": ("repetition", "distinct_1", "distinct_2", "judge_nats"),
 }
-"""Dotted results: what they begin with and how they go on. Of text that is generated, and of a layer with a memory."""
-QUESTION_METRICS = (
-    *(f"recall.{kind}.{measure}" for kind in KINDS for measure in ("nll", "exact_match")),
-    "learned_bits.total",
-    "learned_bits.share",
-)
-"""Results that need questions."""
+"""Dotted results: what they begin with and how they go on. Of questions, a layer with a memory, and generated text."""
 
 
 def _check_name(name: str) -> str:
@@ -78,8 +74,9 @@ class Hypothesis(Config):
         except ValueError as error:
             yield "claim", str(error)
         general = re.sub(r"^usage\.\d+\.", "usage.<layer>.", self.metric)
-        known = [*METRICS, *QUESTION_METRICS, *(f"{start}{end}" for start, ends in PARTS.items() for end in ends)]
-        if general not in known or self.metric.startswith("usage.<"):
+        general = re.sub(rf"^recall\.({'|'.join(KINDS)})\.", "recall.<kind>.", general)
+        known = [*METRICS, *(f"{start}{end}" for start, ends in PARTS.items() for end in ends)]
+        if general not in known or "<" in self.metric:
             yield "metric", unknown("metric", self.metric, known)
 
 
@@ -119,7 +116,7 @@ class ExperimentConfig(Config):
         for index, hypothesis in enumerate(self.hypotheses):
             if hypothesis.metric.startswith("quality.") and not self.evaluate.samples:
                 yield f"hypotheses.{index}.metric", "needs generated text, and evaluate.samples is 0"
-            if hypothesis.metric in QUESTION_METRICS and not self.has_questions:
+            if hypothesis.metric.startswith(("recall.", "learned_bits.")) and not self.has_questions:
                 yield f"hypotheses.{index}.metric", "needs questions, of corpus: facts or of evaluate.question_file"
             claim = parse_claim(hypothesis.claim)
             for variant in claim.variants:

@@ -58,14 +58,10 @@ def claims(claim, metric="time_s"):
             " learned_bits.share, learned_bits.total, memory_off_loss, memory_shuffled_loss, peak_memory_gib,"
             " quality.metrics.model.distinct_1, quality.metrics.model.distinct_2,"
             " quality.metrics.model.judge_nats, quality.metrics.model.repetition, quality.score,"
-            " recall.file.exact_match, recall.file.nll, recall.paraphrase.exact_match, recall.paraphrase.nll,"
-            " recall.reversed.exact_match, recall.reversed.nll, recall.seen.exact_match, recall.seen.nll,"
-            " recall.three_hop.exact_match, recall.three_hop.nll, recall.two_hop.exact_match,"
-            " recall.two_hop.nll, recall.unknown_attribute.exact_match, recall.unknown_attribute.nll,"
-            " recall.unknown_entity.exact_match, recall.unknown_entity.nll, time_s, tokens_per_s, train_loss,"
-            " train_subset_loss, usage.<layer>.dead_slots, usage.<layer>.effective_slots,"
-            " usage.<layer>.kl_uniform, usage.<layer>.read_norm, usage.<layer>.share_read,"
-            " usage.<layer>.update_share, validation_loss, validation_perplexity.",
+            " recall.<kind>.exact_match, recall.<kind>.nll, time_s, tokens_per_s, train_loss, train_subset_loss,"
+            " usage.<layer>.dead_slots, usage.<layer>.effective_slots, usage.<layer>.kl_uniform,"
+            " usage.<layer>.read_norm, usage.<layer>.share_read, usage.<layer>.update_share, validation_loss,"
+            " validation_perplexity.",
         ),
         ("alpha: 0", "alpha = 0", above(0)),
         ("alpha: 0.6", "alpha = 0.6", "Input should be less than or equal to 0.5"),

@@ -380,18 +380,6 @@ def test_the_tune_split_takes_from_the_training_text_alone(corpus, cache):
     assert sorted(together) == sorted(decoded(without, "train"))
 
 
-def test_tokens_from_before_there_was_a_tune_split_are_used_as_they_are(corpus, cache, caplog):
-    first = run(config(corpus), cache)
-    (folder,) = (cache / name for name in folders(cache))
-    summary = json.loads((folder / "summary.json").read_text())
-    del summary["crc32"]["tune"], summary["seal"]
-    (folder / "summary.json").write_text(json.dumps(cache_module._sealed(summary)))
-    (folder / "tune.bin").unlink()
-    again = run(config(corpus), cache)
-    assert again.fingerprint == first.fingerprint and not len(again.tune.ids)
-    assert "damaged" not in caplog.text and not (folder / "tune.bin").exists()
-
-
 def test_split_shares():
     settings = config("a", judge_share=0.2, validation_share=0.1, tune_share=0.05)
     splits = [split_of(text_hash(str(n)), settings) for n in range(10_000)]

@@ -97,7 +97,7 @@ def test_trials_are_evaluated_on_the_tune_split(tuned, monkeypatch):
     config = load_experiment(path, SHORT)
     data = prepare(config.data, progress=False)
     suite = tune_module._suite(config, data)
-    assert np.array_equal(suite.validation[0], data.tune.ids[: config.data.seq_len + 1])
+    assert np.array_equal(suite.sequences[0], data.tune.ids[: config.data.seq_len + 1])
     with pytest.raises(RunError, match=r"the tune split has \d+ tokens, fewer than one sequence of 17"):
         tune_module._suite(config, prepare(load_experiment(path, ["data.tune_share=1e-9"]).data, progress=False))
 
