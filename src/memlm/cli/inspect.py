@@ -41,11 +41,9 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     if sum((text is not None, slot is not None, find is not None, serve)) > 1:
         raise RunError("give one of TEXT, --slot, --find and --serve")
     if serve:
-        _require_server()
-    inspection = _open(run, tokens)
-    if serve:
-        _serve(inspection, port)
+        _serve(run, tokens, port)
         return
+    inspection = _open(run, tokens)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if text is not None:
         found, show = inspection.read(text), _show_reads
@@ -62,18 +60,16 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         show(console, found, top)  # pyright: ignore[reportArgumentType]
 
 
-def _require_server() -> None:
+def _serve(run: Path, tokens: str, port: int) -> None:
     for package in ("fastapi", "uvicorn"):
         try:
             __import__(package)
         except ModuleNotFoundError:
             raise MissingDependencyError(package, "serve", "memlm inspect --serve") from None
-
-
-def _serve(inspection: Inspection, port: int) -> None:
     from memlm.inspect.page import listen, serve
 
-    with listen(port) as listener:
+    with listen(port) as listener:  # before the run is read, which takes its time
+        inspection = _open(run, tokens)
         host, chosen = listener.getsockname()
         typer.echo(f"http://{host}:{chosen}  (only this machine can see it; Ctrl+C ends it)")
         serve(inspection, listener)

@@ -19,9 +19,9 @@ from memlm.evaluate.loss import spread_starts
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import read_run, refuse_experiment
 from memlm.experiment.rerun import recorded_config
+from memlm.inspect import store
 from memlm.inspect.contexts import find_contexts
 from memlm.inspect.inspection import Inspection
-from memlm.inspect.store import FOLDER, fingerprint, kept_or_found
 from memlm.train import writers
 from memlm.train.checkpoint import FINAL, load_model
 
@@ -50,7 +50,7 @@ def open_inspection(
     (model_config,) = config.variants.values()
     if model_config.memory is None:
         raise RunError(f"{folder}: {run.record.variant} has no memory to inspect; give a run of a variant that has one")
-    for name in (FINAL, FOLDER, writers.FOLDER):
+    for name in (FINAL, *(f"{store.FOLDER}/{name}" for name in store.FILES), f"{writers.FOLDER}/{writers.FILE}"):
         inside(folder, name)
     model = load_model(folder / FINAL, torch.device("cuda" if torch.cuda.is_available() else "cpu")).eval()
     data = prepare(config.data, progress=shows_bars)
@@ -58,9 +58,9 @@ def open_inspection(
         raise RunError(f"{folder}: data.corpus holds other text now; bring the recorded text back to inspect the run")
     ids, seq_len = data.train.ids, config.data.seq_len
     weights = inside(folder, f"{FINAL}/model.safetensors")
-    contexts = kept_or_found(
-        folder / FOLDER,
-        fingerprint(weights, data.fingerprint, seq_len, max_tokens),
+    contexts = store.kept_or_found(
+        folder / store.FOLDER,
+        store.fingerprint(weights, data.fingerprint, seq_len, max_tokens),
         lambda: find_contexts(model.decoder, ids, seq_len, max_tokens, progress),
     )
     return Inspection(

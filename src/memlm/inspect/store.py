@@ -20,6 +20,7 @@ FOLDER = "contexts"
 """In the folder of a run."""
 TENSORS = "contexts.safetensors"
 SUMMARY = "contexts.json"
+FILES = (TENSORS, SUMMARY)
 FORMAT = 1
 """Part of the fingerprint; raised when the same model and text begin to give other contexts."""
 

@@ -149,10 +149,11 @@ def read_writers(run: Path, n_slots: list[int]) -> list[Writers] | None:
         writers = [Writers(**{name: tensors[f"{bank}/{name}"] for name in names}) for bank in range(len(n_slots))]
     except (OSError, SafetensorError, KeyError) as error:
         raise RunError(f"{path}: is damaged ({error}); remove the folder {FOLDER} to go without it") from None
-    if any(
-        tensor.shape != (size,) for size, found in zip(n_slots, writers, strict=True) for tensor in vars(found).values()
-    ):
-        raise RunError(f"{path}: belongs to another model; remove the folder {FOLDER} to go without it")
+    for size, found in zip(n_slots, writers, strict=True):
+        if any(tensor.shape != (size,) for tensor in vars(found).values()):
+            raise RunError(f"{path}: belongs to another model; remove the folder {FOLDER} to go without it")
+        if any((tensor < 0).any() for tensor in vars(found).values()):
+            raise RunError(f"{path}: is damaged (it has negative numbers); remove the folder {FOLDER} to go without it")
     return writers
 
 

@@ -1,6 +1,7 @@
 """`memlm inspect`, as a person runs it."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -63,3 +64,11 @@ def test_the_page_says_what_it_needs(inspect, monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'memlm\[serve\]'"):
         inspect("--serve")
+
+
+def test_the_page_is_served_to_this_machine(inspect, monkeypatch):
+    served = []
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: served.append((server.config.app, sockets[0])))
+    shown = inspect("--serve")
+    (app, _listener) = served[0]
+    assert re.match(r"http://127\.0\.0\.1:\d+  ", shown) and type(app).__name__ == "FastAPI"

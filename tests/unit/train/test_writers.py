@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from memlm.config.train import TrainConfig
 from memlm.data.sampler import Sampler
@@ -117,6 +118,15 @@ def test_a_damaged_file_is_one_clear_line(tmp_path, content):
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / FILE).write_bytes(content)
     with pytest.raises(RunError, match=r"is damaged.*remove the folder writers"):
+        read_writers(tmp_path, SLOTS)
+
+
+def test_numbers_that_cannot_be_are_told(tmp_path):
+    run(new_model(), tmp_path, record_writers=True)
+    tensors = load_file(tmp_path / FOLDER / FILE)
+    tensors["0/step"][3] = -1
+    save_file(tensors, tmp_path / FOLDER / FILE)
+    with pytest.raises(RunError, match="is damaged"):
         read_writers(tmp_path, SLOTS)
 
 
