@@ -131,7 +131,7 @@ def same_order_every_epoch(patch: Patch) -> None:
     def sequence(self, position):
         return int(np.random.default_rng(self.seed).permutation(self.n_sequences)[position % self.n_sequences])
 
-    patch.setattr(Sampler, "_sequence", sequence)
+    patch.setattr(Sampler, "sequence", sequence)
 
 
 def untied_on_reload(patch: Patch) -> None:

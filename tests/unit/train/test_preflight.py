@@ -250,7 +250,7 @@ def changed(**methods):
     [
         ({"batch": lambda self, index: Sampler.batch(self, 0)}, "of the first 384 sequences of an epoch had been"),
         ({"batch": lambda self, index: Sampler.batch(self, index // 2)}, "had been given before"),
-        ({"_sequence": lambda self, position: position % self.n_sequences}, "repeats the order of the first (380"),
+        ({"sequence": lambda self, position: position % self.n_sequences}, "repeats the order of the first (380"),
         (
             {"batch": lambda self, index: Sampler.batch(self, np.random.default_rng().integers(99))},
             "the same batch was not the same when asked for again",
