@@ -63,10 +63,10 @@ def _block(block: str, everything: Sequence[Results], drawn: dict[tuple[str, str
 def _tables(block: str, results: Results) -> list[str]:
     if block == "targets":
         return [markdown.table(targets.table(results))] if targets.DEVICE in results.device["name"] else []
-    found: list[str] = []
     if block == "profiles":
         rows = {name: row for group in results.of("steps") for name, row in group.rows.items() if row.get("profile")}
         return [part for name, row in rows.items() for part in (name, markdown.table(tables.profile(row)))]
+    found: list[str] = []
     for group in results.of(block):
         rates = group.ceilings
         limits = f"copy {rates['bytes_per_s'] / 1e9:,.0f} GB/s, matmul {rates['flops_per_s'] / 1e12:,.1f} TFLOP/s"

@@ -65,7 +65,7 @@ def profile(row: Row) -> Table:
 
 
 def _short(kernel: str) -> str:
-    """Returns the name of a kernel without its template arguments, which can be pages."""
+    """Returns the beginning of a kernel's name, which can be pages of template arguments."""
     return f"{kernel[:77]}..." if len(kernel) > 80 else kernel
 
 

@@ -60,11 +60,10 @@ def _note(rows, next_rows, next_used, first, second, chunk, n, BN: tl.constexpr)
 def _line_up(slots, weights, order, lined_slots, lined_weights, n, BN: tl.constexpr):
     """Puts the slots and weights of all reads in the order of their rows, so that a chunk's lie side by side."""
     places = tl.program_id(0) * BN + tl.arange(0, BN)
-    read = tl.load(order + places, mask=places < n, other=0)
-    tl.store(lined_slots + places, tl.load(slots + read, mask=places < n, other=0).to(tl.int32), mask=places < n)
-    tl.store(
-        lined_weights + places, tl.load(weights + read, mask=places < n, other=0.0).to(tl.float32), mask=places < n
-    )
+    live = places < n
+    read = tl.load(order + places, mask=live, other=0)
+    tl.store(lined_slots + places, tl.load(slots + read, mask=live, other=0).to(tl.int32), mask=live)
+    tl.store(lined_weights + places, tl.load(weights + read, mask=live, other=0.0).to(tl.float32), mask=live)
 
 
 @triton.jit
