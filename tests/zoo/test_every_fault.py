@@ -15,7 +15,9 @@ import memlm.kernels.weighted_lookup
 import memlm.memory.product_key
 import memlm.model.attention
 import memlm.train.loop
+import memlm.train.optimizer
 import memlm.train.preflight.looping
+import memlm.train.schedule
 from memlm.config.checks import Check, FaultName
 from memlm.fusion.base import scaled_values
 from memlm.fusion.gated_mlp import GatedMlp
@@ -273,16 +275,18 @@ def keys_rotated_backwards(patch):
 
 
 def one_rate_for_all(patch):
-    def level(optimizer, config, factor):
+    def level(optimizer, config, step, steps):
         for group in optimizer.param_groups:
-            group["lr"] = factor * config.lr
+            group["lr"] = config.lr * memlm.train.schedule.lr_factor(step, steps, config)
 
     patch.setattr(memlm.train.loop, "set_learning_rates", level)
 
 
 def schedule_by_micro_step(patch):
-    sound = memlm.train.loop.lr_factor
-    patch.setattr(memlm.train.loop, "lr_factor", lambda step, steps, c: sound(step * c.accumulation, steps, c))
+    sound = memlm.train.optimizer.lr_factor
+    patch.setattr(
+        memlm.train.optimizer, "lr_factor", lambda step, steps, c, low: sound(step * c.accumulation, steps, c, low)
+    )
 
 
 def gradient_scaled_by_frequency(patch):

@@ -31,8 +31,10 @@ OWN = {
     "warmup",
     "schedule",
     "min_lr_share",
+    "min_value_lr_share",
     "clip",
     "train_values_epochs",
+    "train_router",
 }
 """What a variant may set for itself. Batches are not among it: variants of a seed see the same ones."""
 
@@ -64,10 +66,14 @@ class TrainConfig(Config):
     """The course of the learning rate after warm-up."""
     min_lr_share: float = Field(default=0.1, ge=0, le=1)
     """The cosine ends at this share of `lr`."""
+    min_value_lr_share: float | None = Field(default=None, ge=0, le=1)
+    """The cosine of the values ends at this share of `value_lr`; `min_lr_share` if not given."""
     clip: float = Field(default=1.0, ge=0)
     """Largest norm of the whole gradient; 0 turns clipping off."""
     train_values_epochs: int | None = Field(default=None, ge=1)
     """The bank's values learn during the first N epochs and are frozen after; None: they always learn."""
+    train_router: bool = True
+    """Whether queries, keys and all else that chooses slots learn; if not, slots are chosen as they were drawn."""
     revive_every: Every = Field(default=0, ge=0)
     """Interval at which keys that no token chose become copies of well-used ones, if the memory can; as the others."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -109,6 +115,8 @@ class TrainConfig(Config):
             yield given[1] if given else "tokens", "give exactly one of tokens, epochs, steps"
         if self.schedule == "constant" and self.changes("min_lr_share"):
             yield "min_lr_share", "has no effect with a constant schedule"
+        if self.schedule == "constant" and self.min_value_lr_share is not None:
+            yield "min_value_lr_share", "has no effect with a constant schedule"
         if self.precision == "bf16" and self.device == "cpu":
             yield "precision", "bf16 on a CPU is some 20 times slower than fp32; use fp32 or auto"
         if self.record_writers and self.compile:

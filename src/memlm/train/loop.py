@@ -24,7 +24,7 @@ from memlm.model.loss import TokenLoss
 from memlm.train.alarms import Alarm, Alarms
 from memlm.train.interrupts import deferred_signals
 from memlm.train.monitor import MetricLog, PeakMemory, Stopwatch, write_profile
-from memlm.train.optimizer import build_optimizer, compact_gradients, freeze_values, set_learning_rates
+from memlm.train.optimizer import build_optimizer, compact_gradients, freeze_router, freeze_values, set_learning_rates
 from memlm.train.revival import Revival
 from memlm.train.schedule import Plan, lr_factor
 from memlm.train.state import History, TrainingState, capture, restore
@@ -178,6 +178,8 @@ class _Training:
         self.accelerator = build_accelerator(config)
         self.plan = Plan.of(config, sampler.seq_len, sampler.n_sequences, self.accelerator.num_processes)
         model.to(self.accelerator.device)  # pyright: ignore[reportArgumentType]
+        if not config.train_router:
+            freeze_router(model)
         self.optimizer = build_optimizer(model, config)
         self.updater = Updater(self.optimizer, model, config.clip)
         self.module = self.accelerator.prepare(TokenLoss(model.decoder))
@@ -252,7 +254,7 @@ class _Training:
             freeze_values(self.model)
         profile = torch.profiler.profile() if self._is_due("profile", step) else None
         start = time.perf_counter()
-        set_learning_rates(self.optimizer, self.config, lr_factor(step - 1, self.plan.steps, self.config))
+        set_learning_rates(self.optimizer, self.config, step - 1, self.plan.steps)
         loss = _backward(self.accelerator, self.module, self.sampler, step - 1, self.plan, self.config, profile)
         results = torch.stack([loss, self.updater.clip()])
         is_finite = results.isfinite().all()

@@ -13,6 +13,7 @@ from memlm.config.train import TrainConfig
 from memlm.kernels.compact import CompactGradient
 from memlm.memory.base import Bank, Memory
 from memlm.model.decoder import Decoder
+from memlm.train.schedule import lr_factor
 
 logger = logging.getLogger(__name__)
 
@@ -68,10 +69,11 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameter_groups(model, config), lr=config.lr, betas=config.betas, fused=True)
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, factor: float) -> None:
-    """Gives each group ``factor`` of its peak learning rate."""
+def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, steps: int) -> None:
+    """Gives each group the learning rate that it has at ``step`` (from 0) of ``steps``."""
     for group in optimizer.param_groups:
-        group["lr"] = factor * peak_lr(group["name"], config)
+        low = config.min_value_lr_share if group["name"] == "values" else None
+        group["lr"] = peak_lr(group["name"], config) * lr_factor(step, steps, config, low)
 
 
 def compact_gradients(decoder: Decoder, tokens: int) -> None:
@@ -98,6 +100,13 @@ def give_compact_gradient(bank: Bank, reads: int) -> None:
         capacity = min(reads, bank.n_slots)
         bank.compact = CompactGradient(bank.values.detach(), capacity)
         logger.info("bank: compact gradients for up to %s of %s rows", f"{capacity:,}", f"{bank.n_slots:,}")
+
+
+def freeze_router(model: nn.Module) -> None:
+    """Stops everything that chooses slots from learning: queries, keys, scales, in every layer."""
+    for module in model.modules():
+        if isinstance(module, Memory):
+            module.requires_grad_(False)
 
 
 def freeze_values(model: nn.Module) -> None:

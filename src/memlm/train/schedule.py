@@ -40,10 +40,11 @@ class Plan:
         return cls(steps, tokens_per_step, freeze)
 
 
-def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
+def lr_factor(step: int, steps: int, config: TrainConfig, low: float | None = None) -> float:
     """Returns what the peak learning rate is multiplied by at ``step`` (from 0) of ``steps``.
 
-    Linear warm-up, then a cosine from 1 to ``min_lr_share`` (Loshchilov and Hutter 2017, arXiv:1608.03983) or constant.
+    Linear warm-up, then constant or a cosine from 1 to ``low`` (Loshchilov and Hutter 2017, arXiv:1608.03983), which is
+    ``min_lr_share`` if not given.
     """
     warmup = math.ceil(config.warmup * steps)
     if step < warmup:
@@ -51,5 +52,5 @@ def lr_factor(step: int, steps: int, config: TrainConfig) -> float:
     if config.schedule == "constant":
         return 1.0
     progress = (step - warmup) / max(1, steps - 1 - warmup)
-    low = config.min_lr_share
+    low = config.min_lr_share if low is None else low
     return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

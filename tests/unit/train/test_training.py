@@ -15,7 +15,7 @@ from memlm.evaluate.loss import mean_loss, spread_sequences
 from memlm.hf import MemlmConfig, MemlmForCausalLM
 from memlm.train.loop import Hooks, train
 from memlm.train.monitor import MetricLog, PeakMemory
-from memlm.train.optimizer import build_optimizer, parameter_groups
+from memlm.train.optimizer import build_optimizer, parameter_groups, set_learning_rates
 from memlm.train.schedule import Plan, lr_factor
 from tests.tolerances import FLOAT32, GRADIENT
 
@@ -127,6 +127,28 @@ def test_values_freeze_after_their_epochs(tmp_path):
         weights(frozen)["decoder.banks.0.values"], weights(learning)["decoder.banks.0.values"], rtol=0, atol=0
     )
     assert not torch.equal(weights(frozen)["decoder.embedding.weight"], weights(learning)["decoder.embedding.weight"])
+
+
+def test_a_router_that_does_not_learn_stays_as_drawn(tmp_path):
+    model, before = new_model(), weights(new_model())
+    run(model, tmp_path, steps=3, train_router=False)
+    after = weights(model)
+    router = {name for name in before if ".memory." in name}
+    assert {name.rpartition(".memory.")[2] for name in router} == {"keys", "query.weight", "scale"}
+    assert all(torch.equal(after[name], before[name]) for name in router)
+    assert all(not torch.equal(after[name], before[name]) for name in before.keys() - router)
+
+
+def test_values_may_end_at_a_rate_of_their_own():
+    model = new_model()
+    config = TrainConfig(steps=50, lr=1e-3, value_lr=1e-2, warmup=0.0, min_lr_share=0.1, min_value_lr_share=0.01)
+    optimizer = build_optimizer(model, config)
+    rates = []
+    for step in (0, 49):
+        set_learning_rates(optimizer, config, step, 50)
+        rates.append({group["name"]: group["lr"] for group in optimizer.param_groups})
+    assert rates[0] == pytest.approx({"values": 1e-2, "decay": 1e-3, "no_decay": 1e-3})
+    assert rates[1] == pytest.approx({"values": 1e-4, "decay": 1e-4, "no_decay": 1e-4})
 
 
 def test_groups_hold_every_parameter_once_and_spare_the_right_ones():
