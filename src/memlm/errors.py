@@ -55,6 +55,10 @@ class RunError(MemlmError):
     """A run or its folder is not in the state that the command needs."""
 
 
+class EditError(MemlmError):
+    """An edit, or a log of edits, cannot be used as it is; nothing was changed."""
+
+
 class Interrupted(BaseException):
     """The user or the system asked the process to end; raised wherever the process is.
 
