@@ -59,6 +59,12 @@ class EditError(MemlmError):
     """An edit, or a log of edits, cannot be used as it is; nothing was changed."""
 
 
+class DivergedError(RunError):
+    """Losses or gradients were not finite more often than the config allows. Other runs go on, and so does a tune."""
+
+    exit_code = 4
+
+
 class Interrupted(BaseException):
     """The user or the system asked the process to end; raised wherever the process is.
 
