@@ -45,5 +45,5 @@ def export_run(run: Path, folder: Path) -> None:
         tokenizer.save_pretrained(staged)
         write_json(staged / "config.json", config | {"auto_map": AUTO_MAP})
         for name, text in code.items():
-            (staged / name).write_text(text, encoding="utf-8")
+            write_text(staged / name, text)
         write_text(staged / "README.md", card(found))
