@@ -15,11 +15,14 @@ from rich.logging import RichHandler
 from memlm import __version__
 from memlm.cli import (
     bench,
+    chat,
     check,
     compare,
     diff,
     doctor,
     edit,
+    export,
+    generate,
     inspect,
     list_types,
     logs,
@@ -27,6 +30,7 @@ from memlm.cli import (
     report,
     rerun,
     run,
+    serve,
     stop,
     tune,
 )
@@ -50,6 +54,10 @@ for name, module in {
     "report": report,
     "inspect": inspect,
     "edit": edit,
+    "generate": generate,
+    "chat": chat,
+    "serve": serve,
+    "export": export,
     "list": list_types,
     "bench": bench,
     "doctor": doctor,

@@ -24,9 +24,9 @@ from memlm.errors import MissingDependencyError
 from memlm.evaluate.recall import Encoded
 from memlm.model.decoder import Decoder
 
-RATE = 1e-4
+RATE = 3e-5
 """Of Adam, for full finetuning."""
-LORA_RATE = 1e-3
+LORA_RATE = 3e-4
 LORA_RANK = 8
 
 
