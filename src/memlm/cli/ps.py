@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Column, Table
 
+from memlm.cli import screen
 from memlm.cli.options import RunsOption
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ def command(runs: RunsOption = Path("runs")) -> None:
     from memlm.experiment.progress import outcome
     from memlm.report.tables import duration
 
-    console = Console(highlight=False, markup=False)
+    console = screen.output()
     jobs = list_jobs(runs)
     if not jobs:
-        console.print(f"no background jobs in {runs}; start one with: memlm run CONFIG --detach", soft_wrap=True)
+        console.print(f"no background jobs in {runs}; start one with: memlm run CONFIG --detach")
         return
     columns = [Column(name, no_wrap=True) for name in ("name", "state", "PID", "started")]
     table = Table(*columns, Column("progress"), Column("log", overflow="fold"))
@@ -35,7 +35,7 @@ def command(runs: RunsOption = Path("runs")) -> None:
         started = f"{duration(max(0.0, age.total_seconds()))} ago"
         told = f"on {job.host}" if state == "elsewhere" else state
         table.add_row(job.name, told, str(job.pid), started, _progress(job, state), str(job.log))
-    console.print(table)
+    console.print(table, soft_wrap=False)  # the last column is broken instead
 
 
 def _progress(job: Job, state: Outcome) -> str:

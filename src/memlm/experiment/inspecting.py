@@ -17,7 +17,7 @@ from memlm.data.sampler import Sampler
 from memlm.errors import RunError
 from memlm.evaluate.loss import spread_starts
 from memlm.experiment.paths import inside
-from memlm.experiment.reading import read_run, refuse_experiment
+from memlm.experiment.reading import read_finished
 from memlm.experiment.rerun import recorded_config
 from memlm.inspect import store
 from memlm.inspect.contexts import find_contexts
@@ -42,10 +42,7 @@ def open_inspection(
         MemlmError: of the data or the checkpoint.
     """
     disable_progress_bar()  # transformers would draw a bar of its own for the weights
-    refuse_experiment(folder)
-    run = read_run(folder)
-    if not run.is_finished or run.record.data is None:
-        raise RunError(f"{folder}: is no finished run (status: {run.record.status}); memlm run goes on with it")
+    run = read_finished(folder)
     config = recorded_config(run)
     (model_config,) = config.variants.values()
     if model_config.memory is None:
@@ -54,6 +51,7 @@ def open_inspection(
         inside(folder, name)
     model = load_model(folder / FINAL, torch.device("cuda" if torch.cuda.is_available() else "cpu")).eval()
     data = prepare(config.data, progress=shows_bars)
+    assert run.record.data is not None, "a finished run has recorded its data"
     if data.fingerprint != run.record.data.fingerprint:
         raise RunError(f"{folder}: data.corpus holds other text now; bring the recorded text back to inspect the run")
     ids, seq_len = data.train.ids, config.data.seq_len
