@@ -182,7 +182,7 @@ class _Training:
         self.accelerator = build_accelerator(config)
         self.plan = Plan.of(config, sampler.seq_len, sampler.n_sequences, self.accelerator.num_processes)
         model.to(self.accelerator.device)  # pyright: ignore[reportArgumentType]
-        if not config.train_router:
+        if config.router_lr == 0:
             freeze_router(model)
         self.optimizer = build_optimizer(model, config)
         self.updater = Updater(self.optimizer, model, config.clip)

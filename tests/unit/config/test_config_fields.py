@@ -148,7 +148,7 @@ TRAIN = [
         "has no effect with a constant schedule",
     ),
     ("steps: 4, min_value_lr_share: -0.1", "min_value_lr_share = -0.1", at_least(0)),
-    ("steps: 4, train_router: 3", "train_router = 3", "Input should be a valid boolean, unable to interpret input"),
+    ("steps: 4, router_lr: -1.0e-4", "router_lr = -0.0001", at_least(0)),
     ("steps: 4, clip: -1", "clip = -1", at_least(0)),
     ("steps: 4, alarms:", "alarms = None", "must be a mapping of fields"),
     ("steps: 4, alarms: {usage_collapse: 0}", "alarms.usage_collapse = 0", above(0)),
