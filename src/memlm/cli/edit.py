@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from memlm.cli import screen
 from memlm.errors import EditError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         requests += read_requests(from_)
     if undo and undo_all:
         raise EditError("give one of --undo and --undo-all")
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = screen.output()
     editing = open_editing(run)
     _make(console, editing, requests)
     _take_back(console, editing, undo or [], undo_all)
