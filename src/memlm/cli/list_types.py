@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from memlm.cli import screen
 from memlm.config.base import Config
 from memlm.errors import ConfigError
 from memlm.registry import FUSIONS, MEMORIES, Registry, unknown
@@ -16,7 +17,7 @@ KINDS = ("memories", "fusions", "corpora")
 
 def command(kind: Annotated[str, typer.Argument(help="memories, fusions or corpora")]) -> None:
     """List the memories, fusions or built-in corpora, with their settings."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = screen.output()
     if kind == "memories":
         _list_types(console, MEMORIES)
     elif kind == "fusions":
@@ -25,7 +26,7 @@ def command(kind: Annotated[str, typer.Argument(help="memories, fusions or corpo
         from memlm.data.corpus import BUILT_IN
 
         for name, corpus in BUILT_IN.items():
-            console.print(f"[bold]{name}[/bold]  {corpus.description}")
+            console.print(f"[bold]{name}[/bold]  {corpus.description}", markup=True)
             if corpus.settings is not None:
                 _list_fields(console, corpus.settings)
     else:
@@ -36,7 +37,7 @@ def _list_types(console: Console, registry: Registry[Config]) -> None:
     for name in registry.names():
         cls = registry.get(name)
         summary = (cls.__doc__ or "").strip().splitlines()[0]
-        console.print(f"[bold]{name}[/bold]  {summary}")
+        console.print(f"[bold]{name}[/bold]  {summary}", markup=True)
         _list_fields(console, cls)
 
 

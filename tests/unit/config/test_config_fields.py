@@ -64,6 +64,15 @@ DATA = [
         "max_bytes = 1000000",
         "has no effect, because the corpus is generated; see facts",
     ),
+    *(
+        (f"corpus: facts, {name}: 0.1", f"{name} = 0.1", "has no effect, because the corpus is generated; see facts")
+        for name in ("judge_share", "tune_share", "test_share")
+    ),
+    (
+        "corpus: facts, validation: y",
+        "validation = 'y'",
+        "would be mixed with the held-out text that corpus: facts brings; leave it out",
+    ),
     ("corpus: x, tune_share: -0.1", "tune_share = -0.1", at_least(0)),
     ("corpus: x, tune_share: 0.5", "tune_share = 0.5", "Input should be less than 0.5"),
     ("corpus: x, test: 3", "test = 3", "must be text or a list of texts"),
