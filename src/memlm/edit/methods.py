@@ -32,15 +32,15 @@ LORA_RANK = 8
 
 @dataclass(frozen=True)
 class Lesson:
-    """A fact to be taught.
+    """Facts to be taught at once.
 
     Attributes:
-        texts: It in several wordings, as tokens.
-        statement: It as a sentence.
+        texts: Each in several wordings, as tokens.
+        statements: Each as a sentence.
     """
 
     texts: Sequence[Encoded]
-    statement: str
+    statements: Sequence[str]
 
 
 class Method(ABC):
@@ -63,7 +63,7 @@ class Method(ABC):
 
     @abstractmethod
     def learn(self, lesson: Lesson) -> None:
-        """Teaches a fact."""
+        """Teaches facts."""
 
     def asked(self, question: Question) -> Question:
         """Returns a question as the model is given it."""
@@ -76,7 +76,7 @@ class Sparse(Method):
     name = "sparse memory"
 
     def learn(self, lesson: Lesson) -> None:
-        """Trains the fact's own rows."""
+        """Trains the facts' own rows."""
         apply(learn_rows(self.decoder, lesson.texts, self.background, self.tuning), Rows(self.decoder))
         self.background.add([text.ids for text in lesson.texts])
 
@@ -92,7 +92,7 @@ class Full(Method):
         return list(self.decoder.parameters())
 
     def learn(self, lesson: Lesson) -> None:
-        """Trains all parameters, with a fresh Adam for each fact."""
+        """Trains all parameters, with a fresh Adam for each lesson."""
         parameters = self.parameters()
         optimizer = torch.optim.Adam(parameters, lr=self.rate)
 
@@ -147,8 +147,8 @@ class InContext(Method):
         self.statements: list[str] = []
 
     def learn(self, lesson: Lesson) -> None:
-        """Keeps the sentence."""
-        self.statements.append(lesson.statement)
+        """Keeps the sentences."""
+        self.statements += lesson.statements
 
     def asked(self, question: Question) -> Question:
         """Puts every sentence before the question; encoding cuts off the beginning of what is too long."""
@@ -170,7 +170,7 @@ class Retrieval(InContext):
         self._index: Any = None
 
     def learn(self, lesson: Lesson) -> None:
-        """Keeps the sentence."""
+        """Keeps the sentences."""
         super().learn(lesson)
         self._index = None
 
