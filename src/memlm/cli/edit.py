@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Table
 
 from memlm.cli import screen
+from memlm.cli.screen import beside, shows_bars
 from memlm.errors import EditError
 
 if TYPE_CHECKING:
@@ -194,8 +194,9 @@ def _percent(share: float | None, form: str = ".1f") -> str:
 
 @contextmanager
 def _bars() -> Generator[Callable[[str, int, int], None]]:
+    """Lends what shows how far each part of a long work is."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as shown:
+    with Progress(*columns, console=beside(), disable=not shows_bars()) as shown:
         tasks: dict[str, TaskID] = {}
 
         def show(name: str, done: int, total: int) -> None:

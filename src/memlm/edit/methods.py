@@ -20,8 +20,8 @@ from memlm.data.questions import Question
 from memlm.edit.background import Background
 from memlm.edit.finetune import Tuning, learn_rows, rows_of, train_until_sure, training
 from memlm.edit.rows import Rows, apply
-from memlm.errors import MissingDependencyError
 from memlm.evaluate.recall import Encoded
+from memlm.extras import optional
 from memlm.model.decoder import Decoder
 
 RATE = 3e-5
@@ -116,10 +116,7 @@ class Lora(Full):
 
     def __init__(self, decoder: Decoder, background: Sequence[Sequence[int]], tuning: Tuning) -> None:
         super().__init__(decoder, background, tuning)
-        try:
-            import peft
-        except ModuleNotFoundError:
-            raise MissingDependencyError("peft", "edit", "the LoRA baseline") from None
+        peft = optional("peft", "edit", "the LoRA baseline")
         layers = [
             name
             for name, module in self.decoder.named_modules()
@@ -162,11 +159,7 @@ class Retrieval(InContext):
 
     def __init__(self, decoder: Decoder, background: Sequence[Sequence[int]], tuning: Tuning) -> None:
         super().__init__(decoder, background, tuning)
-        try:
-            import rank_bm25
-        except ModuleNotFoundError:
-            raise MissingDependencyError("rank-bm25", "edit", "the retrieval baseline") from None
-        self._kind = rank_bm25.BM25Plus
+        self._kind = optional("rank_bm25", "edit", "the retrieval baseline").BM25Plus
         self._index: Any = None
 
     def learn(self, lesson: Lesson) -> None:

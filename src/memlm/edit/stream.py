@@ -9,7 +9,7 @@ facts that the text told:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +28,8 @@ TOLD = 500
 ALONE = 0.0
 """The weight of the background text where nothing but the new facts is trained on."""
 
-WAYS: dict[str, tuple[type[Method], float | None]] = {
+Ways = Mapping[str, tuple[type[Method], float | None]]
+WAYS: Ways = {
     "sparse memory": (Sparse, None),
     "sparse memory, no background": (Sparse, ALONE),
     "full finetuning": (Full, ALONE),
@@ -40,7 +41,7 @@ WAYS: dict[str, tuple[type[Method], float | None]] = {
 
 
 def run_stream(
-    subject: Subject, sets: int, tuning: Tuning, progress: Callable[[str, int, int], None], ways: Sequence[str] = ()
+    subject: Subject, sets: int, tuning: Tuning, progress: Callable[[str, int, int], None], ways: Ways = WAYS
 ) -> Trial:
     """Teaches new facts in ``sets`` sets of equal size in every way, and returns what is learned and forgotten.
 
@@ -49,7 +50,7 @@ def run_stream(
         sets: How many sets the entities that no text names are dealt out to.
         tuning: How whatever is trained is trained; its share of rows is that of one fact.
         progress: Is told the name of the way, and how many sets of how many are learned.
-        ways: Of `WAYS`; all if none is given.
+        ways: The ways, by name.
 
     Raises:
         EditError: there are fewer new facts than sets.
@@ -62,8 +63,7 @@ def run_stream(
     was_right = answer(subject.decoder, encode(told, subject.tokenizer, subject.seq_len), BATCH).exact
     known = [question for question, right in zip(told, was_right, strict=True) if right]
     found: Trial = {}
-    for name in ways or WAYS:
-        kind, weight = WAYS[name]
+    for name, (kind, weight) in ways.items():
         own = replace(tuning, share=min(1.0, tuning.share * size))
         method = kind(subject.decoder, subject.background, own if weight is None else replace(own, locality=weight))
         found[name] = []
