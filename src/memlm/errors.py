@@ -55,6 +55,12 @@ class RunError(MemlmError):
     """A run or its folder is not in the state that the command needs."""
 
 
+class DivergedError(RunError):
+    """Losses or gradients were not finite more often than the config allows. Other runs go on, and so does a tune."""
+
+    exit_code = 4
+
+
 class Interrupted(BaseException):
     """The user or the system asked the process to end; raised wherever the process is.
 

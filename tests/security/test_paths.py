@@ -10,6 +10,7 @@ import pytest
 from memlm.errors import RunError
 from memlm.experiment.difference import difference
 from memlm.experiment.jobs import find_job, list_jobs, read_job, read_log, start_detached
+from memlm.experiment.locks import locked
 from memlm.experiment.reading import read_experiment, read_run
 from memlm.report.page import write_report
 
@@ -85,6 +86,14 @@ def test_a_link_out_of_an_experiment_is_refused(folder, secret, name):
     link(folder / name, secret)
     with pytest.raises(RunError, match=f"{name}: leads out of its folder"):
         write_report(folder)
+
+
+def test_a_lock_that_is_a_link_out_of_the_experiment_is_refused(folder, secret):
+    before = secret.read_bytes()
+    link(folder / ".lock", secret)
+    with pytest.raises(RunError, match=r"\.lock: leads out of its folder"), locked(folder):
+        pytest.fail("it was locked")
+    assert secret.read_bytes() == before
 
 
 def test_a_run_that_is_a_link_elsewhere_is_absent_with_its_reason(folder, tmp_path):

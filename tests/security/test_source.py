@@ -19,7 +19,7 @@ OWN_WRITERS = {
     "data/packing.py": "token ids",
     "data/prepare.py": "the tokenizer",
     "train/monitor.py": "metrics and profiles",
-    "experiment/run.py": "an empty lock",
+    "experiment/locks.py": "an empty lock",
     "experiment/jobs.py": "the output of a process",
 }
 

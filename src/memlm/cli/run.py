@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.text import Text
 
 from memlm.cli.options import ConfigArgument, Overrides, RunsOption
-from memlm.errors import Interrupted
+from memlm.errors import DivergedError, Interrupted
 from memlm.storage import redacted
 
 if TYPE_CHECKING:
@@ -47,16 +47,22 @@ def command(
     with view.progress:
         watcher = view.watcher()
         line = shlex.join(["memlm", *sys.argv[1:]])
+        diverged: DivergedError | None = None
         try:
-            folder = run_experiment(experiment, runs, watcher, sys.stderr.isatty(), line)
+            run_experiment(experiment, runs, watcher, sys.stderr.isatty(), line)
+        except DivergedError as error:
+            diverged = error  # the other runs are worth a report
         except Interrupted:
             view.progress.console.print("finished runs and checkpoints are kept; the same command goes on from there")
             raise
+    folder = runs / experiment.name
     write_report(folder)
 
     from memlm.cli.compare import print_comparison
 
     print_comparison(console, folder)
+    if diverged is not None:
+        raise diverged
 
 
 def _detach(console: Console, name: str, config: Path, overrides: list[str], runs: Path) -> None:
@@ -106,7 +112,16 @@ class View:
         """Returns what an experiment tells its course."""
         from memlm.experiment.attempt import Watcher
 
-        return Watcher(self.matched, self.checked, self.started, self.continued, self.step, self.alarm, self.finished)
+        return Watcher(
+            self.matched,
+            self.checked,
+            self.started,
+            self.continued,
+            self.step,
+            self.alarm,
+            self.finished,
+            self.diverged,
+        )
 
     def matched(self, solution: Solution) -> None:
         """Tells what a match was solved to."""
@@ -161,13 +176,19 @@ class View:
 
     def finished(self, name: str, results: Mapping[str, Any]) -> None:
         """Replaces the bar by a line."""
+        self._end(name, _told(results) if results else "finished before")
+
+    def diverged(self, name: str, reason: str) -> None:
+        """Replaces the bar by a line that says why there is no result."""
+        self._end(name, reason, style="red")
+
+    def _end(self, name: str, told: str, style: str = "") -> None:
         self._tell_alarms()
         self._done += 1
         if self._task is not None:
             self.progress.remove_task(self._task)
             self._task = None
-        told = "finished before" if not results else _told(results)
-        self._print(f"[{self._done}/{self._total}] {name}  {told}")
+        self._print(f"[{self._done}/{self._total}] {name}  {told}", style)
 
     def _print(self, line: str, style: str = "") -> None:
         self.progress.console.print(Text(line, style), soft_wrap=True)

@@ -52,6 +52,7 @@ class Watcher:
         step: Step, loss, tokens per second.
         alarm: A run's name, and an alarm of it that began or ceased.
         finished: A run's name and its results; an empty mapping for one that was finished before.
+        diverged: A run's name, and at which step it diverged with which loss, in one line.
     """
 
     matched: Callable[[Solution], None] = lambda _solution: None
@@ -61,6 +62,7 @@ class Watcher:
     step: Callable[[int, float, float], None] = lambda _step, _loss, _speed: None
     alarm: Callable[[str, dict[str, Any]], None] = lambda _name, _entry: None
     finished: Callable[[str, dict[str, Any]], None] = lambda _name, _results: None
+    diverged: Callable[[str, str], None] = lambda _name, _reason: None
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ class Attempt:
             "fingerprint": held_out.fingerprint,
             "tokens": len(held_out.ids),
         }
-        self._update(evaluated=text | {"time": now()})  # before it is looked at, for a test split is opened by that
+        # Before it is looked at, for a test split is opened by that; who evaluates again has opened it then.
+        self._update(evaluated=self.record["evaluated"] or text | {"time": now()})
         with accelerator.autocast():
             evaluation = prepared.suite.evaluate(model, self.seed)
         write_json(self.folder / "samples.json", evaluation.samples)

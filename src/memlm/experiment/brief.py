@@ -43,7 +43,7 @@ def train_briefly(
         progress: Is told the step, its loss and tokens per second.
 
     Raises:
-        RunError: the training is not finite.
+        DivergedError: the training is not finite.
     """
     brief: dict[str, Any] = {**dict.fromkeys(EVERY, 0), **dict.fromkeys(BUDGETS), **changes}
     torch.manual_seed(sampler.seed)

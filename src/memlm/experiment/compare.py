@@ -12,8 +12,9 @@ from memlm.config.checks import LEFT_OUT
 from memlm.evaluate.statistics import Difference, Interval, interval, paired_difference
 from memlm.experiment.difference import flatten
 from memlm.experiment.judge import Judgement, Noise, document_losses, judgements, noise, values_of
-from memlm.experiment.opened import opened_before
-from memlm.experiment.reading import Experiment, Run, run_name
+from memlm.experiment.opened import opened_before, tell_added
+from memlm.experiment.reading import Experiment, Run
+from memlm.experiment.schema import run_name
 from memlm.experiment.solution import Solution
 from memlm.experiment.variants import QUANTITIES
 
@@ -146,7 +147,13 @@ def compare(experiment: Experiment) -> Comparison:
         controls=list(_controls(experiment)),
         above_unigram=_above_unigram(experiment),
         missing=[*_missing_runs(experiment), *_missing_values(experiment, results), *broken],
-        warnings=[*_rewritten(experiment), *opened_before(experiment), *_unchecked(finished), *_warnings(experiment)],
+        warnings=[
+            *_rewritten(experiment),
+            *opened_before(experiment),
+            *tell_added(experiment),
+            *_unchecked(finished),
+            *_warnings(experiment),
+        ],
     )
 
 

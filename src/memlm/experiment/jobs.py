@@ -15,8 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -28,9 +27,11 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from memlm.errors import RunError
 from memlm.experiment.files import parse_json
+from memlm.experiment.locks import alone
 from memlm.experiment.paths import inside, is_plain
-from memlm.experiment.reading import Number, read_experiment
+from memlm.experiment.reading import read_experiment
 from memlm.experiment.record import now
+from memlm.experiment.schema import Number
 from memlm.registry import unknown
 from memlm.storage import write_json
 
@@ -143,7 +144,8 @@ def start_detached(arguments: Sequence[str], experiment_folder: Path, program: S
         log = inside(experiment_folder, LOG).open("ab")
     except OSError as error:
         raise RunError(f"{experiment_folder}: cannot be written ({error.strerror}); choose another --runs") from error
-    with log, _alone(log, experiment_folder):
+    busy = f"{experiment_folder}: another command is starting a job here; see: memlm ps"
+    with log, alone(log, experiment_folder, busy):
         _refuse_second(experiment_folder)
         command = [*program, *arguments]
         process = subprocess.Popen(
@@ -314,26 +316,6 @@ def _refuse_second(folder: Path) -> None:
         f"{folder}: a job of this experiment is running (PID {job.pid}, since {job.started}); "
         f"end it first with: memlm stop {job.name} --runs {folder.parent}"
     )
-
-
-@contextmanager
-def _alone(log: BinaryIO, folder: Path) -> Generator[None]:
-    """Keeps two commands that start the same job at the same moment from both seeing none."""
-    import fcntl  # not on Windows, where this is not reached
-
-    try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RunError(f"{folder}: another command is starting a job here; see: memlm ps") from None
-    except OSError:
-        # Some network file systems have no locks; the moment that is left open is short.
-        yield
-        return
-    try:
-        yield
-    finally:
-        # The job inherited the file, and with it the lock.
-        fcntl.flock(log, fcntl.LOCK_UN)
 
 
 def _ends_within(job: Job, seconds: float) -> bool:

@@ -13,7 +13,8 @@ from memlm.evaluate.bootstrap import two_level
 from memlm.evaluate.claims import Claim, parse_claim
 from memlm.evaluate.statistics import Difference, Interval, detectable, difference, pooled_sd
 from memlm.evaluate.verdicts import Case, Verdict, judge
-from memlm.experiment.reading import Documents, Experiment, Hypothesis, run_name
+from memlm.experiment.reading import Experiment
+from memlm.experiment.schema import Documents, Hypothesis, run_name
 
 Values = dict[str, dict[int, float]]
 """A result by variant and seed."""
@@ -53,7 +54,8 @@ class Noise:
         sd: By variant, the standard deviation over its finished seeds.
         paired_sd: The same of paired differences between two variants, pooled over all pairs of variants.
         n: Seeds of the pair that has the fewest.
-        level: The level of the strictest test of the experiment's claims.
+        level: The level of the strictest test of the experiment's claims: alpha over their number, half of that if one
+            of them is about effects of either sign.
         detectable: The smallest difference that so many seeds find in four of five cases at that level.
     """
 
@@ -97,7 +99,8 @@ def noise(experiment: Experiment) -> list[Noise]:
     """Returns the noise of every metric that is claimed, or of the validation loss; none without two paired seeds."""
     hypotheses = experiment.plan.hypotheses
     metrics = dict.fromkeys(hypothesis.metric for hypothesis in hypotheses) or ["validation_loss"]
-    level = experiment.plan.alpha / max(1, len(hypotheses))
+    looks = max((_claim(experiment, hypothesis).looks for hypothesis in hypotheses), default=1)
+    level = experiment.plan.alpha / max(1, len(hypotheses)) / looks
     return [found for metric in metrics if (found := _noise(values_of(experiment, metric), metric, level))]
 
 
@@ -196,3 +199,6 @@ def _gaps(experiment: Experiment, variant: str, metric: str) -> Iterator[str]:
     lacking = [run.name for run in runs.values() if run.result(metric) is None]
     if lacking:
         yield f"no {metric} in {', '.join(lacking)}"
+    added = [run.name for run in runs.values() if run.name in experiment.plan.added_after_test]
+    if added:
+        yield f"added after the test split had been opened: {', '.join(added)}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from memlm.errors import MemlmError
-from memlm.experiment.reading import Evaluated, Experiment, Run, read_run
+from memlm.experiment.reading import Experiment, Run, read_plan, read_run
+from memlm.experiment.schema import Evaluated, run_name
 
 
 def opened_before(experiment: Experiment) -> Iterator[str]:
@@ -35,6 +37,37 @@ def opened_before(experiment: Experiment) -> Iterator[str]:
         )
 
 
+def added_after_test(folder: Path, planned: Sequence[str]) -> list[str]:
+    """Returns the names of runs that joined an experiment when one of its runs had opened the test split.
+
+    What is marked stays marked. Who takes away the earlier plan gains nothing: then every run counts as added that has
+    not opened the split itself.
+
+    Args:
+        folder: The experiment's; its ``experiment.json`` is that of the last call, so this comes before it is replaced.
+        planned: The names of the runs that are planned now.
+    """
+    opened = {run.name for run in _readable(folder.glob("*/record.json")) if _test(run)}
+    if not opened:
+        return []
+    try:
+        before = read_plan(folder)
+    except MemlmError:
+        return [name for name in planned if name not in opened]
+    known = {*opened, *before.added_after_test, *(run_name(variant, seed) for variant, seed in before.runs)}
+    return [*before.added_after_test, *(name for name in planned if name not in known)]
+
+
+def tell_added(experiment: Experiment) -> Iterator[str]:
+    """Tells of the runs that were added when the results on the test split could be known."""
+    added = [run.name for run in experiment.runs if run.name in experiment.plan.added_after_test]
+    if added:
+        yield (
+            f"Added after the test split had been opened (added_after_test): {', '.join(added)}. What its results "
+            "suggested is not tested by it."
+        )
+
+
 def _test(run: Run) -> Evaluated | None:
     evaluated = run.record.evaluated
     return evaluated if evaluated and evaluated.split == "test" else None
@@ -47,9 +80,11 @@ def _settings(run: Run) -> dict[str, Any]:
 
 def _others(experiment: Experiment) -> Iterator[Run]:
     here = experiment.folder.resolve()
-    for record in sorted(here.parent.glob("*/*/record.json")):
-        if record.parent.parent == here:
-            continue
+    return _readable(path for path in here.parent.glob("*/*/record.json") if path.parent.parent != here)
+
+
+def _readable(records: Iterable[Path]) -> Iterator[Run]:
+    for record in sorted(records):
         try:
             yield read_run(record.parent)
         except MemlmError:

@@ -10,13 +10,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from memlm.data.asking import question_set
 from memlm.data.prepare import prepare
 from memlm.errors import RunError
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.paths import inside
-from memlm.experiment.reading import Device, Run, read_run, refuse_experiment, run_name
+from memlm.experiment.reading import Run, read_run, refuse_experiment
 from memlm.experiment.record import code_state, config_hash, versions
 from memlm.experiment.run import Watcher, device_record, run_experiment
+from memlm.experiment.schema import Device, run_name
 from memlm.storage import redacted
 
 SERIES = {"train/loss": "training loss", "evaluate/validation_loss": "evaluation loss"}
@@ -95,8 +97,8 @@ def plan_rerun(folder: Path, root: Path | None = None, progress: bool = True) ->
         progress: Show bars while the data are prepared.
 
     Raises:
-        RunError: the run is not finished, was made from other text or settings that cannot be read, or was rerun
-            there before, or the rerun's folder lies in the recorded one.
+        RunError: the run is not finished, was made from other text, questions or settings that cannot be read, or was
+            rerun there before, or the rerun's folder lies in the recorded one.
         MemlmError: of the data.
     """
     refuse_experiment(folder)
@@ -109,6 +111,8 @@ def plan_rerun(folder: Path, root: Path | None = None, progress: bool = True) ->
     rerun = Rerun(run, config, root or folder.resolve().parent / ".rerun", list(_obstacles(run, config)))
     if rerun.folder.resolve().is_relative_to(folder.resolve()):
         raise RunError(f"{rerun.folder} lies in the recorded run, which is only read; choose another --runs")
+    if rerun.folder.parent.resolve() == folder.resolve().parent:
+        raise RunError(f"{rerun.folder.parent} is the recorded experiment, which is only read; choose another --runs")
     if _is_finished(rerun.folder):  # one that was broken off goes on
         raise RunError(
             f"{rerun.folder} is there already, and a rerun replaces nothing; remove it, or choose another --runs"
@@ -176,6 +180,12 @@ def _refuse_other_text(run: Run, config: ExperimentConfig, progress: bool) -> No
         raise RunError(
             f"{run.folder}: the same text gives another tokenizer here, so losses cannot be compared; the run was made "
             f"with tokenizers {run.record.versions.get('tokenizers')}"
+        )
+    asked = question_set(config.data, config.evaluate)
+    if (asked.fingerprint() if asked else None) != run.record.data.questions:
+        raise RunError(
+            f"{run.folder}: other questions are asked now than were recorded; bring the recorded "
+            f"{config.evaluate.question_file or 'code that asks them'} back"
         )
 
 

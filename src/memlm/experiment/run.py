@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,14 +21,17 @@ from memlm.data.asking import question_set
 from memlm.data.cache import TokenData
 from memlm.data.packing import unigram_entropy
 from memlm.data.prepare import prepare
-from memlm.errors import CheckpointError, Interrupted, MemlmError, PreflightError, RunError
+from memlm.errors import CheckpointError, DivergedError, Interrupted, MemlmError, PreflightError, RunError
 from memlm.evaluate.suite import Suite
 from memlm.experiment.attempt import Attempt, Prepared, Watcher
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.environment import processor
+from memlm.experiment.locks import locked
 from memlm.experiment.match import recall_steps, solve_steps, solve_widths
-from memlm.experiment.reading import Run, read_plan, read_run, run_name
+from memlm.experiment.opened import added_after_test
+from memlm.experiment.reading import Run, read_plan, read_run
 from memlm.experiment.record import config_hash
+from memlm.experiment.schema import run_name
 from memlm.experiment.solution import Solution
 from memlm.storage import write_json
 from memlm.train.checkpoint import FINAL, checkpoints, verify
@@ -58,6 +59,7 @@ def run_experiment(
         The experiment's folder.
 
     Raises:
+        DivergedError: a run diverged (recorded there as failed); all others have been made.
         MemlmError: of the data, of a run (recorded there as failed), or of a folder that holds another experiment.
     """
     disable_progress_bar()  # transformers would draw bars of its own for every checkpoint
@@ -76,36 +78,33 @@ def run_experiment(
         device = device_record(config.train)
         config, steps = solve_steps(config, data, suite.tokenizer, device["name"], recorded)
         _refuse_strangers(config, folder)
-        write_json(folder / "experiment.json", _experiment_record(stated, config, [*widths, *steps], command))
+        plan = _experiment_record(stated, config, [*widths, *steps], command)
+        # Seeds outside, so that an experiment cut short compares all variants.
+        planned = [(variant, seed) for seed in config.seeds for variant in config.variants]
+        added = added_after_test(folder, [run_name(*run) for run in planned])
+        write_json(folder / "experiment.json", plan | {"added_after_test": added})
         watcher = watcher or Watcher()
         for solution in (*widths, *steps):
             watcher.matched(solution)
         prepared = Prepared(config, folder, data, suite, watcher, _data_record(data, suite), device)
-        for seed in config.seeds:  # seeds outside, so that an experiment cut short compares all variants
-            for variant in config.variants:
-                _run_if_needed(prepared, variant, seed)
+        _run_all(prepared, planned)
     return folder
 
 
-@contextmanager
-def locked(folder: Path) -> Generator[None]:
-    """Keeps a second process out of an experiment's folder; the system lets go of the lock when this one ends."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    with (folder / ".lock").open("w") as file:
+def _run_all(prepared: Prepared, planned: Sequence[tuple[str, int]]) -> None:
+    """Makes every run that is not finished; one that diverges keeps no other from it, and is told at the end."""
+    diverged: dict[str, str] = {}  # the errors themselves would keep their models alive
+    for variant, seed in planned:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"{folder} is being run by another process; wait for it (memlm ps, memlm logs), or give this "
-                "experiment another name (-o name=...)"
-            ) from None
-        except OSError as error:  # some network file systems have no locks
-            logger.warning("%s: cannot be locked (%s); start no second process here", folder, error.strerror)
-        yield
+            _run_if_needed(prepared, variant, seed)
+        except DivergedError as error:
+            name = run_name(variant, seed)
+            prepared.watcher.diverged(name, str(error))
+            diverged[name] = str(error)
+    if diverged:
+        first = next(iter(diverged.values()))
+        names = f"{len(diverged)} of {len(planned)} runs diverged: {', '.join(diverged)}; the first: "
+        raise DivergedError(first if len(diverged) == 1 else names + first)
 
 
 def _experiment_record(
@@ -258,7 +257,8 @@ def _run_if_needed(prepared: Prepared, variant: str, seed: int) -> None:
             raise RunError(f"{error.filename or folder}: {error.strerror or error}; {AGAIN}") from error
         # A checkpoint's error names its own folder, and a preflight's has its own exit code.
         if isinstance(error, MemlmError) and not isinstance(error, (CheckpointError, PreflightError)):
-            raise RunError(f"{folder}: {error}") from error
+            kind = DivergedError if isinstance(error, DivergedError) else RunError
+            raise kind(f"{folder}: {error}") from error
         raise
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from memlm.experiment.files import read_checked
 from memlm.experiment.paths import FolderName, inside
-from memlm.experiment.reading import Number, Whole
+from memlm.experiment.schema import Number, Whole
 
 EDGE = 0.05
 """Share of a range, on its logarithmic scale, that counts as its edge."""

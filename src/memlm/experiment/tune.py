@@ -23,15 +23,16 @@ from memlm.data.cache import TokenData
 from memlm.data.prepare import prepare
 from memlm.data.sampler import Sampler
 from memlm.data.source import optional
-from memlm.errors import RunError
+from memlm.errors import DivergedError, RunError
 from memlm.evaluate.loss import mean_loss
 from memlm.evaluate.suite import Suite
 from memlm.experiment.brief import train_briefly
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.files import read_checked
+from memlm.experiment.locks import locked
 from memlm.experiment.match import solve_widths
 from memlm.experiment.record import code_state, config_hash, environment
-from memlm.experiment.run import device_record, locked
+from memlm.experiment.run import device_record
 from memlm.experiment.trials import Trial, Tune, TunePlan, read_tune, trial_path
 from memlm.storage import write_json, write_yaml
 from memlm.train.loop import OUT_OF_MEMORY, build_accelerator
@@ -158,7 +159,8 @@ def _suite(config: ExperimentConfig, data: TokenData) -> Suite:
             f"the tune split has {len(data.tune.ids)} tokens, fewer than one sequence of {config.data.seq_len + 1}; "
             "raise data.tune_share"
         )
-    evaluate = config.evaluate.model_copy(update={"samples": 0})
+    # The held-out text of `evaluate.split: test` is not for tuning, so here it is never the test split.
+    evaluate = config.evaluate.model_copy(update={"samples": 0, "split": "validation"})
     return Suite.of(evaluate, replace(data, validation=data.tune), config.data.seq_len)
 
 
@@ -243,7 +245,7 @@ def _try(
             loss = mean_loss(model.decoder, suite.sequences, config.evaluate.batch_size)
     except torch.OutOfMemoryError:
         raise RunError(f"{variant}: {OUT_OF_MEMORY}") from None
-    except RunError as error:  # the loop has ended it, because it diverged
+    except DivergedError as error:
         reason = str(error)
     if loss is not None and not math.isfinite(loss):
         loss, reason = None, "the loss on the tune split is not finite"

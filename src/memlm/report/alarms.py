@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, TypeVar
 
-from memlm.experiment.reading import Alarm, Experiment, Run
+from memlm.experiment.reading import Experiment, Run
+from memlm.experiment.schema import Alarm
 from memlm.report.tables import Cell, Format, Table, fixed, percent
 
 T = TypeVar("T")

@@ -12,7 +12,8 @@ import yaml
 from memlm.experiment.compare import Comparison
 from memlm.experiment.judge import Judgement
 from memlm.experiment.paths import inside
-from memlm.experiment.reading import Experiment, Sample
+from memlm.experiment.reading import Experiment
+from memlm.experiment.schema import Sample
 from memlm.report import alarms, claims, figures, knowledge, tables
 from memlm.report.tables import Table
 from memlm.storage import write_text

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from memlm.config.train import TrainConfig, interval
 from memlm.data.sampler import Sampler
-from memlm.errors import RunError
+from memlm.errors import DivergedError, RunError
 from memlm.hf import MemlmForCausalLM
 from memlm.model.loss import TokenLoss
 from memlm.train.alarms import Alarm, Alarms
@@ -129,8 +129,8 @@ def train(
         state: Go on from here; ``model`` has the weights that belong to it.
 
     Raises:
-        RunError: a loss or gradient is not finite, more often than the config allows; such steps leave the model as
-            it was, and on a GPU the step after may have been taken.
+        DivergedError: a loss or gradient is not finite, more often than the config allows; such steps leave the model
+            as it was, and on a GPU the step after may have been taken.
         Interrupted: a signal came; the state was saved.
     """
     training = _Training(model, sampler, config, log, hooks, folder, state)
@@ -284,9 +284,9 @@ class _Training:
         self.history.losses.append(loss if is_finite else math.nan)
         begun = self._told(self.alarms.after_step(step, self.history.losses))
         if not is_finite and self.alarms.must_end(self.history.losses):
-            raise RunError(
-                f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}: not finite, so the step was not taken; "
-                "lower train.lr, lengthen train.warmup or set train.clip"
+            raise DivergedError(
+                f"diverged at step {step}: loss {loss:.4g}, gradient norm {norm:.4g}: not finite, so the step was not "
+                "taken; lower train.lr, lengthen train.warmup or set train.clip"
             )
         self.hooks.progress(step, loss, self.plan.tokens_per_step / self.watch.times[-1])
         if launched.profile is not None:

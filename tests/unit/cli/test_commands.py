@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -45,6 +46,19 @@ def test_run_prints_settings_progress_results_and_verdict(experiment):
         assert expected in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert (folder / "runs" / "tiny" / "report.html").exists()
+
+
+def test_a_run_that_diverges_has_an_exit_code_of_its_own_and_a_report(experiment):
+    folder, _ = experiment
+    settings = ["name=hot", "train.lr=1e30", "variants={dense: {}}", "hypotheses=[]", "seeds=[0]", "evaluate.samples=0"]
+    done = memlm("run", "tiny.yaml", *(f"-o{setting}" for setting in settings), cwd=folder)
+    assert done.returncode == 4
+    assert re.fullmatch(
+        r"error: runs/hot/dense-s0: diverged at step \d: loss .*, gradient norm .*: not finite, so the step was not "
+        r"taken; lower train\.lr, lengthen train\.warmup or set train\.clip",
+        done.stderr.splitlines()[-1],
+    )
+    assert "note: dense-s0 failed at step" in done.stdout and (folder / "runs" / "hot" / "report.html").exists()
 
 
 def test_compare_and_report_need_only_records(experiment):

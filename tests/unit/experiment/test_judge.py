@@ -131,6 +131,12 @@ def test_noise_is_that_of_the_seeds(tmp_path):
     assert noise.detectable > noise.paired_sd
 
 
+def test_an_effect_of_either_sign_makes_the_strictest_level_half_of_it(tmp_path):
+    claim = "|dense - gated_mlp| > |dense - cross_attention|"
+    (noise,) = compared(tmp_path, hypothesis("dense < gated_mlp"), hypothesis(claim)).noise
+    assert noise.level == 0.0125
+
+
 def test_one_seed_tells_of_no_noise(tmp_path):
     folder = fabricate(tmp_path, [], seeds=(0,))
     assert compare(read_experiment(folder)).noise == []

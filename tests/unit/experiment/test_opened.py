@@ -1,9 +1,10 @@
 """A test split that was opened before is told; the same settings again, later looks and other text are not."""
 
+import json
 import shutil
 
 import pytest
-from fabricate import edit_record, fabricate
+from fabricate import edit_record, fabricate, write_json
 
 from memlm.experiment.compare import compare
 from memlm.experiment.reading import read_experiment
@@ -54,3 +55,15 @@ def test_a_record_that_cannot_be_read_is_passed_over(two):
     opened(earlier, day=10, lr="0.01")
     (earlier / "dense-s0" / "record.json").write_text("{", encoding="utf-8")
     assert "opened 11 times before" in told(folder)[0]
+
+
+def test_runs_that_were_added_are_told_beside_the_verdicts_that_rest_on_them(two):
+    folder, _ = two
+    path = folder / "experiment.json"
+    write_json(path, json.loads(path.read_text()) | {"added_after_test": ["gated_mlp-s2", "gone-s0"]})
+    comparison = compare(read_experiment(folder))
+    assert [line for line in comparison.warnings if "opened" in line] == [
+        "Added after the test split had been opened (added_after_test): gated_mlp-s2. What its results suggested is "
+        "not tested by it."
+    ]
+    assert comparison.judgements[0].notes == ["added after the test split had been opened: gated_mlp-s2"]

@@ -100,6 +100,21 @@ def test_the_recorded_run_is_never_the_place_of_its_rerun(run, monkeypatch):
     assert plan_rerun(Path(), progress=False).folder == run.parent / ".rerun" / "tiny" / run.name
 
 
+def test_nor_is_the_recorded_experiment(run):
+    renamed = run.rename(run.with_name("kept"))
+    with pytest.raises(RunError, match="tiny is the recorded experiment, which is only read; choose another --runs"):
+        plan_rerun(renamed, run.parent.parent, progress=False)
+
+
+def test_other_questions_are_refused(run, tmp_path):
+    (tmp_path / "asked.jsonl").write_text('{"text": "kalo mi", "answer": "mi"}\n')
+    edit_settings(run, "evaluate", question_file=str(tmp_path / "asked.jsonl"))
+    with pytest.raises(
+        RunError, match=r"other questions are asked now than were recorded; bring the recorded .*asked\.j"
+    ):
+        plan_rerun(run, progress=False)
+
+
 @pytest.mark.parametrize(
     ("share", "exact", "near"),
     [(0.0, [], []), (1e-15, ["training loss"], []), (0.05, ["training loss"], ["training loss"])],

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 import subprocess
 
@@ -13,13 +14,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import memlm.model.loss
 from memlm.data.prepare import prepare
 from memlm.data.sampler import Sampler
-from memlm.errors import DataError, Interrupted, PreflightError, RunError
+from memlm.errors import DataError, DivergedError, Interrupted, PreflightError, RunError
 from memlm.evaluate.suite import Suite
 from memlm.experiment import attempt as attempt_module
 from memlm.experiment import record
-from memlm.experiment import run as run_module
 from memlm.experiment.compare import compare
 from memlm.experiment.config import load_experiment
+from memlm.experiment.locks import locked
 from memlm.experiment.reading import read_experiment
 from memlm.experiment.run import Watcher, run_experiment
 from memlm.report.page import write_report
@@ -215,6 +216,63 @@ def test_a_failing_run_is_recorded_and_the_next_call_goes_on(experiment_yaml, tm
     assert {record["status"] for record in records(folder).values()} == {"finished"}
 
 
+def test_a_run_that_diverges_stops_no_other(experiment_yaml, tmp_path, monkeypatch):
+    config = load_experiment(experiment_yaml, ["seeds=[0]"])
+    sound, told = attempt_module.train, []
+
+    def diverging(model, *others):
+        if model.decoder.config.memory is not None:
+            model.decoder.norm.weight.data[0] = math.nan
+        return sound(model, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attempt_module, "train", diverging)
+        with pytest.raises(DivergedError) as raised:
+            run_experiment(config, tmp_path, Watcher(diverged=lambda *line: told.append(line)), progress=False)
+    assert raised.value.exit_code == 4
+    start = "2 of 3 runs diverged: cross_attention-s0, gated_mlp-s0; the first: "
+    assert str(raised.value).startswith(
+        f"{start}{tmp_path / 'tiny' / 'cross_attention-s0'}: diverged at step 1: loss nan"
+    )
+    assert [name for name, _ in told] == ["cross_attention-s0", "gated_mlp-s0"]
+    statuses = {name: record["status"] for name, record in records(tmp_path / "tiny").items()}
+    assert statuses == {"dense-s0": "finished", "cross_attention-s0": "failed", "gated_mlp-s0": "failed"}
+    missing = compare(read_experiment(tmp_path / "tiny")).missing
+    assert any(re.match(r"gated_mlp-s0 failed at step 0: DivergedError: diverged at step 1", line) for line in missing)
+
+
+def test_what_joins_after_the_test_split_was_opened_is_marked(experiment_yaml, tmp_path):
+    base = ["data.test_share=0.1", "evaluate.split=test", "train.steps=2", "evaluate.samples=0", "hypotheses=[]"]
+    dense, two = "variants={dense: {}}", "variants={dense: {}, wide: {d_ff: 96}}"
+
+    def added(*overrides):
+        folder = run_experiment(load_experiment(experiment_yaml, [*base, *overrides]), tmp_path, progress=False)
+        return read_experiment(folder).plan.added_after_test
+
+    assert added(dense, "seeds=[0]") == []
+    assert added(dense, "seeds=[0]") == [], "the same call again adds nothing"
+    assert added(two, "seeds=[0]") == ["wide-s0"]
+    assert added(dense, "seeds=[0, 1]") == ["wide-s0", "dense-s1"]
+    assert added(two, "seeds=[0, 1]") == ["wide-s0", "dense-s1", "wide-s1"], "what was marked once stays so"
+    (tmp_path / "tiny" / "experiment.json").unlink()
+    assert added(two, "seeds=[0, 1, 2]") == ["dense-s2", "wide-s2"], (
+        "without the earlier plan only what was opened counts"
+    )
+
+
+def test_evaluating_again_is_no_later_opening(experiment_yaml, tmp_path, monkeypatch):
+    overrides = ["data.test_share=0.1", "evaluate.split=test", "variants={dense: {}}", "hypotheses=[]", "seeds=[0]"]
+    config = load_experiment(experiment_yaml, overrides)
+    with monkeypatch.context() as patch:
+        patch.setattr(Suite, "evaluate", lambda *_: (_ for _ in ()).throw(RunError("the judge is gone")))
+        with pytest.raises(RunError, match="the judge is gone"):
+            run_experiment(config, tmp_path, progress=False)
+    opened = records(tmp_path / "tiny")["dense-s0"]["evaluated"]
+    monkeypatch.setattr(attempt_module, "now", lambda: "2099-01-01T00:00:00+00:00")
+    run_experiment(config, tmp_path, progress=False)
+    assert records(tmp_path / "tiny")["dense-s0"]["evaluated"] == opened
+
+
 def test_an_interrupted_run_says_so(experiment_yaml, tmp_path):
     config = load_experiment(experiment_yaml, ["seeds=[0]"])
 
@@ -231,7 +289,7 @@ def test_an_interrupted_run_says_so(experiment_yaml, tmp_path):
 
 def test_a_second_process_is_refused(finished):
     folder, config, _ = finished
-    with run_module.locked(folder), pytest.raises(RunError, match="is being run by another process"):
+    with locked(folder), pytest.raises(RunError, match="is being run by another process"):
         run_experiment(config, folder.parent, progress=False)
 
 

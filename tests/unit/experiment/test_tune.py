@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from memlm.data.prepare import prepare
-from memlm.errors import Interrupted, MissingDependencyError, RunError
+from memlm.errors import DivergedError, Interrupted, MissingDependencyError, RunError
 from memlm.experiment import tune as tune_module
 from memlm.experiment.config import load_experiment
 from memlm.experiment.trials import Trial, Tune, TunePlan, read_tune
@@ -98,6 +98,10 @@ def test_trials_are_evaluated_on_the_tune_split(tuned, monkeypatch):
     data = prepare(config.data, progress=False)
     suite = tune_module._suite(config, data)
     assert np.array_equal(suite.sequences[0], data.tune.ids[: config.data.seq_len + 1])
+    kept = load_experiment(path, [*SHORT, "data.test_share=0.1", "evaluate.split=test"])
+    data = prepare(kept.data, progress=False)
+    suite = tune_module._suite(kept, data)
+    assert np.array_equal(suite.held_out.ids, data.tune.ids), "the test split is not opened by tuning"
     with pytest.raises(RunError, match=r"the tune split has \d+ tokens, fewer than one sequence of 17"):
         tune_module._suite(config, prepare(load_experiment(path, ["data.tune_share=1e-9"]).data, progress=False))
 
@@ -108,7 +112,7 @@ def test_a_trial_that_diverges_is_the_worst_and_stops_nothing(tuned, tmp_path, m
 
     def diverging(config, variant, sampler, tokenizer, changes, progress):
         if changes["lr"] > 5e-3:
-            raise RunError("step 2: loss nan: not finite")
+            raise DivergedError("step 2: loss nan: not finite")
         return sound(config, variant, sampler, tokenizer, changes, progress)
 
     monkeypatch.setattr(tune_module, "train_briefly", diverging)
@@ -118,6 +122,14 @@ def test_a_trial_that_diverges_is_the_worst_and_stops_nothing(tuned, tmp_path, m
     assert lost and all(trial.error == "step 2: loss nan: not finite" for trial in lost)
     assert len(found.trials) == 8 and found.best("dense").rates["lr"] <= 5e-3
     assert tuning.best(found).rows[0][-1].text == str(len(lost))
+
+
+def test_another_error_of_a_trial_is_no_divergence(tuned, tmp_path, monkeypatch):
+    _, path = tuned
+    monkeypatch.setattr(tune_module, "train_briefly", lambda *_: (_ for _ in ()).throw(RunError("the disk is full")))
+    with pytest.raises(RunError, match="the disk is full"):
+        tune(load_experiment(path, SHORT), tmp_path, progress=False)
+    assert read_tune(tmp_path / "tiny-tune").trials == []
 
 
 @pytest.mark.parametrize(

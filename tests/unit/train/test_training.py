@@ -10,7 +10,7 @@ import torch
 
 from memlm.config.train import TrainConfig, interval
 from memlm.data.sampler import Sampler
-from memlm.errors import RunError
+from memlm.errors import DivergedError, RunError
 from memlm.evaluate.loss import mean_loss, spread_sequences
 from memlm.hf import MemlmConfig, MemlmForCausalLM
 from memlm.train.loop import Hooks, train
@@ -87,10 +87,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
     with torch.no_grad():
         model.decoder.norm.weight[0] = math.nan
     before = weights(model)
-    with pytest.raises(RunError, match=r"step 1: loss nan.*not finite.*lower train\.lr"):
+    with pytest.raises(DivergedError, match=r"diverged at step 1: loss nan.*not finite.*lower train\.lr") as raised:
         run(model, tmp_path)
     for name, weight in weights(model).items():
         torch.testing.assert_close(weight, before[name], rtol=0, atol=0, equal_nan=True)
+    assert raised.value.exit_code == 4
 
 
 def test_a_step_that_is_not_finite_is_left_out_if_the_config_allows_it(tmp_path):
