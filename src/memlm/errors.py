@@ -55,6 +55,10 @@ class RunError(MemlmError):
     """A run or its folder is not in the state that the command needs."""
 
 
+class EditError(MemlmError):
+    """An edit, or a log of edits, cannot be used as it is; nothing was changed."""
+
+
 class DivergedError(RunError):
     """Losses or gradients were not finite more often than the config allows. Other runs go on, and so does a tune."""
 

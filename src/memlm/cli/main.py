@@ -13,7 +13,23 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from memlm import __version__
-from memlm.cli import bench, check, compare, diff, doctor, inspect, list_types, logs, ps, report, rerun, run, stop, tune
+from memlm.cli import (
+    bench,
+    check,
+    compare,
+    diff,
+    doctor,
+    edit,
+    inspect,
+    list_types,
+    logs,
+    ps,
+    report,
+    rerun,
+    run,
+    stop,
+    tune,
+)
 from memlm.errors import Interrupted, MemlmError
 from memlm.storage import redacted
 
@@ -33,6 +49,7 @@ for name, module in {
     "diff": diff,
     "report": report,
     "inspect": inspect,
+    "edit": edit,
     "list": list_types,
     "bench": bench,
     "doctor": doctor,

@@ -1,29 +1,20 @@
 """Opens a finished run for inspection."""
 
-# torch leaves parts of its interface untyped:
-# pyright: reportUnknownMemberType=false
-
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer
-from transformers.utils.logging import disable_progress_bar
 
-from memlm.data.prepare import prepare
 from memlm.data.sampler import Sampler
-from memlm.errors import RunError
 from memlm.evaluate.loss import spread_starts
+from memlm.experiment.finished import open_finished
 from memlm.experiment.paths import inside
-from memlm.experiment.reading import read_run, refuse_experiment
-from memlm.experiment.rerun import recorded_config
 from memlm.inspect import store
 from memlm.inspect.contexts import find_contexts
 from memlm.inspect.inspection import Inspection
 from memlm.train import writers
-from memlm.train.checkpoint import FINAL, load_model
 
 
 def open_inspection(
@@ -38,33 +29,20 @@ def open_inspection(
         shows_bars: Show bars while the text is prepared.
 
     Raises:
-        RunError: the folder holds no finished run of a model with a memory, or its text is not the recorded one.
-        MemlmError: of the data or the checkpoint.
+        MemlmError: as `open_finished`.
     """
-    disable_progress_bar()  # transformers would draw a bar of its own for the weights
-    refuse_experiment(folder)
-    run = read_run(folder)
-    if not run.is_finished or run.record.data is None:
-        raise RunError(f"{folder}: is no finished run (status: {run.record.status}); memlm run goes on with it")
-    config = recorded_config(run)
-    (model_config,) = config.variants.values()
-    if model_config.memory is None:
-        raise RunError(f"{folder}: {run.record.variant} has no memory to inspect; give a run of a variant that has one")
-    for name in (FINAL, *(f"{store.FOLDER}/{name}" for name in store.FILES), f"{writers.FOLDER}/{writers.FILE}"):
+    for name in (*(f"{store.FOLDER}/{name}" for name in store.FILES), f"{writers.FOLDER}/{writers.FILE}"):
         inside(folder, name)
-    model = load_model(folder / FINAL, torch.device("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    data = prepare(config.data, progress=shows_bars)
-    if data.fingerprint != run.record.data.fingerprint:
-        raise RunError(f"{folder}: data.corpus holds other text now; bring the recorded text back to inspect the run")
+    finished = open_finished(folder, "inspect", shows_bars)
+    config, data, run, model = finished.config, finished.data, finished.run, finished.model
     ids, seq_len = data.train.ids, config.data.seq_len
-    weights = inside(folder, f"{FINAL}/model.safetensors")
     contexts = store.kept_or_found(
         folder / store.FOLDER,
-        store.fingerprint(weights, data.fingerprint, seq_len, max_tokens),
+        store.fingerprint(finished.weights, data.fingerprint, seq_len, max_tokens),
         lambda: find_contexts(model.decoder, ids, seq_len, max_tokens, progress),
     )
     return Inspection(
-        name=f"{run.record.experiment}/{run.name}",
+        name=finished.name,
         model=model,
         tokenizer=Tokenizer.from_file(str(data.tokenizer)),
         sampler=Sampler(ids, seq_len, config.train.batch_size, run.record.seed),

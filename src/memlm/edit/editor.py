@@ -1,0 +1,227 @@
+"""A model with its log of edits: make one, undo any, ask, compare with the base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from memlm.data.questions import Question
+from memlm.data.tokenizer import END
+from memlm.edit.background import Background
+from memlm.edit.finetune import Tuning, learn_rows
+from memlm.edit.log import Edit, Log, read_pack
+from memlm.edit.request import Request, Wordings
+from memlm.edit.rows import Rows, Undoable
+from memlm.errors import EditError
+from memlm.evaluate.recall import Encoded, answer, encode
+from memlm.hf import MemlmForCausalLM
+
+LONGEST = 16
+"""Tokens of an answer at most."""
+ENDS = (".", ";", "\n", "。")
+"""What ends an answer."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """An edit that was just made.
+
+    Attributes:
+        edit: The edit.
+        learned: In how many of its wordings greedy decoding gives the new answer; to delete: no longer the old one.
+        conflicts: What it has in common with earlier edits, in words.
+    """
+
+    edit: Edit
+    learned: int
+    conflicts: list[str]
+
+
+class Editor:
+    """Edits a model; the model holds the base with the log applied at every moment.
+
+    Args:
+        model: The model as its checkpoint has it, in eval mode.
+        tokenizer: Its tokenizer.
+        background: Sequences of training tokens that edits must leave as they are.
+        base: The hash of the checkpoint's weights.
+        wordings: How to ask for a fact.
+        tuning: How rows are trained.
+    """
+
+    def __init__(
+        self,
+        model: MemlmForCausalLM,
+        tokenizer: Tokenizer,
+        background: Sequence[Sequence[int]],
+        base: str,
+        wordings: Wordings,
+        tuning: Tuning | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.base = model, tokenizer, base
+        self.rows = Rows(model.decoder)
+        self.edits: list[Edit] = []
+        self._state = Undoable(self.rows, base)
+        self._sequences, self._wordings, self._tuning = background, wordings, tuning or Tuning()
+        self._background: Background | None = None  # read when the first edit needs it
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens that the model sees at a time."""
+        return self.model.config.max_position_embeddings
+
+    @property
+    def log(self) -> Log:
+        """The edits and their changes, to be written."""
+        return Log(self.edits, self._state.changes)
+
+    def load(self, log: Log) -> None:
+        """Applies a log to the base.
+
+        Raises:
+            EditError: the model has edits already, or the log does not lead to the state that it says.
+        """
+        if self.edits:
+            raise EditError(f"{len(self.edits)} edits are there already; --undo-all takes them back")
+        self._state.set(log.changes)
+        wrong = [e.id for e, result in zip(log.edits, self._state.results, strict=True) if e.result != result]
+        if wrong:
+            self._state.set([])
+            raise EditError(f"edit {wrong[0]} leads to another state than it says; the log is damaged")
+        self.edits = list(log.edits)
+
+    def load_pack(self, path: Path) -> None:
+        """Applies a pack to the base; raises as `load` and `read_pack`."""
+        self.load(read_pack(path, self.base, self.rows))
+
+    def make(self, request: Request) -> Made:
+        """Makes an edit.
+
+        Raises:
+            EditError: a wording leaves no room for the answer, or there is nothing to delete.
+        """
+        prompts = self._wordings(request)
+        is_deletion = request.kind == "delete"
+        old = self.ask(prompts[0])
+        texts = self._texts(prompts, request)
+        background = self._read_background()
+        change = learn_rows(self.model.decoder, texts, background, self._tuning, is_deletion)
+        conflicts = [
+            f"shares {n} of its {len(change.rows)} rows with edit {self.edits[place].id}"
+            for place, n in self._state.shared_with(change).items()
+        ]
+        conflicts += [
+            f"edit {edit.id} is about the same fact ({edit.answer or 'deleted'})"
+            for edit in self.edits
+            if (edit.subject, edit.relation) == (request.subject, request.relation)
+        ]
+        self._state.do(change)
+        edit = Edit(
+            id=self.edits[-1].id + 1 if self.edits else 1,
+            kind=request.kind,
+            subject=request.subject,
+            relation=request.relation,
+            answer=request.answer,
+            old=old,
+            prompts=tuple(prompts),
+            rows=tuple(change.rows.tolist()),
+            base=self.base,
+            result=self._state.results[-1],
+        )
+        self.edits.append(edit)
+        background.add([text.ids for text in texts])
+        exact = answer(self.model.decoder, texts, len(texts)).exact
+        return Made(edit, int((~exact if is_deletion else exact).sum()), conflicts)
+
+    def undo(self, number: int) -> list[str]:
+        """Takes an edit back, and returns what later edits have in common with it, in words.
+
+        Every row is rebuilt from the base and the remaining edits, in order.
+
+        Raises:
+            EditError: there is no such edit.
+        """
+        place = next((place for place, edit in enumerate(self.edits) if edit.id == number), None)
+        if place is None:
+            known = ", ".join(str(edit.id) for edit in self.edits) or "none"
+            raise EditError(f"edit {number}: there is none; known: {known}")
+        undone, changes = self._state.changes[place], list(self._state.changes)
+        conflicts = [
+            f"edit {self.edits[other].id} has since changed {n} of its {len(undone.rows)} rows; its difference stays"
+            for other, n in self._state.shared_with(undone).items()
+            if other > place
+        ]
+        del changes[place], self.edits[place]
+        self._state.set(changes)
+        results = zip(self.edits, self._state.results, strict=True)
+        self.edits = [replace(edit, result=result) for edit, result in results]
+        self._background = None  # it held the text of the edit
+        return conflicts
+
+    def undo_all(self) -> None:
+        """Takes every edit back."""
+        self.edits, self._background = [], None
+        self._state.set([])
+
+    def ask(self, prompt: str) -> str:
+        """Returns how greedy decoding goes on, up to the end of a sentence."""
+        return decode(self.model, self.tokenizer, prompt)
+
+    def ask_base(self, prompt: str) -> str:
+        """Returns what the base answers."""
+        changes = self._state.changes
+        self._state.set([])
+        try:
+            return self.ask(prompt)
+        finally:
+            self._state.set(changes)
+
+    def _texts(self, prompts: Sequence[str], request: Request) -> list[Encoded]:
+        """Returns the prompts with the new answer, or with what the model answers now if that is to be deleted."""
+        answers = [f" {request.answer}" if request.kind == "set" else f" {self.ask(p)}" for p in prompts]
+        texts = encode([Question(p, a, "edit") for p, a in zip(prompts, answers, strict=True)], self.tokenizer, 10**6)
+        for text, prompt in zip(texts, prompts, strict=True):
+            if not text.n_answer:
+                raise EditError(f"{prompt!r}: the model answers nothing, so there is nothing to delete")
+            if len(text.ids) > self.seq_len + 1:
+                raise EditError(f"{prompt!r}: with its answer, longer than the model's {self.seq_len} tokens")
+        return texts
+
+    def _read_background(self) -> Background:
+        if self._background is None:
+            self._background = Background(self.model.decoder, self._sequences)
+            for edit in self.edits:
+                self._background.add([text.ids for text in self._edit_texts(edit)])
+        return self._background
+
+    def _edit_texts(self, edit: Edit) -> list[Encoded]:
+        questions = [Question(prompt, f" {edit.answer}" if edit.answer else "", "edit") for prompt in edit.prompts]
+        return encode(questions, self.tokenizer, self.seq_len)
+
+
+@torch.inference_mode()
+def decode(model: MemlmForCausalLM, tokenizer: Tokenizer, prompt: str) -> str:
+    """Returns how greedy decoding goes on after ``prompt``, up to the end of a sentence or `LONGEST` tokens.
+
+    Raises:
+        EditError: the prompt is empty, or leaves no room for an answer.
+    """
+    decoder, end = model.decoder, tokenizer.token_to_id(END)
+    ids = [end, *tokenizer.encode(prompt.rstrip(), add_special_tokens=False).ids]
+    start, limit = len(ids), model.config.max_position_embeddings
+    if start == 1 or start >= limit:
+        raise EditError(f"the question has {start - 1} tokens; give 1 to {limit - 2}")
+    text = ""
+    while len(ids) < min(start + LONGEST, limit):
+        hidden = decoder(torch.tensor([ids], device=decoder.embedding.weight.device)).hidden[0, -1]
+        ids.append(int(decoder.logits(hidden).argmax()))
+        text = tokenizer.decode(ids[start:])
+        if ids[-1] == end or any(mark in text for mark in ENDS):
+            break
+    for mark in ENDS:
+        text = text.partition(mark)[0]
+    return text.strip()

@@ -1,0 +1,109 @@
+"""What is to be edited, as a person writes it: on the command line, or as lines of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from memlm.data.wording import PROSE
+from memlm.data.world import World
+from memlm.errors import EditError
+
+Kind = Literal["set", "delete"]
+Words = Annotated[str, Field(min_length=1)]
+MOST_PROMPTS = 12
+"""Wordings that an edit is learned in."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One edit that is wanted.
+
+    Attributes:
+        subject: Whom it is about.
+        relation: What about it.
+        answer: The new answer; empty to delete the old one.
+        kind: Set a new answer, or delete the one that the model gives.
+        prompts: How to ask for it, each up to where the answer follows; none: wordings are made for it.
+    """
+
+    subject: Words
+    relation: Words
+    answer: str = ""
+    kind: Kind = "set"
+    prompts: tuple[Words, ...] = ()
+
+
+_LINE = TypeAdapter(Request)
+
+
+def parse(text: str, kind: Kind) -> Request:
+    """Returns what ``subject | relation | answer`` asks for, or ``subject | relation`` to delete.
+
+    Raises:
+        EditError: it has another form.
+    """
+    parts = [part.strip() for part in text.split("|")]
+    form = "subject | relation | new answer" if kind == "set" else "subject | relation"
+    if len(parts) != form.count("|") + 1 or not all(parts):
+        raise EditError(f"--{kind} {text!r}: has another form than {form!r}")
+    return Request(*parts, kind=kind)
+
+
+def read_requests(path: Path) -> list[Request]:
+    """Reads requests from JSON Lines with the fields of `Request`; fields that an edit's record adds may be there.
+
+    Raises:
+        EditError: the file or a line of it cannot be used.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EditError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    requests = [_request(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not requests:
+        raise EditError(f"{path}: asks for no edit; give lines with subject, relation and answer")
+    return requests
+
+
+def _request(line: str, where: str) -> Request:
+    try:
+        request = _LINE.validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the line"
+        raise EditError(f"{where}: {field}: {first['msg'].lower()}") from None
+    if (request.kind == "set") != bool(request.answer.strip()):
+        raise EditError(f"{where}: answer: a set needs one, and a delete has none")
+    return request
+
+
+Wordings = Callable[[Request], list[str]]
+"""Returns the prompts in which an edit is learned."""
+
+
+def plain_wordings(request: Request) -> list[str]:
+    """Returns the request's own prompts, or else the frames of generated prose with its subject and relation."""
+    if request.prompts:
+        return list(request.prompts)
+    return [PROSE.sentence(frame, request.subject, request.relation) for frame in PROSE.frames]
+
+
+def world_wordings(world: World) -> Wordings:
+    """Returns what asks in the training templates of a generated world; held-out ones are never used."""
+    by_noun = {attribute.noun: column for column, attribute in enumerate(world.attributes)}
+
+    def wordings(request: Request) -> list[str]:
+        column = by_noun.get(request.relation)
+        if request.prompts or column is None:
+            return plain_wordings(request)
+        templates = world.templates[column].train
+        n = min(MOST_PROMPTS, len(templates))
+        chosen = [templates[index * len(templates) // n] for index in range(n)]
+        return [world.prompt(template, request.subject, column) for template in chosen]
+
+    return wordings

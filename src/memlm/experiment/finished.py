@@ -1,0 +1,68 @@
+"""Opens a finished run of a model with a memory: to look into it, or to edit it."""
+
+# torch leaves parts of its interface untyped:
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from memlm.data.cache import TokenData
+from memlm.data.prepare import prepare
+from memlm.errors import RunError
+from memlm.experiment.config import ExperimentConfig
+from memlm.experiment.paths import inside
+from memlm.experiment.reading import Run, read_run, refuse_experiment
+from memlm.experiment.rerun import recorded_config
+from memlm.hf import MemlmForCausalLM
+from memlm.train.checkpoint import FINAL, load_model
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: its record, its settings, its model in eval mode, its text, and the file of its weights."""
+
+    run: Run
+    config: ExperimentConfig
+    model: MemlmForCausalLM
+    data: TokenData
+    weights: Path
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return f"{self.run.record.experiment}/{self.run.name}"
+
+
+def open_finished(folder: Path, purpose: str, shows_bars: bool = False) -> Finished:
+    """Loads a run's model and text.
+
+    Args:
+        folder: The run's folder.
+        purpose: What it is opened to do, such as ``inspect``; errors say so.
+        shows_bars: Show bars while the text is prepared.
+
+    Raises:
+        RunError: the folder holds no finished run of a model with a memory, or its text is not the recorded one.
+        MemlmError: of the data or the checkpoint.
+    """
+    disable_progress_bar()  # transformers would draw a bar of its own for the weights
+    refuse_experiment(folder)
+    run = read_run(folder)
+    if not run.is_finished or run.record.data is None:
+        raise RunError(f"{folder}: is no finished run (status: {run.record.status}); memlm run goes on with it")
+    config = recorded_config(run)
+    (model_config,) = config.variants.values()
+    if model_config.memory is None:
+        name = run.record.variant
+        raise RunError(f"{folder}: {name} has no memory to {purpose}; give a run of a variant that has one")
+    inside(folder, FINAL)
+    model = load_model(folder / FINAL, torch.device("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    data = prepare(config.data, progress=shows_bars)
+    if data.fingerprint != run.record.data.fingerprint:
+        raise RunError(f"{folder}: data.corpus holds other text now; bring the recorded text back to {purpose} the run")
+    return Finished(run, config, model, data, inside(folder, f"{FINAL}/model.safetensors"))

@@ -1,0 +1,50 @@
+"""`memlm edit`, as a person runs it."""
+
+import pytest
+from typer.testing import CliRunner
+
+from memlm.cli.main import app
+from memlm.data.asking import edits
+from memlm.data.world import World
+from memlm.errors import MemlmError
+from memlm.experiment.reading import read_run
+from memlm.experiment.rerun import recorded_config
+from tests.unit.edit.conftest import run as run
+from tests.unit.edit.conftest import trained as trained
+
+
+@pytest.fixture
+def edit(run):
+    def call(*arguments):
+        result = CliRunner().invoke(app, ["edit", str(run), *map(str, arguments)], env={"COLUMNS": "200"})
+        if isinstance(result.exception, MemlmError):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return call
+
+
+def test_a_fact_is_set_asked_for_packed_and_undone(run, edit, tmp_path):
+    fact = next(edits(World(recorded_config(read_run(run)).data.facts), 1))
+    subject, relation, answer = fact.question.subject, fact.question.relation, fact.new_answer.strip()
+    assert "no edits; make one" in edit()
+    shown = edit("--set", f"{subject} | {relation} | {answer}", "--ask", fact.question.prompt)
+    assert "of 2 wordings" in shown and f"{fact.question.prompt}\n  edited: " in shown
+    assert subject in edit() and answer in edit()
+    assert "1 edits of the weights" in edit("--pack", tmp_path / "one.pack")
+    assert "edit 1: undone; 0 edits remain" in edit("--undo", 1)
+    assert "1 edits applied" in edit("--apply", tmp_path / "one.pack")
+    assert "with 1 edits" in edit("--export", tmp_path / "edited")
+    assert "1 edits undone; the model is the checkpoint" in edit("--undo-all")
+    assert "no edits; make one" in edit()
+
+
+def test_a_mistake_is_one_clear_line(edit, tmp_path):
+    with pytest.raises(MemlmError, match="has another form than"):
+        edit("--set", "no bars")
+    with pytest.raises(MemlmError, match="give one of --undo and --undo-all"):
+        edit("--undo", 1, "--undo-all")
+    (tmp_path / "no.pack").write_bytes(b"x")
+    with pytest.raises(MemlmError, match="give a file that --pack wrote"):
+        edit("--apply", tmp_path / "no.pack")

@@ -1,0 +1,190 @@
+"""Edits of a trained run: the answer changes, others stay, and every undo is exact."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from memlm.data.asking import edits
+from memlm.data.world import World
+from memlm.edit.background import Background
+from memlm.edit.finetune import pick_rows
+from memlm.edit.log import write_pack
+from memlm.edit.request import Request
+from memlm.errors import EditError, MemlmError
+from memlm.evaluate.recall import answer, encode
+from memlm.experiment.editing import open_editing
+from memlm.hf import MemlmForCausalLM
+from tests.unit.edit.conftest import QUICK
+
+N_ROWS = 48**2
+
+
+@pytest.fixture
+def facts(editing):
+    return list(edits(World(editing.finished.config.data.facts), 4))
+
+
+def request(fact):
+    return Request(fact.question.subject, fact.question.relation, fact.new_answer.strip())
+
+
+def logits(editing, fact):
+    ids = editing.editor.tokenizer.encode(fact.question.prompt).ids
+    with torch.inference_mode():
+        return editing.editor.model(torch.tensor([ids])).logits
+
+
+def test_an_edit_sets_the_answer_within_its_rows(editing, facts):
+    editor = editing.editor
+    before = {name: tensor.clone() for name, tensor in editor.model.state_dict().items()}
+    made = editor.make(request(facts[0]))
+    assert editor.ask(facts[0].question.prompt) == facts[0].new_answer.strip() != made.edit.old
+    assert made.learned == len(made.edit.prompts) == 2 and made.conflicts == []
+    assert 0 < len(made.edit.rows) <= 0.01 * N_ROWS
+    for name, tensor in editor.model.state_dict().items():
+        changed = (tensor != before[name]).flatten(1).any(1) if tensor.ndim > 1 else tensor != before[name]
+        assert set(changed.nonzero().flatten().tolist()) <= (set(made.edit.rows) if "values" in name else set()), name
+    assert editor.ask_base(facts[0].question.prompt) == made.edit.old
+    assert editor.ask(facts[0].question.prompt) == facts[0].new_answer.strip()
+
+
+def test_a_deletion_makes_the_old_answer_unlikely(editing, facts):
+    fact, editor = facts[1], editing.editor
+    asked = encode([replace(fact.question, answer=f" {editor.ask(fact.question.prompt)}")], editor.tokenizer, 32)
+    before = answer(editor.model.decoder, asked, 1).nll[0]
+    made = editor.make(Request(fact.question.subject, fact.question.relation, kind="delete"))
+    assert made.edit.answer == "" and made.learned >= 1
+    assert answer(editor.model.decoder, asked, 1).nll[0] > before + 0.5
+
+
+def test_any_undo_restores_logits_bit_for_bit(editing, facts):
+    editor = editing.editor
+    base = logits(editing, facts[0])
+    editor.make(request(facts[0]))
+    one = logits(editing, facts[0])
+    editor.make(request(facts[1]))
+    editor.undo(2)
+    assert torch.equal(logits(editing, facts[0]), one) and not torch.equal(one, base)
+    editor.make(request(facts[1]))
+    editor.undo(1)
+    assert [edit.id for edit in editor.edits] == [2]
+    editor.undo_all()
+    assert torch.equal(logits(editing, facts[0]), base)
+    with pytest.raises(EditError, match="edit 2: there is none; known: none"):
+        editor.undo(2)
+
+
+def test_the_same_fact_twice_is_a_conflict(editing, facts):
+    editor = editing.editor
+    first = editor.make(request(facts[0])).edit
+    again = editor.make(Request(first.subject, first.relation, facts[1].new_answer.strip()))
+    assert any("edit 1 is about the same fact" in conflict for conflict in again.conflicts)
+    shared = len(set(first.rows) & set(again.edit.rows))
+    assert f"shares {shared} of its" in again.conflicts[0]
+    assert f"edit 2 has since changed {shared} of its" in editor.undo(1)[0]
+
+
+def test_a_log_is_kept_and_read_back(run, editing, facts):
+    for fact in facts[:2]:
+        editing.editor.make(request(fact))
+    editing.editor.undo(1)
+    editing.editor.make(request(facts[2]))
+    editing.save()
+    again = open_editing(run)
+    assert again.editor.edits == editing.editor.edits and [edit.id for edit in again.editor.edits] == [2, 3]
+    assert torch.equal(logits(again, facts[2]), logits(editing, facts[2]))
+
+
+def test_a_pack_leads_to_the_same_bits_elsewhere(run, editing, facts, tmp_path):
+    for fact in facts[:2]:
+        editing.editor.make(request(fact))
+    write_pack(tmp_path / "two.pack", editing.editor.log)
+    other = open_editing(run)
+    other.editor.load_pack(tmp_path / "two.pack")
+    assert torch.equal(logits(other, facts[0]), logits(editing, facts[0]))
+    with pytest.raises(EditError, match="2 edits are there already"):
+        other.editor.load_pack(tmp_path / "two.pack")
+    with pytest.raises(EditError, match="is there already; give another name"):
+        write_pack(tmp_path / "two.pack", editing.editor.log)
+
+
+def test_the_exported_folder_is_the_edited_model(run, editing, facts, tmp_path):
+    weights = (run / "checkpoint" / "model.safetensors").read_bytes()
+    editing.editor.make(request(facts[0]))
+    editing.export(tmp_path / "edited")
+    model = MemlmForCausalLM.from_pretrained(tmp_path / "edited").eval()
+    with torch.inference_mode():
+        ids = torch.tensor([editing.editor.tokenizer.encode(facts[0].question.prompt).ids])
+        assert torch.equal(model(ids).logits, logits(editing, facts[0]))
+    assert (run / "checkpoint" / "model.safetensors").read_bytes() == weights
+    with pytest.raises(EditError, match="is there already"):
+        editing.export(tmp_path / "edited")
+
+
+def damage_line(folder, **fields):
+    path = folder / "edits.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields) + "\n")
+
+
+DAMAGE = {
+    "belongs to other weights": lambda folder: damage_line(folder, base="0" * 64),
+    "leads to another state than it says": lambda folder: damage_line(folder, result="0" * 64),
+    "edits.jsonl:1: kind: ": lambda folder: damage_line(folder, kind="add"),
+    "the rows of edit 1 do not fit the model": lambda folder: damage_line(folder, rows=[5000]),
+    "edits.jsonl:1: ": lambda folder: (folder / "edits.jsonl").write_text("{\n"),
+    "rows.safetensors: cannot be read": lambda folder: (folder / "rows.safetensors").write_bytes(b"x"),
+    "edits.jsonl: cannot be read": lambda folder: (folder / "edits.jsonl").unlink(),
+}
+
+
+@pytest.fixture(scope="module")
+def edited(trained, tmp_path_factory):
+    folder = shutil.copytree(trained / "memory-s0", tmp_path_factory.mktemp("edited") / "memory-s0")
+    editing = open_editing(folder, QUICK)
+    editing.editor.make(request(next(edits(World(editing.finished.config.data.facts), 1))))
+    editing.save()
+    return folder
+
+
+@pytest.mark.parametrize("message", DAMAGE)
+def test_a_damaged_log_is_one_clear_line(edited, tmp_path, message):
+    run = shutil.copytree(edited, tmp_path / "run")
+    DAMAGE[message](run / "edits")
+    with pytest.raises(MemlmError) as error:
+        open_editing(run)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_log_outside_its_run_is_refused(edited, tmp_path):
+    run = shutil.copytree(edited, tmp_path / "run")
+    (run / "edits" / "edits.jsonl").unlink()
+    (run / "edits" / "edits.jsonl").symlink_to(edited / "edits" / "edits.jsonl")
+    with pytest.raises(MemlmError, match="leads out of its folder"):
+        open_editing(run)
+
+
+def test_rows_are_those_of_the_text_and_not_of_the_background(editing):
+    decoder = editing.editor.model.decoder
+    background = Background(decoder, [[5, 6, 7], [5, 6, 8]])
+    counts = torch.zeros(N_ROWS, dtype=torch.int64)
+    often = background.frequency.argmax()
+    unread = (background.frequency == 0).nonzero()[:2, 0]
+    counts[often], counts[unread[0]], counts[unread[1]] = 3, 2, 1
+    assert background.frequency[often] == 2
+    assert pick_rows(counts, background, 1).tolist() == [unread[0]]
+    assert pick_rows(counts, background, 9).tolist() == unread.tolist(), "a row that all text reads is never picked"
+
+
+def test_the_nearest_text_reads_the_same_rows(editing):
+    decoder, sequences = editing.editor.model.decoder, [[5, 6, 7, 8], [90, 91, 92], [200, 201], [90, 6]]
+    background = Background(decoder, sequences)
+    with torch.inference_mode():
+        reads = [set(decoder(torch.tensor([ids])).reads[1].slots.flatten().tolist()) for ids in sequences]
+    assert background.frequency.tolist() == [sum(row in read for read in reads) for row in range(N_ROWS)]
+    for wanted in reads:
+        order = [reads[sequences.index(each)] for each in background.nearest(torch.tensor(sorted(wanted)), 4)]
+        shared = [len(wanted & read) for read in order]
+        assert shared == sorted(shared, reverse=True) and len(order) == 4
