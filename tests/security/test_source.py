@@ -19,6 +19,7 @@ OWN_WRITERS = {
     "data/packing.py": "token ids",
     "data/prepare.py": "the tokenizer",
     "train/monitor.py": "metrics and profiles",
+    "export/folder.py": "weights and settings of a checkpoint, copied",
     "experiment/locks.py": "an empty lock",
     "experiment/jobs.py": "the output of a process",
 }

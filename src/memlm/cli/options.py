@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 ConfigArgument = Annotated[Path, typer.Argument(help="The experiment's YAML file.", metavar="CONFIG")]
+RunArgument = Annotated[Path, typer.Argument(help="A finished run's folder, e.g. runs/demo/dense-s0.", metavar="RUN")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--override", "-o", help="Change a setting: -o train.lr=1e-3; may be given many times."),

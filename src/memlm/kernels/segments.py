@@ -79,15 +79,15 @@ def read_gradients(
     """
     target = _target(values, compact, learns)
     rows = compact[1] if compact else slots
-    if not is_fast("read_gradients", grad, obstacle(grad, values, target)):
-        return reference(grad, Layout(offset, stride), values, slots, weights, rows, target)
-    from memlm.kernels import segments_fast
+    if is_fast("read_gradients", grad, obstacle(grad, values, target)):
+        from memlm.kernels import segments_fast
 
-    reads = grad.contiguous(), (offset, stride), values.contiguous(), slots.contiguous(), weights.contiguous()
-    with torch.cuda.device(grad.device):
-        if learns:
-            return segments_fast.read_gradients(*reads, rows.contiguous(), target)
-        return target.new_empty(target.shape), segments_fast.weight_gradients(*reads)
+        reads = grad.contiguous(), (offset, stride), values.contiguous(), slots.contiguous(), weights.contiguous()
+        with torch.cuda.device(grad.device):
+            if learns:
+                return segments_fast.read_gradients(*reads, rows.contiguous(), target)
+            return target.new_empty(target.shape), segments_fast.weight_gradients(*reads)
+    return reference(grad, Layout(offset, stride), values, slots, weights, rows, target)
 
 
 def _target(values: Tensor, compact: Sequence[Tensor], learns: bool) -> Tensor:

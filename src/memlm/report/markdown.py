@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from memlm.experiment.judge import Judgement
 from memlm.report.claims import sentence
 from memlm.report.content import Content
 from memlm.report.tables import Cell, Table
@@ -19,8 +20,7 @@ def _parts(content: Content) -> Iterator[str]:
     yield f"# {_escape(content.title)}"
     yield _escape(content.subtitle)
     for judgement in content.judgements:
-        claim = f"{judgement.hypothesis.name}: {judgement.hypothesis.claim}"
-        yield f"**{_escape(claim)}. Verdict: {judgement.verdict}.** {_escape(sentence(judgement))}"
+        yield verdict(judgement)
     if not content.judgements:
         yield "This experiment states no hypothesis, so there is no verdict."
     yield _items("Warning", content.warnings)
@@ -35,8 +35,14 @@ def _parts(content: Content) -> Iterator[str]:
     yield "## Findings"
     yield content.findings or "None written yet; they belong into `findings.md` beside this file."
     yield "## How it was run"
-    yield _fenced(content.command)
+    yield fenced(content.command)
     yield table(content.provenance)
+
+
+def verdict(judgement: Judgement) -> str:
+    """Returns a claim, its verdict and what that rests on."""
+    claim = f"{judgement.hypothesis.name}: {judgement.hypothesis.claim}"
+    return f"**{_escape(claim)}. Verdict: {judgement.verdict}.** {_escape(sentence(judgement))}"
 
 
 def _samples(content: Content) -> Iterator[str]:
@@ -45,8 +51,8 @@ def _samples(content: Content) -> Iterator[str]:
     yield "## Samples"
     yield f"The first prompts of seed {content.sample_seed}, not picked."
     for sample in content.samples:
-        yield "**Prompt**\n\n" + _fenced(sample.prompt)
-        yield from (f"{_escape(writer)}\n\n{_fenced(text)}" for writer, text in sample.texts.items())
+        yield "**Prompt**\n\n" + fenced(sample.prompt)
+        yield from (f"{_escape(writer)}\n\n{fenced(text)}" for writer, text in sample.texts.items())
 
 
 def _items(label: str, items: Sequence[str]) -> str:
@@ -70,7 +76,8 @@ def _escape(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", text).replace("\n", " ")
 
 
-def _fenced(text: str) -> str:
+def fenced(text: str) -> str:
+    """Returns a block of text that is shown as it is."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{text}\n{fence}"

@@ -56,6 +56,5 @@ def _update(  # noqa: PLR0913, PLR0917 (an operation of torch takes its tensors 
         from memlm.kernels.rowwise_adamw import fast
 
         with torch.cuda.device(values.device):
-            fast.update(values, exp_avg, exp_avg_sq, gradient, step, factor, numbers)
-    else:
-        reference.rowwise_adamw(values, exp_avg, exp_avg_sq, gradient, step, factor, numbers)
+            return fast.update(values, exp_avg, exp_avg_sq, gradient, step, factor, numbers)
+    return reference.rowwise_adamw(values, exp_avg, exp_avg_sq, gradient, step, factor, numbers)

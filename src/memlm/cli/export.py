@@ -1,0 +1,21 @@
+"""`memlm export`: a finished run as a model folder for others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memlm.cli.options import RunArgument
+
+
+def command(
+    run: RunArgument,
+    folder: Annotated[Path, typer.Argument(help="The new folder.", metavar="DIR")],
+) -> None:
+    """Write a run's model as a folder that transformers loads without memlm: weights, code, tokenizer, model card."""
+    from memlm.export.folder import export_run
+
+    export_run(run, folder)
+    typer.echo(f"{folder}: AutoModelForCausalLM.from_pretrained({str(folder)!r}, trust_remote_code=True) loads it")

@@ -1,0 +1,49 @@
+"""Writes a finished run as a model folder that transformers loads without memlm."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from memlm.errors import RunError
+from memlm.experiment.trained import open_tokenizer, read_finished
+from memlm.export.card import card
+from memlm.export.code import AUTO_MAP, flat_code
+from memlm.hf import MemlmConfig
+from memlm.storage import replaced_folder, write_json, write_text
+from memlm.train.checkpoint import verify
+from memlm.train.loading import loading_errors
+from memlm.train.trust import refuse_code
+
+COPIED = ("model.safetensors", "generation_config.json")
+
+
+def export_run(run: Path, folder: Path) -> None:
+    """Writes the model of a finished run into a new folder, whole or not at all.
+
+    Args:
+        run: The run's folder.
+        folder: Where to write; it must not exist, or be empty.
+
+    Raises:
+        RunError: there is no finished run, the folder holds something, or the model's code is not memlm's.
+        CheckpointError: the model is damaged.
+    """
+    found, checkpoint = read_finished(run)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder}: is there already; give a folder that does not exist yet")
+    verify(checkpoint)
+    refuse_code(checkpoint)
+    with loading_errors(checkpoint):
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        code = flat_code(MemlmConfig.from_pretrained(checkpoint, local_files_only=True).shape)
+        tokenizer = open_tokenizer(checkpoint)
+    with replaced_folder(folder) as staged:
+        for name in COPIED:
+            shutil.copyfile(checkpoint / name, staged / name)
+        tokenizer.save_pretrained(staged)
+        write_json(staged / "config.json", config | {"auto_map": AUTO_MAP})
+        for name, text in code.items():
+            write_text(staged / name, text)
+        write_text(staged / "README.md", card(found))

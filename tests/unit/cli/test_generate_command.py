@@ -1,0 +1,55 @@
+"""`memlm generate`, as a person runs it."""
+
+import pytest
+from typer.testing import CliRunner
+
+from memlm.cli.main import app
+from memlm.errors import MemlmError
+from memlm.experiment.trained import open_model
+from tests.unit.export.conftest import runs as runs  # a fixture is found by its name
+
+
+@pytest.fixture
+def generate(runs):
+    def call(*arguments, name="gated_mlp", **options):
+        line = ["generate", str(runs / f"{name}-s0"), "--max-new-tokens", "6", *arguments]
+        result = CliRunner().invoke(app, line, **options)
+        if isinstance(result.exception, MemlmError):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return call
+
+
+def test_it_goes_on_with_a_text(generate, runs):
+    model, tokenizer = open_model(runs / "gated_mlp-s0", "cpu")
+    ids = tokenizer("ka lo", return_tensors="pt").input_ids
+    greedy = model.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :]
+    expected = tokenizer.decode(greedy, skip_special_tokens=True)
+    assert expected and generate("ka lo", "--temperature", "0") == f"{expected}\n"
+
+
+def test_a_seed_repeats_what_was_drawn(generate):
+    drawn = [generate("ka lo", "--seed", seed, "--temperature", "2") for seed in ("1", "1", "2")]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_the_prompt_may_come_from_a_pipe(generate):
+    greedy = ("--temperature", "0")
+    assert generate(*greedy, input="ka lo\n") == generate("ka lo", *greedy)
+
+
+def test_a_long_prompt_loses_its_beginning(generate):
+    greedy = ("--temperature", "0")
+    long = "ka lo mi ten ur sha bel dor ix pa " * 20
+    assert generate(long, *greedy) == generate("shabel " + long, *greedy)
+
+
+def test_an_empty_prompt_begins_a_text(generate):
+    assert generate("", "--temperature", "1", "--seed", "3").strip()
+
+
+def test_what_is_no_finished_run_is_told(generate, runs, tmp_path):
+    with pytest.raises(MemlmError, match=r"record\.json"):
+        CliRunner().invoke(app, ["generate", str(tmp_path), "x"], catch_exceptions=False)
