@@ -11,6 +11,7 @@ from memlm.config.train import TrainConfig
 from memlm.encoder.base import NO_TOKEN
 from memlm.errors import RunError
 from memlm.evaluate.controls import memory_off, memory_shuffled
+from memlm.model.attention import Attention
 from memlm.registry import ENCODERS
 from memlm.train.optimizer import build_optimizer, freeze_values
 from memlm.train.preflight import preflight
@@ -190,9 +191,20 @@ def test_frozen_it_still_follows_the_embedding(model):
     assert bank.learns and model.decoder.embedding.weight.grad.any()
 
 
-@pytest.mark.parametrize("wiring", [WIRING, BANKED[-1]], ids=["quarter of vectors", "entries alone"])
+@pytest.mark.parametrize("wiring", [WIRING, BANKED[-1], BANKED[0]], ids=["with vectors", "entries alone", "ngram_hash"])
 def test_the_preflight_finds_nothing(wiring):
     config = build(wiring).config.shape
     assert config.memory.bank.entry_length == wiring_settings(wiring)["memory"]["bank"]["entry_length"]
     report = preflight(config, TrainConfig(steps=10), evaluate_loss=evaluate, use_cache=False)
     assert [str(fault) for fault in report.faults] == []
+
+
+def test_the_preflight_sees_a_leak_past_a_bank_that_keeps_values(monkeypatch):
+    sound = Attention.forward
+
+    def leaking(self, hidden, rope, mask=None, cache=None):
+        return sound(self, hidden, rope, mask, cache) + hidden.mean(1, keepdim=True)
+
+    monkeypatch.setattr(Attention, "forward", leaking)
+    report = preflight(build(WIRING).config.shape, TrainConfig(steps=10), evaluate_loss=evaluate, use_cache=False)
+    assert "future_leak" in {fault.name for fault in report.faults}
