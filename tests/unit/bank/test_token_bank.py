@@ -207,4 +207,4 @@ def test_the_preflight_sees_a_leak_past_a_bank_that_keeps_values(monkeypatch):
 
     monkeypatch.setattr(Attention, "forward", leaking)
     report = preflight(build(WIRING).config.shape, TrainConfig(steps=10), evaluate_loss=evaluate, use_cache=False)
-    assert "future_leak" in {fault.name for fault in report.faults}
+    assert "future_leak" in {found.fault for found in report.faults}
