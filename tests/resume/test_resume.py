@@ -117,7 +117,7 @@ def test_a_run_with_compact_gradients_gives_the_same_bits(config, untouched, tmp
 
 
 def test_a_run_whose_router_does_not_learn_gives_the_same_bits(config, tmp_path):
-    config = config.model_copy(update={"train": config.train.model_copy(update={"train_router": False})})
+    config = config.model_copy(update={"train": config.train.model_copy(update={"router_lr": 0.0})})
     expected = outcome(run_experiment(config, tmp_path / "untouched", progress=False) / "memory-s0")
     broken_off(config, tmp_path / "broken")
     assert outcome(run_experiment(config, tmp_path / "broken", progress=False) / "memory-s0") == expected

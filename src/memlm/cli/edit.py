@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from memlm.cli import screen
 from memlm.errors import EditError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         requests += read_requests(from_)
     if undo and undo_all:
         raise EditError("give one of --undo and --undo-all")
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = screen.output()
     editing = open_editing(run)
     _make(console, editing, requests)
     _take_back(console, editing, undo or [], undo_all)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from memlm.cli import screen
 from memlm.config.base import Config
 from memlm.errors import ConfigError
 from memlm.registry import BANKS, ENCODERS, FUSIONS, MEMORIES, Registry, unknown
@@ -22,14 +23,14 @@ KINDS = (*TYPES, "corpora")
 
 def command(kind: Annotated[str, typer.Argument(help="memories, banks, encoders, fusions or corpora")]) -> None:
     """List the memories, banks, encoders, fusions or built-in corpora, with their settings."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = screen.output()
     if kind in TYPES:
         _list_types(console, TYPES[kind])
     elif kind == "corpora":
         from memlm.data.corpus import BUILT_IN
 
         for name, corpus in BUILT_IN.items():
-            console.print(f"[bold]{name}[/bold]  {corpus.description}")
+            console.print(f"[bold]{name}[/bold]  {corpus.description}", markup=True)
             if corpus.settings is not None:
                 _list_fields(console, corpus.settings)
     else:
@@ -40,7 +41,7 @@ def _list_types(console: Console, registry: Registry[Config]) -> None:
     for name in registry.names():
         cls = registry.get(name)
         summary = (cls.__doc__ or "").strip().splitlines()[0]
-        console.print(f"[bold]{name}[/bold]  {summary}")
+        console.print(f"[bold]{name}[/bold]  {summary}", markup=True)
         _list_fields(console, cls)
 
 

@@ -15,6 +15,7 @@ from rich.logging import RichHandler
 from memlm import __version__
 from memlm.cli import (
     bench,
+    chat,
     check,
     compare,
     diff,
@@ -29,6 +30,7 @@ from memlm.cli import (
     report,
     rerun,
     run,
+    serve,
     stop,
     tune,
 )
@@ -53,6 +55,8 @@ for name, module in {
     "inspect": inspect,
     "edit": edit,
     "generate": generate,
+    "chat": chat,
+    "serve": serve,
     "export": export,
     "list": list_types,
     "bench": bench,

@@ -34,7 +34,7 @@ OWN = {
     "min_value_lr_share",
     "clip",
     "train_values_epochs",
-    "train_router",
+    "router_lr",
 }
 """What a variant may set for itself. Batches are not among it: variants of a seed see the same ones."""
 
@@ -72,8 +72,8 @@ class TrainConfig(Config):
     """Largest norm of the whole gradient; 0 turns clipping off."""
     train_values_epochs: int | None = Field(default=None, ge=1)
     """The bank's values learn during the first N epochs and are frozen after; None: they always learn."""
-    train_router: bool = True
-    """Whether queries, keys and all else that chooses slots learn; if not, slots are chosen as they were drawn."""
+    router_lr: float | None = Field(default=None, ge=0)
+    """Learning rate of queries, keys and all else that chooses slots; `lr` if not given. 0 leaves them as drawn."""
     revive_every: Every = Field(default=0, ge=0)
     """Interval at which keys that no token chose become copies of well-used ones, if the memory can; as the others."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

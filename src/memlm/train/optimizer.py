@@ -19,6 +19,8 @@ from memlm.train.schedule import lr_factor
 
 logger = logging.getLogger(__name__)
 
+GROUPS = ("values", "decay", "no_decay", "router_decay", "router_no_decay")
+"""The parameter groups; those of a router are what decides which slots are read."""
 COMPACT_SHARE = 0.65
 """Up to this share of a bank's rows read in a step its gradient is compact.
 
@@ -32,7 +34,7 @@ COMPACT_SIZE = 1 << 23
 
 
 def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Sorts parameters into values, decayed matrices and the rest.
+    """Sorts parameters into values, routers and the rest, and the latter two into decayed matrices and others.
 
     Values have their own learning rate and no decay: AdamW's decay would wear away the rows that no token reads. Keys,
     embeddings, norms, biases and scales have no decay either.
@@ -41,20 +43,21 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     spared = {
         id(p) for m in model.modules() if isinstance(m, (Memory, nn.Embedding)) for p in m.parameters(recurse=False)
     }
-    groups: dict[str, list[nn.Parameter]] = {"values": [], "decay": [], "no_decay": []}
+    routers = {id(p) for m in model.modules() if isinstance(m, Memory) for p in m.parameters()}
+    groups: dict[str, list[nn.Parameter]] = {name: [] for name in GROUPS}
     for parameter in model.parameters():
         if id(parameter) in values:
             groups["values"].append(parameter)
-        elif parameter.ndim < 2 or id(parameter) in spared:
-            groups["no_decay"].append(parameter)
-        else:
-            groups["decay"].append(parameter)
+            continue
+        has_decay = parameter.ndim > 1 and id(parameter) not in spared
+        owner = "router_" if id(parameter) in routers else ""
+        groups[f"{owner}{'decay' if has_decay else 'no_decay'}"].append(parameter)
     return [
         {
             "name": name,
             "params": params,
             "lr": peak_lr(name, config),
-            "weight_decay": config.weight_decay if name == "decay" else 0.0,
+            "weight_decay": config.weight_decay if name in ("decay", "router_decay") else 0.0,
         }
         for name, params in groups.items()
         if params
@@ -63,7 +66,8 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
 
 def peak_lr(group: str, config: TrainConfig) -> float:
     """Returns the peak learning rate of a parameter group."""
-    return config.value_lr or config.lr if group == "values" else config.lr
+    own = config.value_lr if group == "values" else config.router_lr if group.startswith("router") else None
+    return config.lr if own is None else own
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:

@@ -64,6 +64,15 @@ DATA = [
         "max_bytes = 1000000",
         "has no effect, because the corpus is generated; see facts",
     ),
+    *(
+        (f"corpus: facts, {name}: 0.1", f"{name} = 0.1", "has no effect, because the corpus is generated; see facts")
+        for name in ("judge_share", "tune_share", "test_share")
+    ),
+    (
+        "corpus: facts, validation: y",
+        "validation = 'y'",
+        "would be mixed with the held-out text that corpus: facts brings; leave it out",
+    ),
     ("corpus: x, tune_share: -0.1", "tune_share = -0.1", at_least(0)),
     ("corpus: x, tune_share: 0.5", "tune_share = 0.5", "Input should be less than 0.5"),
     ("corpus: x, test: 3", "test = 3", "must be text or a list of texts"),
@@ -139,7 +148,7 @@ TRAIN = [
         "has no effect with a constant schedule",
     ),
     ("steps: 4, min_value_lr_share: -0.1", "min_value_lr_share = -0.1", at_least(0)),
-    ("steps: 4, train_router: 3", "train_router = 3", "Input should be a valid boolean, unable to interpret input"),
+    ("steps: 4, router_lr: -1.0e-4", "router_lr = -0.0001", at_least(0)),
     ("steps: 4, clip: -1", "clip = -1", at_least(0)),
     ("steps: 4, alarms:", "alarms = None", "must be a mapping of fields"),
     ("steps: 4, alarms: {usage_collapse: 0}", "alarms.usage_collapse = 0", above(0)),

@@ -74,6 +74,6 @@ def test_a_step_that_is_not_finite_is_found_after_the_next_was_launched(tmp_path
 
     model = new_model()
     monkeypatch.setattr(test_training, "Sampler", Poisoned)
-    with pytest.raises(RunError, match=r"^step 3: loss nan"):
+    with pytest.raises(RunError, match=r"^diverged at step 3: loss nan"):
         run(model, tmp_path, steps=9, log_every=1)
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]

@@ -132,7 +132,7 @@ def test_values_freeze_after_their_epochs(tmp_path):
 
 def test_a_router_that_does_not_learn_stays_as_drawn(tmp_path):
     model, before = new_model(), weights(new_model())
-    run(model, tmp_path, steps=3, train_router=False)
+    run(model, tmp_path, steps=3, router_lr=0.0)
     after = weights(model)
     router = {name for name in before if ".memory." in name}
     assert {name.rpartition(".memory.")[2] for name in router} == {"keys", "query.weight", "scale"}
@@ -142,14 +142,17 @@ def test_a_router_that_does_not_learn_stays_as_drawn(tmp_path):
 
 def test_values_may_end_at_a_rate_of_their_own():
     model = new_model()
-    config = TrainConfig(steps=50, lr=1e-3, value_lr=1e-2, warmup=0.0, min_lr_share=0.1, min_value_lr_share=0.01)
+    config = TrainConfig(
+        steps=50, lr=1e-3, value_lr=1e-2, router_lr=2e-3, warmup=0.0, min_lr_share=0.1, min_value_lr_share=0.01
+    )
     optimizer = build_optimizer(model, config)
     rates = []
     for step in (0, 49):
         set_learning_rates(optimizer, config, step, 50)
         rates.append({group["name"]: group["lr"] for group in optimizer.param_groups})
-    assert rates[0] == pytest.approx({"values": 1e-2, "decay": 1e-3, "no_decay": 1e-3})
-    assert rates[1] == pytest.approx({"values": 1e-4, "decay": 1e-4, "no_decay": 1e-4})
+    others, routers = ("decay", "no_decay"), ("router_decay", "router_no_decay")
+    assert rates[0] == pytest.approx({"values": 1e-2, **dict.fromkeys(others, 1e-3), **dict.fromkeys(routers, 2e-3)})
+    assert rates[1] == pytest.approx({"values": 1e-4, **dict.fromkeys(others, 1e-4), **dict.fromkeys(routers, 2e-4)})
 
 
 def test_groups_hold_every_parameter_once_and_spare_the_right_ones():
@@ -161,11 +164,15 @@ def test_groups_hold_every_parameter_once_and_spare_the_right_ones():
     assert sum(len(group) for group in members.values()) == len(names)
     assert members["values"] == {"decoder.banks.0.values"}
     assert (groups["values"]["lr"], groups["values"]["weight_decay"]) == (4e-3, 0.0)
-    assert (groups["decay"]["weight_decay"], groups["no_decay"]["weight_decay"]) == (0.1, 0.0)
-    for name in ("blocks.0.memory.keys", "blocks.0.memory.scale", "embedding.weight", "blocks.1.update_norm.weight"):
+    decays = {name: group["weight_decay"] for name, group in groups.items()}
+    assert decays == {"values": 0.0, "decay": 0.1, "no_decay": 0.0, "router_decay": 0.1, "router_no_decay": 0.0}
+    for name in ("embedding.weight", "blocks.1.update_norm.weight"):
         assert f"decoder.{name}" in members["no_decay"]
-    for name in ("attention.query", "memory.query", "fusion.down"):
+    for name in ("attention.query", "fusion.down"):
         assert f"decoder.blocks.0.{name}.weight" in members["decay"]
+    routers = {block: f"decoder.blocks.{block}.memory" for block in (0, 1)}
+    assert members["router_decay"] == {f"{router}.query.weight" for router in routers.values()}
+    assert members["router_no_decay"] == {f"{router}.{n}" for router in routers.values() for n in ("keys", "scale")}
 
 
 def test_rows_that_no_token_reads_stay_as_they_are():

@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from memlm.bank.base import Bank
 from memlm.bank.vectors import VectorBank
 from memlm.hf import MemlmForCausalLM
-from memlm.memory.base import MemoryRead
+from memlm.memory.base import Memory, MemoryRead
 from memlm.model.loss import TokenLoss
 from memlm.train.preflight.findings import Fault
 from memlm.train.preflight.looping import Sequences, learning, run_loop
@@ -71,14 +71,17 @@ def untouched_rows(subject: Subject) -> list[Fault]:
 
 
 def learning_rates(subject: Subject) -> list[Fault]:
-    """At every optimizer step of the loop each parameter has its own rate, values theirs, and the schedule's factor."""
-    model, n_steps, rate, value_rate = subject.fresh(), 4, 1e-3, 4e-3
+    """At every optimizer step of the loop each parameter has its own rate, times the schedule's factor."""
+    model, n_steps, rate, value_rate, router_rate = subject.fresh(), 4, 1e-3, 4e-3, 2e-3
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    banks = [module for module in model.modules() if isinstance(module, Bank)]
-    of_values = {names[id(parameter)] for bank in banks for parameter in bank.parameters(recurse=False)}
-    settings = learning(
-        n_steps, batch_size=2, accumulation=3, lr=rate, value_lr=value_rate, warmup=0.5, schedule="cosine"
-    )
+    peaks = dict.fromkeys(names.values(), rate)
+    for kind, own in ((Bank, value_rate), (Memory, router_rate)):
+        modules = (module for module in model.modules() if isinstance(module, kind))
+        peaks |= {
+            names[id(parameter)]: own for module in modules for parameter in module.parameters(recurse=kind is Memory)
+        }
+    rates = {"lr": rate, "value_lr": value_rate, "router_lr": router_rate}
+    settings = learning(n_steps, batch_size=2, accumulation=3, warmup=0.5, schedule="cosine", **rates)
     seen: list[dict[str, float]] = []
 
     def record(optimizer: torch.optim.Optimizer, _args: object, _kwargs: object) -> None:
@@ -90,7 +93,7 @@ def learning_rates(subject: Subject) -> list[Fault]:
     for step, rates in enumerate(seen):
         factor = lr_factor(step, n_steps, settings)
         for name, found in rates.items():
-            expected = factor * (value_rate if name in of_values else rate)
+            expected = factor * peaks[name]
             if not math.isclose(found, expected, rel_tol=1e-6):
                 evidence = (
                     f"{name} has the rate {found:.3g} at step {step + 1} of {n_steps}, and should have {expected:.3g}"

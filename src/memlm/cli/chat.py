@@ -1,0 +1,52 @@
+"""`memlm chat`: a conversation with a trained model in the terminal, or with lines from a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import typer
+
+from memlm.cli.options import RunArgument
+from memlm.cli.sampling import NewTokensOption, Sampling, SeedOption, TemperatureOption, TopKOption, TopPOption, write
+
+
+def command(
+    run: RunArgument,
+    new_tokens: NewTokensOption = 100,
+    temperature: TemperatureOption = 0.8,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 0.95,
+    seed: SeedOption = None,
+) -> None:
+    """Talk with a run's model: each line is a message, and the model goes on with the whole conversation.
+
+    It was trained to go on with text, not to answer. An empty line starts over, Ctrl+D ends it.
+    """
+    from memlm.experiment.trained import open_model
+
+    model, tokenizer = open_model(run)
+    sampling = Sampling(new_tokens, temperature, top_k, top_p, seed)
+    messages: list[dict[str, str]] = []
+    for line in _lines():
+        if not line:
+            messages.clear()
+            continue
+        messages.append({"role": "user", "content": line})
+        prompt = str(tokenizer.apply_chat_template(messages, tokenize=False))
+        text = write(model, tokenizer, prompt, sampling, lambda piece: typer.echo(piece, nl=False))
+        typer.echo()
+        messages.append({"role": "assistant", "content": text})
+
+
+def _lines() -> Iterator[str]:
+    """Yields the lines of the terminal, each asked for, or of a pipe."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\n") for line in sys.stdin)
+        return
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            typer.echo()
+            return

@@ -1,0 +1,32 @@
+"""`memlm serve`: a run's model behind OpenAI's protocol."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from memlm.cli.options import RunArgument
+from memlm.errors import MissingDependencyError
+
+
+def command(
+    run: RunArgument,
+    port: Annotated[int, typer.Option("--port", help="The port to listen at.")] = 8000,
+    host: Annotated[
+        str, typer.Option("--host", help="The address; others than 127.0.0.1 let others in.")
+    ] = "127.0.0.1",
+) -> None:
+    """Serve a run's model to OpenAI clients on this machine: chat, completions, streaming."""
+    for package in ("fastapi", "uvicorn", "openai"):
+        try:
+            __import__(package)
+        except ModuleNotFoundError:
+            raise MissingDependencyError(package, "serve", "memlm serve") from None
+    from memlm.export.serve import serve
+
+    name = run.resolve().name
+    typer.echo(f"http://{host}:{port}/v1, model {name!r}; Ctrl+C ends it")
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        typer.echo("whoever reaches this address can use the model; there is no password", err=True)
+    serve(run, host, port)

@@ -1,0 +1,69 @@
+"""Serves a run's model on transformers' own server, which speaks OpenAI's protocol.
+
+That server loads a model by the name of its class, which it looks for in transformers itself; so the class is set
+there first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tempfile
+from pathlib import Path
+
+import transformers
+from transformers import GenerationConfig
+from transformers.cli.serve import Serve
+
+from memlm.errors import RunError
+from memlm.experiment.trained import open_tokenizer, read_finished
+from memlm.hf import MemlmForCausalLM
+from memlm.train.checkpoint import WEIGHTS, verify
+from memlm.train.loading import loading_errors
+from memlm.train.trust import refuse_code
+
+
+def serve(run: Path, host: str, port: int) -> None:
+    """Serves a finished run's model, under the name of the run, until the process is told to end.
+
+    Args:
+        run: The run's folder.
+        host: The address to listen at.
+        port: The port.
+
+    Raises:
+        RunError: there is no finished run, or the port cannot be used.
+        CheckpointError: the model is damaged.
+    """
+    found, checkpoint = read_finished(run.resolve())
+    verify(checkpoint)
+    refuse_code(checkpoint)
+    _refuse_taken(host, port)
+    transformers.MemlmForCausalLM = MemlmForCausalLM  # pyright: ignore[reportAttributeAccessIssue]
+    # The server calls a model by its path; one relative to the working folder is a name.
+    with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
+        _stage(checkpoint, Path(found.name))
+        Serve(force_model=found.name, host=host, port=port, log_level="error")
+
+
+def _stage(checkpoint: Path, folder: Path) -> None:
+    """Makes a folder of the model with a chat template, and with OpenAI's defaults for what a request leaves out."""
+    folder.mkdir()
+    for name in WEIGHTS:
+        (folder / name).symlink_to(checkpoint / name)
+    with loading_errors(checkpoint):
+        settings = GenerationConfig.from_pretrained(checkpoint, local_files_only=True)
+        settings.update(do_sample=True, temperature=1.0, top_p=1.0, top_k=0)
+        settings.save_pretrained(folder)
+        open_tokenizer(checkpoint).save_pretrained(folder)
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise RunError(f"{host}, port {port}: cannot be used ({reason}); choose another with --port") from None

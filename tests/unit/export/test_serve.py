@@ -1,0 +1,128 @@
+"""`memlm serve`, asked by the official client."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from openai import BadRequestError, OpenAI
+from typer.testing import CliRunner
+
+from memlm.cli.main import app
+from memlm.errors import MissingDependencyError, RunError
+from memlm.experiment.trained import open_model
+
+MODEL = "gated_mlp-s0"
+PATIENCE_S = 120
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(url, process):
+    begin = time.monotonic()
+    while time.monotonic() - begin < PATIENCE_S:
+        assert process.poll() is None, process.stdout.read()
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"no answer within {PATIENCE_S} s")
+
+
+@pytest.fixture(scope="module")
+def server(runs):
+    """A server's base address; at its end it must obey SIGINT and leave nothing behind."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "memlm.cli.main", "serve", str(runs / MODEL), "--port", str(port)],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process)
+        yield f"http://127.0.0.1:{port}/v1"
+        process.send_signal(signal.SIGINT)
+        told, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert f"http://127.0.0.1:{port}/v1, model {MODEL!r}" in told
+    assert "Traceback" not in told
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    return OpenAI(base_url=server, api_key="none", max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def greedy(runs):
+    """Returns how the run's model goes on with a text."""
+    model, tokenizer = open_model(runs / MODEL, "cpu")
+
+    def go_on(text, n):
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        return tokenizer.decode(model.generate(ids, max_new_tokens=n, do_sample=False)[0, ids.shape[1] :])
+
+    return go_on
+
+
+def test_completions(client, greedy):
+    found = client.completions.create(model=MODEL, prompt="ka lo", max_tokens=6, temperature=0)
+    assert found.choices[0].text == greedy("ka lo", 6)
+    assert found.usage.completion_tokens == 6
+
+
+def test_chat(client, greedy):
+    messages = [{"role": "user", "content": "ka lo"}]
+    found = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=6, temperature=0)
+    assert found.choices[0].message.content == greedy("ka lo\n", 6)
+
+
+def test_streaming(client, greedy):
+    messages = [{"role": "user", "content": "ka lo"}]
+    chunks = list(
+        client.chat.completions.create(model=MODEL, messages=messages, max_tokens=6, temperature=0, stream=True)
+    )
+    pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]
+    assert "".join(pieces) == greedy("ka lo\n", 6)
+    text = client.completions.create(model=MODEL, prompt="ka lo", max_tokens=6, temperature=0, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in text if chunk.choices) == greedy("ka lo", 6)
+
+
+def test_it_samples_unless_told_otherwise(client):
+    drawn = {
+        client.completions.create(model=MODEL, prompt="ka lo", max_tokens=8, seed=seed).choices[0].text
+        for seed in (1, 2, 1)
+    }
+    assert len(drawn) == 2
+
+
+def test_another_model_is_not_found_here(client):
+    with pytest.raises(BadRequestError, match="400"):
+        client.completions.create(model="another", prompt="ka")
+
+
+def test_a_taken_port_is_told(runs):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        line = ["serve", str(runs / MODEL), "--port", str(taken.getsockname()[1])]
+        with pytest.raises(RunError, match=r"cannot be used .*; choose another with --port"):
+            CliRunner().invoke(app, line, catch_exceptions=False)
+
+
+def test_a_missing_package_is_told(runs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(MissingDependencyError, match=r"openai is needed for memlm serve; .*memlm\[serve\]"):
+        CliRunner().invoke(app, ["serve", str(runs / MODEL)], catch_exceptions=False)
