@@ -47,7 +47,9 @@ class Rows:
     def __init__(self, decoder: Decoder) -> None:
         self.banks = [bank for bank in decoder.banks if isinstance(bank, VectorBank)]
         if not self.banks:
-            raise EditError("the model has no bank of vectors to edit; give a run of a variant that has one")
+            raise EditError(
+                "the model has no memory to edit, or one of texts; give a run of a variant with a bank of vectors"
+            )
         self._first: dict[Bank, int] = {bank: number * bank.n_slots for number, bank in enumerate(self.banks)}
 
     def __len__(self) -> int:

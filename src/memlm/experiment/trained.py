@@ -12,12 +12,21 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from memlm.experiment.paths import inside
-from memlm.experiment.reading import read_finished
+from memlm.experiment.reading import Run, read_finished
 from memlm.hf import MemlmForCausalLM
 from memlm.train.checkpoint import FINAL, load_model
 
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 """How messages become text: one after the other. These models go on with text; they were not taught roles."""
+
+
+def checkpoint_of(run: Run) -> Path:
+    """Returns the folder of a run's model.
+
+    Raises:
+        RunError: it is a link out of the run.
+    """
+    return inside(run.folder, FINAL)
 
 
 def open_model(folder: Path, device: str | None = None) -> tuple[MemlmForCausalLM, PreTrainedTokenizerFast]:
@@ -32,7 +41,7 @@ def open_model(folder: Path, device: str | None = None) -> tuple[MemlmForCausalL
         CheckpointError: its model is damaged.
     """
     disable_progress_bar()  # transformers would draw a bar of its own for the weights
-    checkpoint = inside(read_finished(folder).folder, FINAL)
+    checkpoint = checkpoint_of(read_finished(folder))
     model = load_model(checkpoint, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))).eval()
     return model, open_tokenizer(checkpoint)
 

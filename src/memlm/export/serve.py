@@ -16,11 +16,10 @@ from transformers import GenerationConfig
 from transformers.cli.serve import Serve
 
 from memlm.errors import RunError
-from memlm.experiment.paths import inside
 from memlm.experiment.reading import read_finished
-from memlm.experiment.trained import open_tokenizer
+from memlm.experiment.trained import checkpoint_of, open_tokenizer
 from memlm.hf import MemlmForCausalLM
-from memlm.train.checkpoint import FINAL, WEIGHTS, verify
+from memlm.train.checkpoint import WEIGHTS, verify
 from memlm.train.loading import loading_errors
 from memlm.train.trust import refuse_code
 
@@ -38,7 +37,7 @@ def serve(run: Path, host: str, port: int) -> None:
         CheckpointError: the model is damaged.
     """
     found = read_finished(run.resolve())
-    checkpoint = inside(found.folder, FINAL)
+    checkpoint = checkpoint_of(found)
     verify(checkpoint)
     refuse_code(checkpoint)
     _refuse_taken(host, port)

@@ -8,5 +8,5 @@ from tests.contract.test_wirings import BANKED, build
 
 
 def test_a_bank_of_tokens_is_refused():
-    with pytest.raises(EditError, match="the model has no bank of vectors to edit; give a run of a variant that has"):
+    with pytest.raises(EditError, match="or one of texts; give a run of a variant with a bank of vectors"):
         Rows(build(BANKED[1]).decoder)
