@@ -5,10 +5,14 @@ BIN := $(VENV)/bin
 # One thread for each test worker; two workers share two cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test check bench format torture test-range clean
+.PHONY: demo demo-edit test check bench format torture test-range clean
 
 demo: $(VENV)/.installed  ## Train three variants x three seeds on Python's own docs and write runs/demo/report.html
 	$(BIN)/memlm run configs/demo.yaml
+
+demo-edit: $(VENV)/.installed  ## Train a memory on a made-up world, edit ten facts, undo them; writes runs/edit/memory-s0/edits.html
+	$(BIN)/memlm run configs/edit.yaml
+	$(BIN)/memlm edit runs/edit/memory-s0 --demo 10
 
 test: $(VENV)/.installed-dev  ## Run the tests
 	$(ONE_THREAD) $(BIN)/pytest -m "not torture and not gpu"

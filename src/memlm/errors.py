@@ -11,6 +11,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def counted(n: int, noun: str) -> str:
+    """Returns ``1 run``, ``2 runs``, ``3,000 runs``."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 class MemlmError(Exception):
     """Base of every error meant for a person; the command line prints it without a traceback.
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import strategies as st
 
 from tests.fuzz.test_fuzz_runs import sound_runs
+from tests.told import one_error
 
 COMMANDS = {"run": 1, "check": 1, "compare": 1, "diff": 2, "report": 1, "list": 1, "ps": 0, "logs": 1, "stop": 1}
 """Each command and the arguments that it takes; `doctor`, which looks at the machine for seconds, is left out."""
@@ -63,6 +64,8 @@ def test_arguments(fuzz, place, memlm):
         assert code in (0, 1, 2, 3), errors
         assert "Traceback" not in errors
         assert code == 0 or errors.strip() or not arguments, "failed in silence"
+        if code == 1:
+            one_error(errors)
         assert not any(Path(place).glob("*/*/checkpoint*")), "something was trained"
         return {0: "done", 2: "refused as wrong", 3: "refused as unsound"}.get(code, "refused")
 

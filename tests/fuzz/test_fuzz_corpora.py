@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from memlm.config.data import DataConfig
 from memlm.data.prepare import prepare
 from memlm.errors import DataError
+from tests.told import one_line
 
 WORDS = [
     "memory",
@@ -86,11 +87,6 @@ def decoded(data):
     return [tokenizer.decode(part[:-1].tolist(), skip_special_tokens=False) for part in parts if len(part)]
 
 
-def is_one_line(error):
-    text = str(error)
-    return text.isprintable() and 0 < len(text) <= 2000 and "Traceback" not in text
-
-
 @pytest.fixture
 def attempt(tmp_path, monkeypatch):
     """Prepares a file of these bytes: the documents and counts that come out, or None if it is refused."""
@@ -102,7 +98,7 @@ def attempt(tmp_path, monkeypatch):
             config = DataConfig(corpus=name, vocab_size=280, seq_len=8, on_bad_input=mode, **fields)
             data = prepare(config, Path("cache"), progress=False)
         except DataError as error:
-            assert is_one_line(error), str(error)
+            one_line(error)
             assert not [path for path in Path("cache").glob("*") if path.name.startswith(".")]
             return None
         finally:
@@ -188,7 +184,7 @@ def test_names(fuzz, attempt, tmp_path):
         try:
             prepare(DataConfig(corpus=name, vocab_size=280, seq_len=8), Path("cache"), progress=False)
         except DataError as error:
-            assert is_one_line(error), str(error)
+            one_line(error)
             return "refused"
         raise AssertionError("made tokens of nothing")
 

@@ -13,6 +13,7 @@ from memlm.experiment.jobs import find_job, list_jobs, read_job, read_log, start
 from memlm.experiment.locks import locked
 from memlm.experiment.reading import read_experiment, read_run
 from memlm.report.page import write_report
+from tests.told import one_error
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from fabricate import edit_record, fabricate
@@ -153,4 +154,4 @@ def test_the_command_line_says_it_in_one_line(folder):
     command = [sys.executable, "-m", "memlm.cli.main", "compare", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.count("\n") == 1 and "is no plain name of a folder" in done.stderr
+    one_error(done.stderr, "is no plain name of a folder")

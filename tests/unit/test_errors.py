@@ -1,6 +1,12 @@
 """An error is one line, whatever names and values went into it."""
 
-from memlm.errors import ConfigError, DataError
+import sys
+
+import pytest
+
+from memlm.errors import ConfigError, DataError, MissingDependencyError, counted
+from memlm.extras import optional
+from tests.told import one_error, one_line
 
 
 def test_what_cannot_be_printed_is_escaped():
@@ -18,3 +24,27 @@ def test_what_is_escaped_is_cut_after_that():
 
 def test_a_list_of_problems_keeps_its_lines():
     assert str(ConfigError("c.yaml: 1 problem\n  x")) == "c.yaml: 1 problem\n  x"
+
+
+def test_one_of_something_and_many():
+    assert [counted(n, "run") for n in (0, 1, 2, 3000)] == ["0 runs", "1 run", "2 runs", "3,000 runs"]
+
+
+def test_a_package_that_is_missing_or_broken_is_one_line_that_installs_it(tmp_path, monkeypatch):
+    (tmp_path / "broken_package.py").write_text("raise ImportError('libthing.so: cannot open')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "missing_package", None)
+    for name in ("missing_package", "broken_package"):
+        with pytest.raises(MissingDependencyError) as raised:
+            optional(name, "tune", "memlm tune")
+        one_line(raised.value, name, "memlm tune", "pip install 'memlm[tune]'")
+    assert optional("json", "tune", "memlm tune").dumps([]) == "[]"
+
+
+@pytest.mark.parametrize("told", ["", "a\nb", "\x1b[31m", "Traceback (most recent call last)", "x" * 1501, "no place"])
+def test_the_oracle_refuses_what_is_no_line(told):
+    with pytest.raises(AssertionError):
+        one_line(told, "c.yaml")
+    with pytest.raises(AssertionError):
+        one_error(f"{told}\n")
+    assert one_error("error: c.yaml: is empty\n", "c.yaml") == "c.yaml: is empty"

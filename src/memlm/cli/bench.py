@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
+from memlm.cli import screen
 from memlm.errors import ConfigError, Interrupted, RunError
 from memlm.registry import unknown
 
@@ -49,7 +50,7 @@ def command(
     parts = only or [part for part in PARTS if part != "growth"]
     if growth and "growth" not in parts:
         parts = [*parts, "growth"]
-    _measure(Console(highlight=False, markup=False, soft_wrap=True), config, parts, out)
+    _measure(screen.output(), config, parts, out)
 
 
 def _measure(console: Console, names: list[str] | None, parts: list[str], out: Path) -> None:
@@ -65,7 +66,7 @@ def _measure(console: Console, names: list[str] | None, parts: list[str], out: P
     if not jobs:
         raise ConfigError(f"--config {', '.join(names or [])} has no {', '.join(parts)}; see docs/performance.md")
     results = begin(setting, out)
-    with _progress() as progress:
+    with screen.bars(screen.beside(), MofNCompleteColumn()) as progress:
         task = progress.add_task(f"0/{len(jobs)}", total=len(jobs))
 
         def told(job: Job, row: dict[str, Any]) -> None:
@@ -88,11 +89,6 @@ def _measure(console: Console, names: list[str] | None, parts: list[str], out: P
     bad = sum(row["status"] in ("wrong", "failed") for row in measured)
     if bad:
         raise RunError(f"{bad} of {len(measured)} rows are wrong or failed, and have no time; {path} says why")
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=Console(stderr=True, highlight=False))
 
 
 def _told(row: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from memlm.cli import screen
 from memlm.cli.options import ConfigArgument, Overrides
+from memlm.errors import counted
 
 if TYPE_CHECKING:
     from memlm.data.cache import TokenData
@@ -29,8 +30,8 @@ def command(
     from memlm.experiment.config import load_experiment
 
     experiment = load_experiment(config, override or [])
-    console = Console(highlight=False, soft_wrap=True)
-    n_runs = f"{len(experiment.variants)} variants x {len(experiment.seeds)} seeds"
+    console = screen.output()
+    n_runs = f"{counted(len(experiment.variants), 'variant')} x {counted(len(experiment.seeds), 'seed')}"
     console.print(f"{config}: no mistake in the settings; {n_runs}")
 
     from memlm.data.asking import question_set
@@ -42,7 +43,7 @@ def command(
     from memlm.report.tables import duration
 
     experiment, solutions = solve_widths(experiment)
-    data = prepare(experiment.data, progress=sys.stderr.isatty())
+    data = prepare(experiment.data, progress=screen.shows_bars())
     asked = question_set(experiment.data, experiment.evaluate)
     suite = Suite.of(experiment.evaluate, data, experiment.data.seq_len, asked)
     device = device_record(experiment.train)

@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from memlm.cli import screen
+
 if TYPE_CHECKING:
     from memlm.report import tables
 
@@ -17,7 +19,7 @@ ExperimentArgument = Annotated[Path, typer.Argument(help="The experiment's folde
 
 def command(folder: ExperimentArgument) -> None:
     """Print the comparison of an experiment from its records; no model and no GPU is needed."""
-    print_comparison(Console(highlight=False, markup=False, soft_wrap=True), folder)
+    print_comparison(screen.output(), folder)
 
 
 def print_comparison(console: Console, folder: Path) -> None:
@@ -37,21 +39,21 @@ def print_comparison(console: Console, folder: Path) -> None:
         if table.rows:
             console.print(_upright(title, table))
     for line in ["; ".join(tables.unigram_sentences(comparison)), tables.held_sentence(comparison)]:
-        console.print(line[:1].upper() + line[1:], markup=False)
+        console.print(line[:1].upper() + line[1:])
     if comparison.split == "test":
-        console.print("Evaluated on the test split, not on validation text.", markup=False)
+        console.print("Evaluated on the test split, not on validation text.")
     for line in [*map(claims.noise_sentence, comparison.noise), claims.missing_documents(comparison)]:
         if line:
-            console.print(line, markup=False)
-    console.print(alarms.sentence(comparison.experiment), markup=False)
+            console.print(line)
+    console.print(alarms.sentence(comparison.experiment))
     for line in [*comparison.missing, *comparison.warnings]:
-        console.print(f"note: {line}", style="yellow", markup=False)
+        console.print(f"note: {line}", style="yellow")
     console.print()
     for judgement in comparison.judgements:
         claim = f"{judgement.hypothesis.name} ({judgement.hypothesis.claim}): {judgement.verdict}"
-        console.print(claim, style="bold", markup=False)
-        console.print(f"  {claims.sentence(judgement)}", markup=False)
-    console.print(f"\nreport: {folder / 'report.html'}", markup=False)
+        console.print(claim, style="bold")
+        console.print(f"  {claims.sentence(judgement)}")
+    console.print(f"\nreport: {folder / 'report.html'}")
 
 
 def _upright(title: str, table: tables.Table) -> Table:

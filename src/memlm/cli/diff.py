@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from memlm.cli import screen
 
 
 def command(
@@ -17,7 +18,7 @@ def command(
     """Print only what differs in config, code, versions, device, data and results."""
     from memlm.experiment.difference import difference
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = screen.output()
     rows = difference(run_a, run_b)
     if not rows:
         console.print("nothing differs")

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from memlm.cli import screen
 from memlm.cli.options import Overrides, RunsOption
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def command(
     """Check device, versions, optional packages, disk and, with a CONFIG, its data; changes nothing."""
     from memlm.experiment import environment
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = screen.output()
     demands = environment.find_demands()
     failures = _show(console, [environment.check_platform(), *environment.check_packages(demands)])
     has_packages = not failures

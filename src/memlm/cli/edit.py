@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from memlm.cli import screen
 from memlm.errors import EditError
 
 if TYPE_CHECKING:
@@ -31,6 +36,12 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     apply: Annotated[Path | None, typer.Option("--apply", help="Apply a file that --pack wrote.")] = None,
     pack: Annotated[Path | None, typer.Option("--pack", help="Write all edits into this file.")] = None,
     export: Annotated[Path | None, typer.Option("--export", help="Write the edited model into this folder.")] = None,
+    trial: Annotated[
+        int | None, typer.Option("--trial", min=1, help="Measure so many edits of a generated world, beside baselines.")
+    ] = None,
+    demo: Annotated[
+        int | None, typer.Option("--demo", min=1, help="Edit so many facts of a generated world, show it, undo it.")
+    ] = None,
     ask: Annotated[list[str] | None, typer.Option("--ask", help="Show how the model goes on after this text.")] = None,
 ) -> None:
     """Edit a run's memory; without an option, list the edits. The checkpoint itself is never changed.
@@ -45,7 +56,7 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         requests += read_requests(from_)
     if undo and undo_all:
         raise EditError("give one of --undo and --undo-all")
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = screen.output()
     editing = open_editing(run)
     _make(console, editing, requests)
     _take_back(console, editing, undo or [], undo_all)
@@ -61,9 +72,13 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     if export is not None:
         editing.export(export)
         console.print(f"{export}: the model with {len(editing.editor.edits)} edits")
+    if trial is not None:
+        _try(console, editing, trial)
+    if demo is not None:
+        _demonstrate(console, editing, demo)
     for prompt in ask or []:
         console.print(f"{prompt}\n  edited: {editing.editor.ask(prompt)}\n  base:   {editing.editor.ask_base(prompt)}")
-    if not (requests or undo or undo_all or apply or pack or export or ask):
+    if not (requests or undo or undo_all or apply or pack or export or trial or demo or ask):
         _list(console, editing)
 
 
@@ -110,3 +125,60 @@ def _list(console: Console, editing: Editing) -> None:
         now = edit.answer or "(deleted)"
         table.add_row(str(edit.id), edit.subject, edit.relation, edit.old, now, str(len(edit.rows)))
     console.print(table)
+
+
+def _try(console: Console, editing: Editing, n: int) -> None:
+    from memlm.edit.figure import draw_trial
+    from memlm.edit.finetune import Tuning
+    from memlm.edit.trial import run_trial
+    from memlm.experiment.editing import write_trial
+
+    subject = editing.subject(n)
+    with _bars() as progress:
+        results = run_trial(subject, Tuning(), progress)
+    table = Table("way", "edits", "efficacy", "paraphrase", "neighbourhood", "held-out loss", "fluency", "s an edit")
+    for name, measures in results.items():
+        for row in measures:
+            shares = (_percent(row[field]) for field in ("efficacy", "paraphrase", "neighbourhood"))
+            change, fluency = _percent(row["loss_change"], "+.2f"), row["fluency"]
+            bits = "-" if fluency is None else f"{fluency:.2f} bits"
+            table.add_row(name, f"{row['edits']}", *shares, change, bits, f"{row['seconds']:.2f}")
+    console.print(table)
+    console.print(f"figure: {write_trial(editing.finished.run.folder, 'edit-trial', results, draw_trial(results))}")
+
+
+def _demonstrate(console: Console, editing: Editing, n: int) -> None:
+    from memlm.edit.demo import demonstrate, page
+    from memlm.storage import write_text
+
+    editing.editor.undo_all()
+    with _bars() as progress:
+        shown = demonstrate(editing.editor, editing.world(), n, editing.finished.name, progress)
+    table = Table("question", "before", "wanted", "after", "held-out words", "neighbours kept", "undone")
+    for edit in shown.edits:
+        answers = (edit.before, edit.wanted, edit.after, edit.paraphrased)
+        table.add_row(edit.question, *answers, f"{edit.kept} of {edit.neighbours}", edit.undone)
+    console.print(table)
+    restored = "as before, bit for bit" if shown.is_restored else "NOT as before"
+    console.print(f"undone: the logits of every question are {restored}")
+    target = editing.finished.run.folder / "edits.html"
+    write_text(target, page(shown))
+    console.print(f"page: {target}")
+
+
+def _percent(share: float | None, form: str = ".1f") -> str:
+    return "-" if share is None else f"{100 * share:{form}} %"
+
+
+@contextmanager
+def _bars() -> Generator[Callable[[str, int, int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as shown:
+        tasks: dict[str, TaskID] = {}
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = shown.add_task(name, total=total)
+            shown.update(tasks[name], completed=done)
+
+        yield show

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,7 +15,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from memlm.errors import MissingDependencyError, RunError
+from memlm.cli import screen
+from memlm.errors import RunError
+from memlm.extras import optional
 
 if TYPE_CHECKING:
     from memlm.inspect.inspection import BankSummary, Card, Inspection
@@ -44,7 +45,7 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         _serve(run, tokens, port)
         return
     inspection = _open(run, tokens)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = screen.output()
     if text is not None:
         found, show = inspection.read(text), _show_reads
     elif slot is not None:
@@ -62,10 +63,7 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
 def _serve(run: Path, tokens: str, port: int) -> None:
     for package in ("fastapi", "uvicorn"):
-        try:
-            __import__(package)
-        except ModuleNotFoundError:
-            raise MissingDependencyError(package, "serve", "memlm inspect --serve") from None
+        optional(package, "serve", "memlm inspect --serve")
     from memlm.inspect.page import listen, serve
 
     with listen(port) as listener:  # before the run is read, which takes its time
@@ -87,13 +85,13 @@ def _open(folder: Path, tokens: str) -> Inspection:
     except ValidationError:
         raise RunError(f"--tokens {tokens}: is no number of tokens; write it as 500k or 2M") from None
     with _bar() as progress:
-        return open_inspection(folder, max_tokens, progress, shows_bars=sys.stderr.isatty())
+        return open_inspection(folder, max_tokens, progress, shows_bars=screen.shows_bars())
 
 
 @contextmanager
 def _bar() -> Generator[Callable[[int, int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
+    with Progress(*columns, console=screen.beside(), transient=True, disable=not screen.shows_bars()) as bars:
         task = bars.add_task("reading the training text", total=None, visible=False)
         yield lambda done, total: bars.update(task, completed=done, total=total, visible=True)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from memlm.cli import screen
 
 if TYPE_CHECKING:
     from memlm.experiment.rerun import Comparison, Rerun
@@ -26,15 +25,15 @@ def command(
     from memlm.cli.run import View
     from memlm.experiment.rerun import plan_rerun
 
-    console = Console(highlight=False, soft_wrap=True, markup=False)
-    plan = plan_rerun(run, runs, sys.stderr.isatty())
+    console = screen.output()
+    plan = plan_rerun(run, runs, screen.shows_bars())
     for line in _expectation(plan):
         console.print(line)
 
-    view = View(Console(stderr=True, highlight=False), total=1)
+    view = View(screen.beside(), total=1)
     with view.progress:
         watcher = view.watcher()
-        rows = plan.execute(watcher, sys.stderr.isatty(), shlex.join(["memlm", *sys.argv[1:]]))
+        rows = plan.execute(watcher, screen.shows_bars(), screen.command_line())
     console.print(_table(rows))
     console.print(_verdict(plan, rows))
     if not all(row.agrees for row in rows):

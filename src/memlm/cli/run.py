@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TaskID, TextColumn
 from rich.text import Text
 
+from memlm.cli import screen
 from memlm.cli.options import ConfigArgument, Overrides, RunsOption
 from memlm.errors import DivergedError, Interrupted
 from memlm.storage import redacted
@@ -34,7 +33,7 @@ def command(
     from memlm.experiment.config import load_experiment
 
     experiment = load_experiment(config, override or [])
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = screen.output()
     if detach:
         _detach(console, experiment.name, config, override or [], runs)
         return
@@ -43,13 +42,12 @@ def command(
     from memlm.experiment.run import run_experiment
     from memlm.report.page import write_report
 
-    view = View(Console(stderr=True, highlight=False), total=len(experiment.variants) * len(experiment.seeds))
+    view = View(screen.beside(), total=len(experiment.variants) * len(experiment.seeds))
     with view.progress:
         watcher = view.watcher()
-        line = shlex.join(["memlm", *sys.argv[1:]])
         diverged: DivergedError | None = None
         try:
-            run_experiment(experiment, runs, watcher, sys.stderr.isatty(), line)
+            run_experiment(experiment, runs, watcher, screen.shows_bars(), screen.command_line())
         except DivergedError as error:
             diverged = error  # the other runs are worth a report
         except Interrupted:
@@ -91,15 +89,8 @@ class View:
     """Draws the course of an experiment: one bar for the run at hand, one line for each that is finished."""
 
     def __init__(self, console: Console, total: int) -> None:
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[detail]}"),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            console=console,
+        self.progress = screen.bars(
+            console, TextColumn("{task.completed:.0f}/{task.total:.0f}"), TextColumn("{task.fields[detail]}")
         )
         self._total, self._done = total, 0
         self._task: TaskID | None = None

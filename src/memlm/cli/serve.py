@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from memlm.cli.options import RunArgument
-from memlm.errors import MissingDependencyError
+from memlm.extras import optional
 
 
 def command(
@@ -19,10 +19,7 @@ def command(
 ) -> None:
     """Serve a run's model to OpenAI clients on this machine: chat, completions, streaming."""
     for package in ("fastapi", "uvicorn", "openai"):
-        try:
-            __import__(package)
-        except ModuleNotFoundError:
-            raise MissingDependencyError(package, "serve", "memlm serve") from None
+        optional(package, "serve", "memlm serve")
     from memlm.export.serve import serve
 
     name = run.resolve().name

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from rich.table import Table
 
+from memlm.cli import screen
 from memlm.cli.options import ConfigArgument, Overrides, RunsOption
-from memlm.errors import Interrupted
+from memlm.errors import Interrupted, counted
 
 if TYPE_CHECKING:
     from memlm.experiment.config import ExperimentConfig
@@ -35,21 +34,21 @@ def command(
     given = {"trials": trials, "steps": steps, "seed": seed}
     overrides = [*(override or []), *(f"tune.{name}={value}" for name, value in given.items() if value is not None)]
     experiment = load_experiment(config, overrides)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = screen.output()
     settings = experiment.tune
     console.print(
-        f"{experiment.name}: {len(experiment.variants)} variants x {settings.trials} trials of {settings.steps:,} "
-        f"steps, into {runs / f'{experiment.name}-tune'}"
+        f"{experiment.name}: {counted(len(experiment.variants), 'variant')} x {counted(settings.trials, 'trial')} of "
+        f"{counted(settings.steps, 'step')}, into {runs / f'{experiment.name}-tune'}"
     )
 
     from memlm.experiment.tune import TuneWatcher, tune, write_tuned
     from memlm.report.tuning import PICTURE, write_tuning
 
-    view = _View(Console(stderr=True, highlight=False), experiment)
-    line = shlex.join(["memlm", *sys.argv[1:]])
+    view = _View(screen.beside(), experiment)
     with view.progress:
         try:
-            done = tune(experiment, runs, TuneWatcher(view.step, view.finished), sys.stderr.isatty(), line)
+            watcher = TuneWatcher(view.step, view.finished)
+            done = tune(experiment, runs, watcher, screen.shows_bars(), screen.command_line())
         except Interrupted:
             view.progress.console.print("finished trials are kept; the same command goes on from there")
             raise
@@ -76,15 +75,7 @@ class _View:
     """Draws the course of a tune: one bar over the steps of all trials, one line for each trial that is finished."""
 
     def __init__(self, console: Console, experiment: ExperimentConfig) -> None:
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            console=console,
-        )
+        self.progress = screen.bars(console, TextColumn("{task.completed:.0f}/{task.total:.0f} steps"))
         self._steps = experiment.tune.steps
         self._n_trials = len(experiment.variants) * experiment.tune.trials
         self._done = 0

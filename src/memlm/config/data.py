@@ -68,8 +68,13 @@ class DataConfig(Config):
                 "cannot be facts; corpus: facts brings held-out text of its world by itself",
             )
         if self.corpus in (FACTS, [FACTS]):
-            for name in ("validation_share", "judge_share", "max_bytes", "text_field"):
+            for name in ("validation_share", "judge_share", "tune_share", "test_share", "max_bytes", "text_field"):
                 if self.changes(name):
                     yield name, "has no effect, because the corpus is generated; see facts"
+            if self.validation is not None:
+                yield (
+                    "validation",
+                    "would be mixed with the held-out text that corpus: facts brings; leave it out",
+                )
         if self.test is not None and self.changes("test_share"):
             yield "test_share", "has no effect, because test names the held-out text"

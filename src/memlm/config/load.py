@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from yaml.reader import ReaderError
 
 from memlm.config.base import Config
-from memlm.errors import ConfigError, printable
+from memlm.errors import ConfigError, counted, printable
 
 C = TypeVar("C", bound=Config)
 Path_ = tuple[str, ...]
@@ -158,7 +158,7 @@ def config_error(name: str, problems: Sequence[Problem]) -> ConfigError:
         at_line = problem.where is not None and problem.where.line > 0
         unique.setdefault((problem.where, problem.path[-1:] if at_line else problem.path, problem.reason), problem)
     lines = [f"  {problem}" for problem in sorted(unique.values(), key=_order)]
-    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+    count = counted(len(lines), "problem")
     return ConfigError("\n".join([f"{name}: {count}, nothing was run", *lines]))
 
 

@@ -15,7 +15,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, ClassVar, cast
 
-from memlm.data.source import Document, Reading, Source, optional
+from memlm.data.source import Document, Reading, Source
+from memlm.extras import optional
 from memlm.storage import sha256
 
 TEXT = (".txt", ".md", ".rst")

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from memlm.data.source import Document, Reading, optional
+from memlm.data.source import Document, Reading
 from memlm.errors import DataError
+from memlm.extras import optional
 
 PREFIX = "hub:"
 

@@ -69,15 +69,21 @@ def read_questions(path: Path, limit: int) -> list[Question]:
         DataError: the file or a line of it cannot be used; it says which and why.
     """
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); mend evaluate.question_file") from None
+    try:
+        text = content.decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 (byte {error.start}); mend evaluate.question_file") from None
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}:{line}: is not UTF-8 (byte {error.start} of the file); mend it") from None
+    # Not str.splitlines, which also splits at characters that may stand in a JSON text.
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise DataError(f"{path}: has no question; mend evaluate.question_file")
     n = min(limit, len(lines))
-    return [_question(lines[index * len(lines) // n], f"{path}:{index * len(lines) // n + 1}") for index in range(n)]
+    chosen = [lines[index * len(lines) // n] for index in range(n)]
+    return [_question(line, f"{path}:{number}") for number, line in chosen]
 
 
 def _question(line: str, where: str) -> Question:
@@ -89,9 +95,19 @@ def _question(line: str, where: str) -> Question:
     text, answer = given.get("text"), given.get("answer")
     if not isinstance(text, str) or not isinstance(answer, str) or not answer.strip():
         raise DataError(f"{where}: a question needs the texts 'text' and 'answer'; mend it")
+    if not _is_writable(text + answer):
+        raise DataError(f"{where}: has a lone surrogate, which UTF-8 cannot hold; mend it")
     before, found, _ = text.rpartition(answer)
     prompt = before.rstrip()
     if not found or not prompt:
         raise DataError(f"{where}: no text goes before the answer {answer[:40]!r} in it; mend it")
     subject, relation = (str(given.get(name, "")) for name in ("subject", "relation"))
     return Question(prompt, before[len(prompt) :] + answer, FROM_FILE, subject, relation)
+
+
+def _is_writable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
-from memlm.errors import DataError, MissingDependencyError
+from memlm.errors import DataError
 
 Split = Literal["train", "validation", "judge", "tune", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -111,15 +110,3 @@ class Source(Protocol):
             DataError: there is bad input and it is not to be skipped.
         """
         ...
-
-
-def optional(package: str, extra: str, purpose: str) -> Any:
-    """Returns an optional package's module.
-
-    Raises:
-        MissingDependencyError: it is not installed; arguments as there.
-    """
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError:
-        raise MissingDependencyError(package, extra, purpose) from None

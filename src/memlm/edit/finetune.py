@@ -7,12 +7,13 @@ model before the edit is part of the loss. The paper has neither paraphrases in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memlm.edit.background import Background, padded, read_counts
@@ -39,10 +40,10 @@ class Tuning:
     """
 
     share: float = 0.01
-    steps: int = 80
-    lr: float = 0.02
+    steps: int = 200
+    lr: float = 0.03
     sure: float = 0.9
-    near: int = 24
+    near: int = 12
     locality: float = 10.0
 
 
@@ -75,33 +76,72 @@ def learn_rows(
         is_deletion: Make the answers unlikely.
     """
     rows = Rows(decoder)
-    sequences = [text.ids[:-1] for text in texts]
-    counts = torch.stack(read_counts(decoder, rows, sequences)).sum(0)
-    chosen = pick_rows(counts, background, max(1, int(tuning.share * len(rows))))
+    chosen = rows_of(decoder, texts, background, tuning)
     before = rows.read(chosen)
-    goal = _Goal.of(texts, decoder.embedding.weight.device, is_deletion)
-    stay = _Locality.of(decoder, background.nearest(chosen, tuning.near))
-    delta = torch.nn.Parameter(torch.zeros_like(before))
+    delta = nn.Parameter(torch.zeros_like(before))
     optimizer = torch.optim.Adam([delta], lr=tuning.lr)
-    frozen = [parameter for parameter in decoder.parameters() if parameter.requires_grad]
-    decoder.requires_grad_(False)
+
+    def update(loss: Tensor) -> None:
+        loss.backward()
+        delta.grad = rows.take_gradient(chosen)
+        optimizer.step()
+        rows.write(chosen, before + delta.detach())
+
     try:
-        for bank in rows.banks:
-            bank.values.requires_grad_(True)
-        for _ in range(tuning.steps):
-            outcome = goal.loss(decoder)
-            if outcome.certainty >= tuning.sure:
-                break
-            (outcome.loss + tuning.locality * stay.loss(decoder)).backward()
-            delta.grad = rows.take_gradient(chosen)
-            optimizer.step()
-            rows.write(chosen, before + delta.detach())
+        with training(decoder, [bank.values for bank in rows.banks]):
+            near = background.nearest(chosen, tuning.near)
+            train_until_sure(decoder, texts, near, tuning, update, is_deletion)
         return Change(chosen, before, rows.read(chosen))
     finally:
         rows.write(chosen, before)
-        decoder.requires_grad_(False)
-        for parameter in frozen:
-            parameter.requires_grad_(True)
+
+
+def rows_of(decoder: Decoder, texts: Sequence[Encoded], background: Background, tuning: Tuning) -> Tensor:
+    """Returns the rows that are the texts' own, ascending."""
+    rows = Rows(decoder)
+    counts = torch.stack(read_counts(decoder, rows, [text.ids[:-1] for text in texts])).sum(0)
+    return pick_rows(counts, background, max(1, int(tuning.share * len(rows))))
+
+
+@contextmanager
+def training(decoder: Decoder, parameters: Sequence[nn.Parameter]) -> Generator[None]:
+    """Lets only ``parameters`` of a decoder take gradients for a while."""
+    asked = {parameter: parameter.requires_grad for parameter in decoder.parameters()}
+    decoder.requires_grad_(False)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter, was_asked in asked.items():
+            parameter.requires_grad_(was_asked)
+
+
+def train_until_sure(
+    decoder: Decoder,
+    texts: Sequence[Encoded],
+    near: Sequence[Sequence[int]],
+    tuning: Tuning,
+    update: Callable[[Tensor], None],
+    is_deletion: bool = False,
+) -> None:
+    """Calls ``update`` with the loss until the model is sure of the answers in every wording, or for all steps.
+
+    Args:
+        decoder: The model, in eval mode.
+        texts: Prompts with the answer.
+        near: Sequences that must go on as before.
+        tuning: Steps, and the weight of the sequences.
+        update: Takes a step by the loss.
+        is_deletion: Make the answers unlikely.
+    """
+    goal = _Goal.of(texts, decoder.embedding.weight.device, is_deletion)
+    stay = _Locality.of(decoder, near)
+    for _ in range(tuning.steps):
+        outcome = goal.loss(decoder)
+        if outcome.certainty >= tuning.sure:
+            break
+        update(outcome.loss + tuning.locality * stay.loss(decoder))
 
 
 class _Outcome(NamedTuple):

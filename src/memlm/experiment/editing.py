@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 
 from memlm.data.world import World
@@ -13,11 +15,12 @@ from memlm.edit.background import TOKENS
 from memlm.edit.editor import Editor
 from memlm.edit.finetune import Tuning
 from memlm.edit.request import plain_wordings, world_wordings
+from memlm.edit.trial import Subject, Trial
 from memlm.errors import EditError
 from memlm.evaluate.loss import spread_sequences
 from memlm.experiment.finished import Finished, open_finished
 from memlm.experiment.paths import inside
-from memlm.storage import sha256
+from memlm.storage import replaced_folder, sha256, write_json
 from memlm.train.checkpoint import save_model
 
 
@@ -28,10 +31,12 @@ class Editing:
     Attributes:
         finished: The run; its model is the editor's.
         editor: The editor, with the run's log applied.
+        background: Sequences of its training text.
     """
 
     finished: Finished
     editor: Editor
+    background: Sequence[list[int]]
 
     @property
     def folder(self) -> Path:
@@ -57,6 +62,39 @@ class Editing:
             raise EditError(f"{folder}: is there already; give another name")
         save_model(self.editor.model, self.finished.data.tokenizer, folder)
 
+    def world(self) -> World:
+        """Returns the generated world that the run has learned.
+
+        Raises:
+            EditError: it has learned other text.
+        """
+        data = self.finished.config.data
+        if not data.has_facts:
+            raise EditError(f"{self.finished.run.folder}: needs a run on a generated world (data.corpus: facts)")
+        return World(data.facts)
+
+    def subject(self, n: int) -> Subject:
+        """Returns a trial of ``n`` edits of the base; raises as `world` and `Subject.of`."""
+        world, editor = self.world(), self.editor
+        editor.undo_all()
+        return Subject.of(editor.model.decoder, editor.tokenizer, editor.seq_len, world, n, self.background)
+
+
+def write_trial(folder: Path, name: str, results: Trial, figure: Figure) -> Path:
+    """Writes what a trial measured, and its figure, into the folder of a run; returns the figure's path.
+
+    Raises:
+        EditError: the disk is full or cannot be written.
+    """
+    target = folder / name
+    try:
+        with replaced_folder(target) as staged:
+            write_json(staged / "results.json", results)
+            figure.savefig(staged / "figure.svg", metadata={"Date": None})  # pyright: ignore[reportUnknownMemberType]
+    except OSError as error:
+        raise EditError(f"{target}: cannot be written ({error}); make room and give the command again") from error
+    return target / "figure.svg"
+
 
 def open_editing(folder: Path, tuning: Tuning | None = None, shows_bars: bool = False) -> Editing:
     """Loads a run's model and text, and applies its log.
@@ -74,13 +112,14 @@ def open_editing(folder: Path, tuning: Tuning | None = None, shows_bars: bool = 
         inside(folder, f"{log.FOLDER}/{name}")
     finished = open_finished(folder, "edit", shows_bars)
     data, config = finished.data, finished.config
+    background = spread_sequences(data.train.ids, config.data.seq_len, TOKENS)[:, :-1].tolist()
     editor = Editor(
         finished.model,
         Tokenizer.from_file(str(data.tokenizer)),
-        spread_sequences(data.train.ids, config.data.seq_len, TOKENS)[:, :-1].tolist(),
+        background,
         sha256(finished.weights),
         world_wordings(World(config.data.facts)) if config.data.has_facts else plain_wordings,
         tuning,
     )
     editor.load(log.read_log(folder / log.FOLDER, editor.base, editor.rows))
-    return Editing(finished, editor)
+    return Editing(finished, editor, background)

@@ -20,7 +20,7 @@ from packaging.specifiers import SpecifierSet
 
 from memlm import __version__, kernels
 from memlm.config.data import DataConfig
-from memlm.errors import DataError, RunError
+from memlm.errors import DataError, RunError, counted
 from memlm.experiment.device import TorchDevice, find_torch_device
 
 if TYPE_CHECKING:
@@ -346,4 +346,4 @@ def _source_check(field: str, name: str, config: DataConfig) -> Check:
     if is_packed and _version("zstandard") is None:
         return Check(field, "missing", f"{name}: zstandard is not installed", install_line("zst"))
     n_bytes = sum(source.size for source in sources)
-    return Check(field, "ok", f"{name}: {len(sources)} file{'s' * (len(sources) > 1)}, {n_bytes / 1e6:,.1f} MB")
+    return Check(field, "ok", f"{name}: {counted(len(sources), 'file')}, {n_bytes / 1e6:,.1f} MB")

@@ -16,7 +16,7 @@ from memlm.data.prepare import prepare
 from memlm.errors import RunError
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.paths import inside
-from memlm.experiment.reading import Run, read_run, refuse_experiment
+from memlm.experiment.reading import Run, read_finished
 from memlm.experiment.rerun import recorded_config
 from memlm.hf import MemlmForCausalLM
 from memlm.train.checkpoint import FINAL, load_model
@@ -51,10 +51,8 @@ def open_finished(folder: Path, purpose: str, shows_bars: bool = False) -> Finis
         MemlmError: of the data or the checkpoint.
     """
     disable_progress_bar()  # transformers would draw a bar of its own for the weights
-    refuse_experiment(folder)
-    run = read_run(folder)
-    if not run.is_finished or run.record.data is None:
-        raise RunError(f"{folder}: is no finished run (status: {run.record.status}); memlm run goes on with it")
+    run = read_finished(folder)
+    assert run.record.data is not None, "a finished run has recorded its data"
     config = recorded_config(run)
     (model_config,) = config.variants.values()
     if model_config.memory is None:

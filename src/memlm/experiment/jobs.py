@@ -7,7 +7,6 @@ process id and start time, so neither a crash nor a process id that was used aga
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 import signal
@@ -29,7 +28,6 @@ from memlm.errors import RunError
 from memlm.experiment.files import parse_json
 from memlm.experiment.locks import alone
 from memlm.experiment.paths import inside, is_plain
-from memlm.experiment.reading import read_experiment
 from memlm.experiment.record import now
 from memlm.experiment.schema import Number
 from memlm.registry import unknown
@@ -106,23 +104,6 @@ class Job:
         except psutil.Error:
             return None
         return process if is_alive else None
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far an experiment has come.
-
-    Attributes:
-        finished: Number of finished runs.
-        planned: Number of all runs.
-        run: The run that has begun and not ended, if there is one.
-        step: The last step that it logged.
-    """
-
-    finished: int
-    planned: int
-    run: str | None = None
-    step: int = 0
 
 
 def start_detached(arguments: Sequence[str], experiment_folder: Path, program: Sequence[str] = PROGRAM) -> Job:
@@ -242,21 +223,6 @@ def stop(job: Job, timeout: float, force: bool = False) -> bool:
     return _ends_within(job, KILL_S if force else 0.0)
 
 
-def progress(folder: Path) -> Progress | None:
-    """Returns how far an experiment has come; None if it has not begun its runs, or cannot be read."""
-    try:
-        experiment = read_experiment(folder)
-    except RunError:
-        return None
-    planned = len(experiment.plan.variants) * len(experiment.plan.seeds)
-    finished = len(experiment.finished())
-    begun = [run for run in experiment.runs if run.record.status == "running"]
-    if not begun:
-        return Progress(finished, planned)
-    latest = max(begun, key=lambda run: run.record.started)  # one that was killed says "running" for ever
-    return Progress(finished, planned, latest.name, _last_step(latest.folder / "metrics.jsonl"))
-
-
 def read_log(job: Job, n_lines: int, follow: bool = False) -> Iterator[bytes]:
     """Yields the last lines of a job's log as they are, and what is added to it.
 
@@ -273,7 +239,7 @@ def read_log(job: Job, n_lines: int, follow: bool = False) -> Iterator[bytes]:
     except OSError as error:
         raise RunError(f"{job.log}: cannot be read ({error.strerror})") from error
     with file:
-        yield _tail(file, n_lines)
+        yield tail(file, n_lines)
         while follow:
             # Asked before reading, so that the last words of a job that ends in between are still read.
             is_running = job.process() is not None
@@ -327,22 +293,7 @@ def _ends_within(job: Job, seconds: float) -> bool:
     return True
 
 
-def _last_step(path: Path) -> int:
-    """Returns the step in the last whole line of a metrics file, 0 if there is none."""
-    try:
-        with path.open("rb") as file:
-            lines = _tail(file, 2).splitlines()
-    except OSError:
-        return 0
-    for line in reversed(lines):  # the last one may be half written
-        try:
-            return int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            continue
-    return 0
-
-
-def _tail(file: BinaryIO, n_lines: int) -> bytes:
+def tail(file: BinaryIO, n_lines: int) -> bytes:
     """Returns the last lines of a file, and leaves it at the end of what was read."""
     end = start = file.seek(0, os.SEEK_END)
     tail = b""

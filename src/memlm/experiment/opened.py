@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from memlm.errors import MemlmError
+from memlm.errors import MemlmError, counted
 from memlm.experiment.reading import Experiment, Run, read_plan, read_run
 from memlm.experiment.schema import Evaluated, run_name
 
@@ -29,10 +29,9 @@ def opened_before(experiment: Experiment) -> Iterator[str]:
         if test and test.fingerprint in texts and test.time < first and _settings(run) not in known:
             earlier[run.folder.parent.name] = earlier.get(run.folder.parent.name, 0) + 1
     if earlier:
-        times = sum(earlier.values())
-        where = ", ".join(f"{name} ({n} {'run' if n == 1 else 'runs'})" for name, n in earlier.items())
+        where = ", ".join(f"{name} ({counted(n, 'run')})" for name, n in earlier.items())
         yield (
-            f"This test split was opened {times} {'time' if times == 1 else 'times'} before, with other settings: "
+            f"This test split was opened {counted(sum(earlier.values()), 'time')} before, with other settings: "
             f"{where}. What was chosen by those results is not tested by these."
         )
 

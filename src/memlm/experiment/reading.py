@@ -144,6 +144,19 @@ def read_run(folder: Path) -> Run:
     return Run(folder, record, read_yaml(inside(folder, "config.yaml")))
 
 
+def read_finished(folder: Path) -> Run:
+    """Reads a run that reached its end, so that it has results and knows its text.
+
+    Raises:
+        RunError: it has not, or cannot be read, or the folder is that of an experiment.
+    """
+    refuse_experiment(folder)
+    run = read_run(folder)
+    if not run.is_finished or run.record.data is None:
+        raise RunError(f"{folder}: is no finished run (status: {run.record.status}); memlm run goes on with it")
+    return run
+
+
 def read_plan(folder: Path) -> Plan:
     """Reads what was meant to run.
 

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from memlm.data.asking import question_set
 from memlm.data.prepare import prepare
-from memlm.errors import RunError
+from memlm.errors import RunError, counted
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.paths import inside
-from memlm.experiment.reading import Run, read_run, refuse_experiment
+from memlm.experiment.reading import Run, read_finished
 from memlm.experiment.record import code_state, config_hash, versions
 from memlm.experiment.run import Watcher, device_record, run_experiment
 from memlm.experiment.schema import Device, run_name
@@ -85,7 +85,7 @@ class Rerun:
     def execute(self, watcher: Watcher | None = None, progress: bool = True, command: str = "") -> list[Comparison]:
         """Trains and evaluates again, and compares; arguments as of `run_experiment`."""
         run_experiment(self.config, self.root, watcher, progress, command)
-        return compare_runs(self.recorded, read_run(self.folder), self.is_exact)
+        return compare_runs(self.recorded, read_finished(self.folder), self.is_exact)
 
 
 def plan_rerun(folder: Path, root: Path | None = None, progress: bool = True) -> Rerun:
@@ -101,12 +101,7 @@ def plan_rerun(folder: Path, root: Path | None = None, progress: bool = True) ->
             rerun there before, or the rerun's folder lies in the recorded one.
         MemlmError: of the data.
     """
-    refuse_experiment(folder)
-    run = read_run(folder)
-    if not run.is_finished or run.record.data is None:
-        raise RunError(
-            f"{folder}: is no finished run (status: {run.record.status}), so there is nothing to compare with"
-        )
+    run = read_finished(folder)
     config = recorded_config(run)
     rerun = Rerun(run, config, root or folder.resolve().parent / ".rerun", list(_obstacles(run, config)))
     if rerun.folder.resolve().is_relative_to(folder.resolve()):
@@ -123,9 +118,10 @@ def plan_rerun(folder: Path, root: Path | None = None, progress: bool = True) ->
 
 def _is_finished(folder: Path) -> bool:
     try:
-        return read_run(folder).is_finished
+        read_finished(folder)
     except RunError:
         return False
+    return True
 
 
 def recorded_config(run: Run) -> ExperimentConfig:
@@ -236,7 +232,7 @@ def _compare_series(
         return None
     step, furthest = max(pairs.items(), key=lambda item: _distance(*item[1]))
     agrees = all(_is_close(*pair, is_exact) for pair in pairs.values())
-    return Comparison(f"{name}, {len(pairs)} values, step {step}", *furthest, agrees)
+    return Comparison(f"{name}, {counted(len(pairs), 'value')}, step {step}", *furthest, agrees)
 
 
 def _distance(a: float | None, b: float | None) -> float:

@@ -234,6 +234,11 @@ def _run_if_needed(prepared: Prepared, variant: str, seed: int) -> None:
         )
     before = _record(folder)
     if before.get("status") == "finished":
+        if before["data"].get("questions") != prepared.data_record["questions"]:
+            raise RunError(
+                f"{folder} was asked other questions (evaluate.question_file has changed since); bring them back, or "
+                "give this experiment another name (-o name=...)"
+            )
         _tell_damage(folder)
         prepared.watcher.finished(name, {})
         return

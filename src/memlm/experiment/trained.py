@@ -11,9 +11,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from memlm.errors import RunError
 from memlm.experiment.paths import inside
-from memlm.experiment.reading import Run, read_run, refuse_experiment
+from memlm.experiment.reading import Run, read_finished
 from memlm.hf import MemlmForCausalLM
 from memlm.train.checkpoint import FINAL, load_model
 
@@ -21,17 +20,13 @@ CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfo
 """How messages become text: one after the other. These models go on with text; they were not taught roles."""
 
 
-def read_finished(folder: Path) -> tuple[Run, Path]:
-    """Returns a finished run and the folder of its model.
+def checkpoint_of(run: Run) -> Path:
+    """Returns the folder of a run's model.
 
     Raises:
-        RunError: the folder holds no finished run, or leads out of itself.
+        RunError: it is a link out of the run.
     """
-    refuse_experiment(folder)
-    run = read_run(folder)
-    if not run.is_finished:
-        raise RunError(f"{folder}: is no finished run (status: {run.record.status}); memlm run goes on with it")
-    return run, inside(folder, FINAL)
+    return inside(run.folder, FINAL)
 
 
 def open_model(folder: Path, device: str | None = None) -> tuple[MemlmForCausalLM, PreTrainedTokenizerFast]:
@@ -42,11 +37,11 @@ def open_model(folder: Path, device: str | None = None) -> tuple[MemlmForCausalL
         device: Where the model goes, as torch names it; a GPU if there is one, if not given.
 
     Raises:
-        RunError: the folder holds no finished run.
+        RunError: the folder holds no finished run, or its model is a link out of it.
         CheckpointError: its model is damaged.
     """
     disable_progress_bar()  # transformers would draw a bar of its own for the weights
-    _, checkpoint = read_finished(folder)
+    checkpoint = checkpoint_of(read_finished(folder))
     model = load_model(checkpoint, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))).eval()
     return model, open_tokenizer(checkpoint)
 

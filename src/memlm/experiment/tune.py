@@ -22,7 +22,6 @@ from memlm.config.load import assignments, merge, read, read_file
 from memlm.data.cache import TokenData
 from memlm.data.prepare import prepare
 from memlm.data.sampler import Sampler
-from memlm.data.source import optional
 from memlm.errors import DivergedError, RunError
 from memlm.evaluate.loss import mean_loss
 from memlm.evaluate.suite import Suite
@@ -34,6 +33,7 @@ from memlm.experiment.match import solve_widths
 from memlm.experiment.record import code_state, config_hash, environment
 from memlm.experiment.run import device_record
 from memlm.experiment.trials import Trial, Tune, TunePlan, read_tune, trial_path
+from memlm.extras import optional
 from memlm.storage import write_json, write_yaml
 from memlm.train.loop import OUT_OF_MEMORY, build_accelerator
 

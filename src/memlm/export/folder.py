@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 from memlm.errors import RunError
-from memlm.experiment.trained import open_tokenizer, read_finished
+from memlm.experiment.reading import read_finished
+from memlm.experiment.trained import checkpoint_of, open_tokenizer
 from memlm.export.card import card
 from memlm.export.code import AUTO_MAP, flat_code
 from memlm.hf import MemlmConfig
@@ -30,7 +31,8 @@ def export_run(run: Path, folder: Path) -> None:
         RunError: there is no finished run, the folder holds something, or the model's code is not memlm's.
         CheckpointError: the model is damaged.
     """
-    found, checkpoint = read_finished(run)
+    found = read_finished(run)
+    checkpoint = checkpoint_of(found)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder}: is there already; give a folder that does not exist yet")
     verify(checkpoint)

@@ -16,7 +16,8 @@ from transformers import GenerationConfig
 from transformers.cli.serve import Serve
 
 from memlm.errors import RunError
-from memlm.experiment.trained import open_tokenizer, read_finished
+from memlm.experiment.reading import read_finished
+from memlm.experiment.trained import checkpoint_of, open_tokenizer
 from memlm.hf import MemlmForCausalLM
 from memlm.train.checkpoint import WEIGHTS, verify
 from memlm.train.loading import loading_errors
@@ -35,7 +36,8 @@ def serve(run: Path, host: str, port: int) -> None:
         RunError: there is no finished run, or the port cannot be used.
         CheckpointError: the model is damaged.
     """
-    found, checkpoint = read_finished(run.resolve())
+    found = read_finished(run.resolve())
+    checkpoint = checkpoint_of(found)
     verify(checkpoint)
     refuse_code(checkpoint)
     _refuse_taken(host, port)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, TypeVar
 
+from memlm.errors import counted
 from memlm.experiment.reading import Experiment, Run
 from memlm.experiment.schema import Alarm
 from memlm.report.tables import Cell, Format, Table, fixed, percent
@@ -110,7 +111,7 @@ def _runs(found: Sequence[tuple[Run, Alarm]]) -> str:
 
 
 def _counted(runs: Sequence[Run]) -> str:
-    return f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}"
+    return counted(len(runs), "run")
 
 
 def _listed(names: Sequence[str]) -> str:

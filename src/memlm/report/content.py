@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from memlm.errors import counted
 from memlm.experiment.compare import Comparison
 from memlm.experiment.judge import Judgement
 from memlm.experiment.paths import inside
@@ -81,7 +82,10 @@ def content(comparison: Comparison) -> Content:
     plan = experiment.plan
     finished, planned = len(experiment.finished()), len(plan.variants) * len(plan.seeds)
     devices = dict.fromkeys(run.record.device.name for run in experiment.finished())
-    subtitle = [f"{len(plan.variants)} variants × {len(plan.seeds)} seeds", f"{finished} of {planned} runs finished"]
+    subtitle = [
+        f"{counted(len(plan.variants), 'variant')} × {counted(len(plan.seeds), 'seed')}",
+        f"{finished} of {planned} runs finished",
+    ]
     if comparison.split == "test":
         subtitle.append("evaluated on the test split")
     seed, prompts = _samples(experiment)

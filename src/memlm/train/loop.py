@@ -60,11 +60,12 @@ class TrainResult:
 
     Attributes:
         train_loss: Mean loss of the last tenth of the steps, in train mode, nats per token.
-        time_s: Seconds spent on steps.
+        time_s: Seconds spent on steps, see `Stopwatch`.
         tokens_per_s: Tokens of a step over its median time.
         peak_memory_gib: Peak memory while training, see `PeakMemory`.
         steps: Optimizer steps taken.
         tokens: Tokens learned from.
+        revival_time_s: Seconds spent on revival between the steps.
         compact_rows: Rows of a bank that a step can change, where it changes those alone that it reads; 0: all.
     """
 
@@ -75,6 +76,7 @@ class TrainResult:
     steps: int
     tokens: int
     compact_rows: int = 0
+    revival_time_s: float = 0.0
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
@@ -147,6 +149,7 @@ class _Launched:
     Attributes:
         step: The step.
         start: When it was begun, as `time.perf_counter` tells.
+        revival: Seconds that were spent on a revival after it.
         results: Its loss and gradient norm, [2], on the CPU; they are there when ``done`` is.
         profile: The trace of its first micro-step, if one was due.
         done: Recorded after it, on a GPU.
@@ -154,6 +157,7 @@ class _Launched:
 
     step: int
     start: float
+    revival: float
     results: Tensor
     profile: torch.profiler.profile | None
     done: torch.Event | None
@@ -236,6 +240,7 @@ class _Training:
             steps=self.plan.steps,
             tokens=self.plan.steps * self.plan.tokens_per_step,
             compact_rows=self.updater.compact_rows,
+            revival_time_s=self.history.revival_time_s,
         )
 
     def release(self) -> None:
@@ -262,12 +267,29 @@ class _Training:
         self.updater.clear()
         if self.writers is not None:
             self.writers.commit(step, is_finite)
-        if self.revival is not None and self._is_due("revive", step) and step < self.plan.steps:
-            self.revival.revive(step)  # the last step is for nobody to learn from
+        revival = self._revive(step)
         on_cuda = self.accelerator.device.type == "cuda"  # elsewhere nothing tells when a copy has arrived
         results = results.to("cpu", non_blocking=on_cuda)
         done = torch.cuda.current_stream().record_event() if on_cuda else None
-        self.launched.append(_Launched(step, start, results, profile, done))
+        self.launched.append(_Launched(step, start, revival, results, profile, done))
+
+    def _revive(self, step: int) -> float:
+        """Revives what was not read, if that is due, and returns the seconds it took."""
+        if self.revival is None or not self._is_due("revive", step) or step == self.plan.steps:
+            return 0.0  # what the last step revived nobody would learn from
+        self._settle_until(0)
+        self._wait()
+        start = time.perf_counter()
+        self.revival.revive(step)
+        self._wait()
+        spent = time.perf_counter() - start
+        self.history.revival_time_s += spent
+        return spent
+
+    def _wait(self) -> None:
+        """Waits for all that the device was given."""
+        if self.accelerator.device.type != "cpu":
+            torch.accelerator.synchronize()
 
     def _settle_until(self, ahead: int) -> None:
         """Settles the steps that were launched, but for the last ``ahead``."""
@@ -278,7 +300,7 @@ class _Training:
         """Waits for a step, tells of it and writes what is due after it to the log."""
         if launched.done is not None:
             launched.done.synchronize()
-        self.watch.stop(launched.start)
+        self.watch.stop(launched.start, launched.revival)
         step, (loss, norm) = launched.step, launched.results.tolist()
         is_finite = math.isfinite(loss) and math.isfinite(norm)
         self.history.losses.append(loss if is_finite else math.nan)

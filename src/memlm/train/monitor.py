@@ -128,7 +128,10 @@ def write_profile(profile: torch.profiler.profile, folder: Path, step: int) -> N
 
 
 class Stopwatch:
-    """Adds up the time spent on steps, apart from evaluation and saving between them.
+    """Adds up the time spent on steps, and on nothing else.
+
+    A step is its batch, forward, backward, clipping and the optimizer. Revival, evaluation, saving and the log come
+    between steps, and count in none.
 
     Args:
         times: Seconds of the steps so far; the same list takes those to come.
@@ -143,13 +146,17 @@ class Stopwatch:
         self.times = times
         self.total = sum(times)
 
-    def stop(self, start: float) -> None:
+    def stop(self, start: float, apart: float = 0.0) -> None:
         """Counts the step that was begun at ``start`` and that the device has just finished.
 
         A step may be begun before the one before it is finished; its time runs from then.
+
+        Args:
+            start: As `time.perf_counter` tells.
+            apart: Seconds since then that were spent on something else.
         """
         now = time.perf_counter()
-        self.times.append(now - max(start, self._end))
+        self.times.append(now - max(start, self._end) - apart)
         self.total += self.times[-1]
         self._end = now
 

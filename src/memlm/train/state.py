@@ -22,7 +22,7 @@ OPTIMIZER = "optimizer/"
 GENERATOR = "generator/"
 HISTORY = "history/"
 SERIES = ("losses", "times")
-PLAIN = ("peak_memory_gib", "alarms")
+PLAIN = ("peak_memory_gib", "alarms", "revival_time_s")
 
 
 @dataclass
@@ -34,12 +34,14 @@ class History:
         times: Seconds of each step.
         peak_memory_gib: Largest peak of the processes that took the steps.
         alarms: As of `memlm.train.alarms.Alarms.history`.
+        revival_time_s: Seconds spent on revival between the steps.
     """
 
     losses: list[float] = field(default_factory=list[float])
     times: list[float] = field(default_factory=list[float])
     peak_memory_gib: float = 0.0
     alarms: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    revival_time_s: float = 0.0
 
     def mean_loss(self, steps: int) -> float:
         """Returns the mean loss of the last steps, those left out apart; NaN if all were."""
@@ -85,7 +87,7 @@ class TrainingState:
         numbers = read_numbers(folder)
         tensors = load_file(folder / TENSORS)
         series = {name: tensors.pop(HISTORY + name).tolist() for name in SERIES}
-        history = History(**series, **{name: numbers[name] for name in PLAIN})
+        history = History(**series, **{name: numbers[name] for name in PLAIN if name in numbers})
         return cls(numbers["step"], tensors, history, numbers["validation_loss"])
 
 

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 OFFLINE = {"SWANLAB_MODE": "local", "WANDB_MODE": "offline"}
 """What keeps trackers off the network unless the user's environment says otherwise."""
 WHERE = {"swanlab": ("experiment_name", "logdir"), "wandb": ("name", "dir")}
-"""What trackers call the run's name and folder where accelerate hands them neither; without, they use the working folder."""
+"""What trackers call the run's name and folder where accelerate hands them neither."""
 QUEUE_SIZE = 1000
 CLOSE_SECONDS = 5.0
 

@@ -13,6 +13,7 @@ from typing import get_args
 import pytest
 
 from memlm.config.checks import Check
+from tests.told import one_line
 
 
 def memlm(*arguments, cwd):
@@ -101,7 +102,9 @@ def test_a_mistake_is_one_clear_line(arguments, code, message, experiment):
     folder, _ = experiment
     done = memlm(*arguments, cwd=folder)
     assert done.returncode == code
-    assert message in done.stderr and "Traceback" not in done.stderr
+    assert message in done.stderr
+    for line in done.stderr.splitlines():
+        one_line(line)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +112,8 @@ def test_a_mistake_is_one_clear_line(arguments, code, message, experiment):
     [
         ("memories", "product_key"),
         ("fusions", "gated_mlp"),
+        ("banks", "learned_share  (default 0.25)"),
+        ("encoders", "embedding_mean"),
         ("corpora", "python-docs"),
         ("corpora", "exposures  (default 100)"),
     ],

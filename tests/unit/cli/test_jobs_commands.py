@@ -1,3 +1,4 @@
+import re
 import sys
 from pathlib import Path
 
@@ -60,10 +61,10 @@ def test_ps_lists_state_progress_and_log(memlm, start, tmp_path):
     assert "preparing" in lines["fresh"]
     memlm("stop", "fresh")
     memlm("stop", "演示 demo")
-    after = memlm("ps").output
-    assert "no run begun" in after
-    assert "11/12 runs " in after
-    assert "running" not in after
+    after = {line.split("│")[1].strip(): line for line in memlm("ps").output.splitlines() if "│" in line}
+    assert "no run begun" in after["fresh"] and "failed" in after["fresh"]
+    assert "11/12 runs, gated_mlp-s2 step 200" in after["演示 demo"] and "killed" in after["演示 demo"]
+    assert re.search(r"│ \d+\.\d s ago +│", after["fresh"])
     assert fresh.state == "ended"
 
 

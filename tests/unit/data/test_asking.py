@@ -158,23 +158,24 @@ def test_questions_of_a_file(tmp_path):
         ('{"text": "a"}', "a question needs the texts 'text' and 'answer'; mend it"),
         ('{"text": "a", "answer": " "}', "a question needs the texts 'text' and 'answer'; mend it"),
         ('{"text": "a b", "answer": "c"}', "no text goes before the answer 'c' in it; mend it"),
+        ('{"text": "a \\ud800 b", "answer": "b"}', "has a lone surrogate, which UTF-8 cannot hold; mend it"),
         ('{"text": "a b", "answer": "a"}', "no text goes before the answer 'a' in it; mend it"),
     ],
 )
 def test_questions_that_are_none(tmp_path, line, reason):
     path = tmp_path / "q.jsonl"
-    path.write_text('{"text": "a b", "answer": "b"}\n' + line, encoding="utf-8")
+    path.write_text('{"text": "a\u2028b", "answer": "b"}\n\n' + line, encoding="utf-8")
     with pytest.raises(DataError) as caught:
         read_questions(path, 10)
-    assert str(caught.value) == f"{path}:2: {reason}"
+    assert str(caught.value) == f"{path}:3: {reason}", "lines are counted as editors do, blank ones too"
 
 
 def test_files_that_hold_no_question(tmp_path):
     path = tmp_path / "q.jsonl"
     with pytest.raises(DataError, match=r"cannot be read \(No such file.*\); mend evaluate.question_file"):
         read_questions(path, 10)
-    path.write_bytes(b"\xff")
-    with pytest.raises(DataError, match=r"is not UTF-8 \(byte 0\); mend evaluate.question_file"):
+    path.write_bytes(b"{}\n\xff")
+    with pytest.raises(DataError, match=r"q\.jsonl:2: is not UTF-8 \(byte 3 of the file\); mend it"):
         read_questions(path, 10)
     path.write_text("\n")
     with pytest.raises(DataError, match=r"has no question; mend evaluate\.question_file"):

@@ -6,11 +6,10 @@ import time
 
 import psutil
 import pytest
-from fabricate import edit_record
 
 from memlm.errors import RunError
 from memlm.experiment import jobs
-from memlm.experiment.jobs import Progress, find_job, list_jobs, progress, read_job, read_log, start_detached, stop
+from memlm.experiment.jobs import find_job, list_jobs, read_job, read_log, start_detached, stop
 
 PYTHON = (sys.executable, "-u", "-S", "-c")
 SLEEP = "import time; print('asleep'); time.sleep(60)"
@@ -185,18 +184,6 @@ def test_a_broken_record_is_named(tmp_path, content):
     (tmp_path / "job.json").write_text(content)
     with pytest.raises(RunError, match=r"job\.json: is no record of a job \(.+\); remove it"):
         read_job(tmp_path)
-
-
-def test_progress_counts_runs_and_tells_the_step_of_the_one_at_work(folder):
-    assert progress(folder) == Progress(12, 12)
-    run = folder / "gated_mlp-s1"
-    edit_record(run, status="running")
-    with (run / "metrics.jsonl").open("a") as metrics:
-        metrics.write('{"step": 204, "tokens": 1}\n{"step": 206, "tok')
-    assert progress(folder) == Progress(11, 12, "gated_mlp-s1", 204)
-    (run / "metrics.jsonl").unlink()
-    assert progress(folder) == Progress(11, 12, "gated_mlp-s1", 0)
-    assert progress(folder / "nothing") is None
 
 
 @pytest.mark.parametrize("n_lines", [0, 1, 3, 9000, 50_000])

@@ -19,6 +19,7 @@ from memlm.experiment.run import run_experiment
 from memlm.experiment.variants import QUANTITIES
 from memlm.model.cost import cost
 from memlm.report import tables
+from tests.told import one_line
 
 MEMORY = "memory: {type: product_key, n_keys: 8, d_key: 16, d_value: 16, top_k: 3}, fusion: {type: gated_mlp}"
 PARALLEL = f"{{{MEMORY}, placement: parallel}}"
@@ -58,8 +59,8 @@ def test_a_partner_that_is_too_cheap_is_refused_in_one_line(experiment_yaml):
     config = load_experiment(experiment_yaml, variants("{match: {to: memory}, n_layers: 40}"))
     with pytest.raises(ConfigError) as raised:
         solve_widths(config)
-    assert str(raised.value).startswith("variants.control.match: memory has ")
-    assert "even with a feed-forward layer of width 1" in str(raised.value) and "\n" not in str(raised.value)
+    told = one_line(raised.value, "even with a feed-forward layer of width 1")
+    assert told.startswith("variants.control.match: memory has ")
     assert raised.value.exit_code == 2
 
 

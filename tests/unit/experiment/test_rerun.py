@@ -233,9 +233,7 @@ def test_a_gpu_is_exact_when_it_is_deterministic_and_nothing_is_compiled(run, mo
 def test_an_unfinished_run_is_refused(run, changes):
     edit_record(run, **changes)
     status = changes.get("status", "finished")
-    with pytest.raises(
-        RunError, match=rf"is no finished run \(status: {status}\), so there is nothing to compare with"
-    ):
+    with pytest.raises(RunError, match=rf"is no finished run \(status: {status}\); memlm run goes on with it"):
         plan_rerun(run, progress=False)
 
 

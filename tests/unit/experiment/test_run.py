@@ -183,6 +183,20 @@ def test_other_text_in_the_same_folder_is_refused(finished, tmp_path):
         run_experiment(config, tmp_path, progress=False)
 
 
+def test_a_question_file_that_changed_between_two_runs_is_refused(experiment_yaml, tmp_path):
+    asked = tmp_path / "asked.jsonl"
+    settings = ["variants={dense: {}}", "hypotheses=[]", "train.steps=2", "evaluate.samples=0"]
+    settings.append(f"evaluate.question_file={asked}")
+    asked.write_text('{"text": "kalo mi", "answer": "mi"}\n')
+    run_experiment(load_experiment(experiment_yaml, [*settings, "seeds=[0]"]), tmp_path, progress=False)
+    assert len(records(tmp_path / "tiny")["dense-s0"]["data"]["questions"]) == 64
+    asked.write_text('{"text": "kalo ten", "answer": "ten"}\n')
+    with pytest.raises(
+        RunError, match=r"dense-s0 was asked other questions \(evaluate\.question_file has changed since"
+    ):
+        run_experiment(load_experiment(experiment_yaml, [*settings, "seeds=[0, 1]"]), tmp_path, progress=False)
+
+
 def test_variants_of_a_seed_see_the_same_batches(finished, monkeypatch, tmp_path):
     _, config, _ = finished
     seen = {}

@@ -1,5 +1,7 @@
 """Revival: what was never chosen becomes a copy of what was, and nothing else changes."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -134,11 +136,15 @@ def test_it_counts_the_same_through_the_compiler():
 
 def test_the_loop_revives_when_it_is_due_and_not_at_the_end(tmp_path, monkeypatch):
     steps = []
+    clock = time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + 1000 * len(steps))
     monkeypatch.setattr(Revival, "revive", lambda self, step: steps.append(step))
     model = built()
     text = np.random.default_rng(0).integers(2, 61, 400).astype(np.uint16)
     config = TrainConfig(steps=6, batch_size=2, revive_every=2, device="cpu", evaluate_every=0, save_every=0)
     with MetricLog(tmp_path / "metrics.jsonl", []) as log:
-        train(model, Sampler(text, 8, 2, 0), config, log, Hooks(), tmp_path)
+        trained = train(model, Sampler(text, 8, 2, 0), config, log, Hooks(), tmp_path)
     assert steps == [2, 4]
+    assert trained.revival_time_s == pytest.approx(2000, abs=100), "it is told"
+    assert 0 < trained.time_s < 100, "and counts in no step"
     assert not any(block.memory._forward_hooks for block in model.decoder.blocks), "nothing is left on the model"

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from memlm.config.checks import Check, FaultName
-from memlm.errors import PreflightError
+from memlm.errors import PreflightError, counted
 
 Status = Literal["passed", "declared", "skipped", "failed"]
 
@@ -116,5 +116,5 @@ def require(reports: Mapping[str, Report]) -> None:
         return
     n_faults = sum(len(found) for found in faults.values())
     lines = [f"\n  {variant}: {fault}" for variant, found in faults.items() for fault in found]
-    count = "1 fault" if n_faults == 1 else f"{n_faults} faults"
+    count = counted(n_faults, "fault")
     raise PreflightError(f"the preflight found {count}, nothing was trained{''.join(lines)}")
