@@ -99,5 +99,11 @@ def _literal_type(cls: type[object]) -> str:
 MEMORIES: Registry[Any] = Registry("memory", "memlm.memory")
 """Every memory's configuration class, by type."""
 
+BANKS: Registry[Any] = Registry("bank", "memlm.bank")
+"""Every bank's configuration class, by type."""
+
+ENCODERS: Registry[Any] = Registry("encoder", "memlm.encoder")
+"""Every encoder's configuration class, by type."""
+
 FUSIONS: Registry[Any] = Registry("fusion", "memlm.fusion")
 """Every fusion's configuration class, by type."""

@@ -6,11 +6,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from memlm.model.loss import TokenLoss
-from tests.contract.test_wirings import EACH_TYPE, build, name, tokens
+from tests.contract.test_wirings import BANKED, EACH_TYPE, build, name, tokens
 from tests.tolerances import GRADIENT
 
 
-@pytest.fixture(params=EACH_TYPE, ids=name)
+@pytest.fixture(params=[*EACH_TYPE, *BANKED], ids=name)
 def model(request):
     return build(request.param)
 

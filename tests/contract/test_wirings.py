@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from memlm.hf import MemlmConfig, MemlmForCausalLM
 from memlm.hf.modeling import CACHE_FIELD
 from memlm.model.config import ModelConfig
-from memlm.registry import FUSIONS, MEMORIES
+from memlm.registry import ENCODERS, FUSIONS, MEMORIES
 from tests.tolerances import LOGITS
 
 VOCABULARY = 97
@@ -22,6 +22,16 @@ WIRINGS = [
     for index, (memory, fusion) in enumerate(PAIRS)
     for placement, layers, shared in (BOTH if memory == "product_key" else [BOTH[index % 2]])
 ]
+BANKED = [
+    {"memory": memory, "fusion": fusion, "placement": "replace", "layers": "all", "shared_bank": True, "bank": bank}
+    for memory, fusion, bank in [
+        *[(memory, "weighted_sum", {"type": "tokens"}) for memory in MEMORIES.names()],
+        *[("product_key", fusion, {"type": "tokens"}) for fusion in FUSIONS.names() if fusion != "weighted_sum"],
+        *[("product_key", "weighted_sum", {"type": "tokens", "encoder": {"type": e}}) for e in ENCODERS.names()],
+        ("product_key", "weighted_sum", {"type": "tokens", "learned_share": 0}),
+    ]
+]
+"""Every memory and every fusion with a bank that is no table of vectors, and every encoder."""
 EACH_TYPE = [w for w in WIRINGS if w["memory"] == "product_key" or w["fusion"] == "weighted_sum"]
 """Every memory and every fusion at least once, where pairs would only take time."""
 
@@ -29,8 +39,11 @@ EACH_TYPE = [w for w in WIRINGS if w["memory"] == "product_key" or w["fusion"] =
 def settings(wiring):
     """Returns a wiring's part of a model's configuration."""
     memory, fusion = {"type": wiring["memory"], **SMALL.get(wiring["memory"], {})}, {"type": wiring["fusion"]}
+    if "bank" in wiring:
+        memory["bank"] = wiring["bank"] | {"entry_length": 6}
     width = FUSIONS.get(fusion["type"]).model_validate(fusion).width_of_values(SHAPE["d_model"])
-    return wiring | {"memory": memory | ({"d_value": width} if width else {}), "fusion": fusion}
+    rest = {key: value for key, value in wiring.items() if key != "bank"}
+    return rest | {"memory": memory | ({"d_value": width} if width else {}), "fusion": fusion}
 
 
 def build(wiring, seed=0) -> MemlmForCausalLM:
@@ -62,7 +75,7 @@ def name(wiring):
     return "-".join(map(str, wiring.values())) if wiring else "dense"
 
 
-@pytest.fixture(params=[*WIRINGS, None], ids=name)
+@pytest.fixture(params=[*WIRINGS, *BANKED, None], ids=name)
 def model(request):
     return build_dense() if request.param is None else build(request.param)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from memlm.bank.vectors import VectorBank
 from memlm.kernels.compact import CompactGradient
 from memlm.kernels.weighted_lookup import weighted_lookup
-from memlm.memory.base import Bank
 from tests.tolerances import FLOAT32
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -50,7 +50,7 @@ def test_the_list_takes_no_memory_before_it_has_a_gradient():
 @pytest.mark.parametrize("read", ["gather", "weighted_sum", "both"])
 def test_the_gradient_of_two_layers_and_three_micro_steps_is_the_dense_one(read, backend):
     generator = torch.Generator().manual_seed(0)
-    dense, rows = Bank(40, 5).to(DEVICE), Bank(40, 5).to(DEVICE)
+    dense, rows = VectorBank(40, 5).to(DEVICE), VectorBank(40, 5).to(DEVICE)
     rows.load_state_dict(dense.state_dict())
     rows.compact = CompactGradient(rows.values.detach(), 40)
 
@@ -80,7 +80,7 @@ def test_the_gradient_of_two_layers_and_three_micro_steps_is_the_dense_one(read,
 
 
 def test_nothing_is_assigned_where_nothing_is_learned():
-    bank = Bank(10, 3)
+    bank = VectorBank(10, 3)
     bank.compact = CompactGradient(bank.values.detach(), 4)
     slots = torch.tensor([[1, 2]])
     with torch.no_grad():

@@ -18,6 +18,7 @@ import memlm.fusion.gated_mlp
 import memlm.hf.modeling
 import memlm.memory.product_key
 import memlm.train.optimizer
+from memlm.bank.vectors import VectorBank
 from memlm.data.sampler import Sampler
 from memlm.evaluate.controls import memory_off
 from memlm.evaluate.loss import mean_loss
@@ -25,7 +26,6 @@ from memlm.fusion.base import FusionConfig
 from memlm.fusion.gated_mlp import GatedMlp
 from memlm.hf import MemlmForCausalLM
 from memlm.kernels.gather_joined import gather_joined
-from memlm.memory.base import Bank
 from memlm.memory.product_key import ProductKeyMemory
 from memlm.model.attention import Attention
 from memlm.model.decoder import Decoder
@@ -96,7 +96,7 @@ def frozen_values(patch: Patch) -> None:
     def frozen(self, hidden, slots, scales):
         return gather_joined(hidden, self.values.detach(), slots, scales)
 
-    patch.setattr(Bank, "gather_joined", frozen)
+    patch.setattr(VectorBank, "gather_joined", frozen)
 
 
 def detached_keys(patch: Patch) -> None:

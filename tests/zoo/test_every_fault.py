@@ -18,11 +18,12 @@ import memlm.train.loop
 import memlm.train.optimizer
 import memlm.train.preflight.looping
 import memlm.train.schedule
+from memlm.bank.vectors import VectorBank
 from memlm.config.checks import Check, FaultName
 from memlm.fusion.base import scaled_values
 from memlm.fusion.gated_mlp import GatedMlp
 from memlm.hf import MemlmForCausalLM
-from memlm.memory.base import Bank, MemoryRead
+from memlm.memory.base import MemoryRead
 from memlm.memory.product_key import ProductKeyMemory
 from memlm.model.attention import Attention
 from memlm.model.block import Block
@@ -294,7 +295,7 @@ def gradient_scaled_by_frequency(patch):
         rows = F.embedding(slots, self.values, scale_grad_by_freq=True) * scales[..., None]
         return torch.cat([hidden, rows.flatten(-2)], dim=-1)
 
-    patch.setattr(Bank, "gather_joined", scaled)
+    patch.setattr(VectorBank, "gather_joined", scaled)
 
 
 def first_half_asked_twice(patch):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from memlm.bank.vectors import VectorBank
 from memlm.bench.peers import PEERS
 from memlm.bench.setting import TOLERANCES, Draw, Setting
 from memlm.bench.shapes import PLAIN, Shape
@@ -35,7 +36,7 @@ class MemoryLayer(nn.Module):
         settings = {"type": fusion, **shape.fusions[fusion]}
         config = ModelConfig.model_validate({"d_model": shape.d_model, "memory": shape.memory, "fusion": settings})
         self.memory = config.memory.build(shape.d_model)
-        self.bank = config.memory.build_bank()
+        self.bank = VectorBank(config.memory.n_slots, config.memory.value_width)
         self.fusion = config.fusion.build(shape.d_model, shape.n_reads, shape.d_value)
         give_compact_gradient(self.bank, shape.tokens * shape.n_reads)
 

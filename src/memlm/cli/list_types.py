@@ -10,18 +10,22 @@ from rich.console import Console
 from memlm.cli import screen
 from memlm.config.base import Config
 from memlm.errors import ConfigError
-from memlm.registry import FUSIONS, MEMORIES, Registry, unknown
+from memlm.registry import BANKS, ENCODERS, FUSIONS, MEMORIES, Registry, unknown
 
-KINDS = ("memories", "fusions", "corpora")
+TYPES: dict[str, Registry[Config]] = {
+    "memories": MEMORIES,
+    "banks": BANKS,
+    "encoders": ENCODERS,
+    "fusions": FUSIONS,
+}
+KINDS = (*TYPES, "corpora")
 
 
-def command(kind: Annotated[str, typer.Argument(help="memories, fusions or corpora")]) -> None:
-    """List the memories, fusions or built-in corpora, with their settings."""
+def command(kind: Annotated[str, typer.Argument(help="memories, banks, encoders, fusions or corpora")]) -> None:
+    """List the memories, banks, encoders, fusions or built-in corpora, with their settings."""
     console = screen.output()
-    if kind == "memories":
-        _list_types(console, MEMORIES)
-    elif kind == "fusions":
-        _list_types(console, FUSIONS)
+    if kind in TYPES:
+        _list_types(console, TYPES[kind])
     elif kind == "corpora":
         from memlm.data.corpus import BUILT_IN
 
@@ -44,6 +48,10 @@ def _list_types(console: Console, registry: Registry[Config]) -> None:
 def _list_fields(console: Console, cls: type[Config]) -> None:
     for field, info in cls.model_fields.items():
         if field != "type":
-            default = "required" if info.is_required() else f"default {info.get_default()}"
+            default = "required" if info.is_required() else f"default {_shown(info.get_default())}"
             description = " ".join((info.description or "").split())
             console.print(f"    {field}  [dim]({default})[/dim]  {description}", markup=True)
+
+
+def _shown(default: object) -> object:
+    return default.model_dump() if isinstance(default, Config) else default

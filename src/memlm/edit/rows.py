@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memlm.bank.base import Bank
+from memlm.bank.vectors import VectorBank
 from memlm.errors import EditError
-from memlm.memory.base import Bank, MemoryRead
+from memlm.memory.base import MemoryRead
 from memlm.model.decoder import Decoder
 
 
@@ -39,14 +41,16 @@ class Rows:
         decoder: The model.
 
     Raises:
-        EditError: it has no bank.
+        EditError: it has no bank of vectors.
     """
 
     def __init__(self, decoder: Decoder) -> None:
-        self.banks = [bank for bank in decoder.banks if isinstance(bank, Bank)]
+        self.banks = [bank for bank in decoder.banks if isinstance(bank, VectorBank)]
         if not self.banks:
-            raise EditError("the model has no memory to edit; give a run of a variant that has one")
-        self._first = {bank: number * bank.n_slots for number, bank in enumerate(self.banks)}
+            raise EditError(
+                "the model has no memory to edit, or one of texts; give a run of a variant with a bank of vectors"
+            )
+        self._first: dict[Bank, int] = {bank: number * bank.n_slots for number, bank in enumerate(self.banks)}
 
     def __len__(self) -> int:
         """Returns how many there are."""
@@ -84,7 +88,7 @@ class Rows:
         """Returns the rows that each token reads in all layers, [B, T, R]."""
         return torch.cat([read.slots.flatten(2) + self._first[read.bank] for read in reads.values()], dim=-1)
 
-    def _by_bank(self, rows: Tensor) -> list[tuple[Bank, Tensor, Tensor]]:
+    def _by_bank(self, rows: Tensor) -> list[tuple[VectorBank, Tensor, Tensor]]:
         """Returns each bank, where its rows stand in ``rows``, and their slots."""
         n_slots = self.banks[0].n_slots
         parts = [(bank, (rows // n_slots == number).nonzero()[:, 0]) for number, bank in enumerate(self.banks)]

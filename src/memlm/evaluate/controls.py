@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
 
-from memlm.memory.base import Bank
+from memlm.bank.base import Bank
 from memlm.model.decoder import Decoder
 
 
@@ -38,12 +38,7 @@ def memory_shuffled(decoder: Decoder, seed: int = 0) -> Iterator[None]:
 
 @contextmanager
 def _replaced(decoder: Decoder, replacement: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    banks = [module for module in decoder.modules() if isinstance(module, Bank)]
-    originals = [bank.values.data for bank in banks]
-    try:
-        for bank, values in zip(banks, originals, strict=True):
-            bank.values.data = replacement(values)
+    with ExitStack() as stack:
+        for bank in (module for module in decoder.modules() if isinstance(module, Bank)):
+            stack.enter_context(bank.showing(replacement(bank.table())))
         yield
-    finally:
-        for bank, values in zip(banks, originals, strict=True):
-            bank.values.data = values

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from memlm.bank.base import Bank
 from memlm.fusion.base import Fusion
-from memlm.memory.base import Bank, MemoryRead
+from memlm.memory.base import MemoryRead
 from memlm.model.block import Block
 from memlm.model.decoder import Decoder
 
@@ -66,7 +67,8 @@ class _ZeroBank:
     bank: Bank
 
     def gather(self, slots: Tensor, scales: Tensor | None = None) -> Tensor:
-        return self.bank.values.new_zeros(*slots.shape, self.bank.values.shape[1])
+        values = self.bank.table()
+        return values.new_zeros(*slots.shape, values.shape[1])
 
     def gather_joined(self, hidden: Tensor, slots: Tensor, scales: Tensor) -> Tensor:
         return torch.cat([hidden, self.gather(slots).flatten(-2).to(hidden.dtype)], dim=-1)

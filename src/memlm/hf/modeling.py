@@ -12,6 +12,7 @@ from transformers.cache_utils import DynamicLayer, StaticLayer
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from memlm.bank.base import Bank
 from memlm.hf.configuration import MemlmConfig
 from memlm.model.decoder import Decoder
 
@@ -49,6 +50,9 @@ class MemlmForCausalLM(PreTrainedModel, GenerationMixin):
         """Replaces the token embedding."""
         assert isinstance(value, nn.Embedding), "tokens need an nn.Embedding"
         self.decoder.embedding = value
+        for bank in self.decoder.banks:
+            assert isinstance(bank, Bank), "the decoder's banks are banks"
+            bank.attach(value)
 
     def get_output_embeddings(self) -> nn.Module | None:
         """Returns the output matrix, None where it is the token embedding."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from memlm.bank.base import Bank
 from memlm.data.sampler import Sampler
 from memlm.errors import RunError
 from memlm.hf import MemlmForCausalLM
@@ -17,7 +18,6 @@ from memlm.inspect.contexts import Contexts
 from memlm.inspect.passage import Passage
 from memlm.inspect.reads import TextReads, read_text
 from memlm.inspect.search import Hit, Text, find_text, nearest, value_similarity
-from memlm.memory.base import Bank
 from memlm.model.block import Block
 from memlm.train.writers import Writers
 
@@ -238,7 +238,7 @@ class Inspection:
             share=reads / all_reads if all_reads else 0.0,
             rank=1 + int((by_slot > reads).sum()) if reads else None,
             mean_weight=float(contexts.weight[:, slot].sum()) / reads if reads else None,
-            value_norm=float(table.values[slot].detach().float().norm()),
+            value_norm=float(table.table()[slot].float().norm()),
             places=self._places(contexts, slot),
             writer=self._writer(bank, slot),
             nearest_values=nearest(value_similarity(table, slot), slot, NEAREST),

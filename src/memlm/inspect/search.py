@@ -11,9 +11,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
+from memlm.bank.base import Bank
 from memlm.inspect.contexts import Contexts
 from memlm.inspect.passage import Passage, passages
-from memlm.memory.base import Bank
 
 BLOCK = 1024
 """Slots whose places are decoded in one call."""
@@ -89,7 +89,7 @@ def _every(text: Text, bank: Bank, contexts: Contexts, words: str) -> Iterator[H
 def value_similarity(bank: Bank, slot: int) -> Tensor:
     """Returns the cosine of each slot's value with that of ``slot``, [S]."""
     with torch.inference_mode():
-        values = bank.values.float()
+        values = bank.table().float()
         return F.cosine_similarity(values, values[slot][None], dim=-1)
 
 

@@ -1,78 +1,24 @@
-"""What every memory is: a config, a bank of values, and a module that selects slots of it."""
+"""What every memory is: a config, and a module that selects slots of a bank."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import torch
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
-from memlm.config.base import Config
+from memlm.bank.base import Bank
+from memlm.bank.vectors import VectorsConfig
+from memlm.config.base import Config, choice
 from memlm.config.checks import FaultName
-from memlm.kernels.compact import CompactGradient
-from memlm.kernels.gather_joined import gather_joined
-from memlm.kernels.segments import CompactRows
-from memlm.kernels.weighted_lookup import weighted_lookup
+from memlm.registry import BANKS
 
 NO_TOKEN = -1
 """Stands for a token before the first one, and for padding."""
-
-
-class Bank(nn.Module):
-    """A table of values that memories read. Layers that share a bank are handed the same object.
-
-    Args:
-        n_slots: Rows, S.
-        d_value: Width of a row.
-
-    Attributes:
-        compact: Takes the gradient of the values while they are trained by rows; None: ``values.grad`` does.
-    """
-
-    def __init__(self, n_slots: int, d_value: int) -> None:
-        super().__init__()
-        self.compact: CompactGradient | None = None
-        self.values = nn.Parameter(torch.empty(n_slots, d_value))
-        self.reset_parameters()
-
-    @property
-    def n_slots(self) -> int:
-        """Number of rows."""
-        return self.values.shape[0]
-
-    def reset_parameters(self) -> None:
-        """Draws values from N(0, 1/d_value), so that a row's norm is about 1 (as in arXiv:1907.05242's code)."""
-        nn.init.normal_(self.values, std=self.values.shape[1] ** -0.5)
-
-    def entry(self, slot: int) -> list[int] | None:
-        """Returns the token ids that a slot stands for, None where a slot is a vector and nothing else."""
-        return None
-
-    def gather(self, slots: Tensor, scales: Tensor | None = None) -> Tensor:
-        """Returns the rows ``slots`` [..., R], each times its scale [..., R] if given, as [..., R, d_value]."""
-        nothing = self.values.new_empty(*slots.shape[:-1], 0)
-        if scales is None:
-            scales = self.values.new_ones(slots.shape)
-        return self.gather_joined(nothing, slots, scales).unflatten(-1, (slots.shape[-1], -1))
-
-    def gather_joined(self, hidden: Tensor, slots: Tensor, scales: Tensor) -> Tensor:
-        """Returns ``hidden`` [..., D] and beside it the rows ``slots`` [..., R] times their ``scales`` [..., R].
-
-        They come as [..., D + R * d_value], as what a matrix product takes.
-        """
-        return gather_joined(hidden, self.values, slots, scales, self._compact_rows(slots))
-
-    def weighted_sum(self, slots: Tensor, weights: Tensor) -> Tensor:
-        """Returns the sum of the rows ``slots`` [..., R] by ``weights`` [..., R] as [..., d_value]."""
-        return weighted_lookup(self.values, slots, weights, self._compact_rows(slots))
-
-    def _compact_rows(self, slots: Tensor) -> CompactRows | None:
-        if self.compact is None or not (torch.is_grad_enabled() and self.values.requires_grad):
-            return None
-        return self.compact.assign(slots)
 
 
 @dataclass(frozen=True)
@@ -106,6 +52,17 @@ class Revived(NamedTuple):
 
 class MemoryConfig(Config):
     """Base of a memory's configuration; a subclass adds ``type: Literal["its_name"]``."""
+
+    bank: Annotated[Any, choice(BANKS)] = VectorsConfig(type="vectors")
+    """What the slots hold, by type (`memlm list banks`)."""
+
+    @model_serializer(mode="wrap")
+    def _without_vectors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves a bank of vectors out, which settings from before there were others do not name."""
+        fields = handler(self)
+        if isinstance(self.bank, VectorsConfig):
+            fields.pop("bank", None)
+        return fields
 
     @property
     def n_slots(self) -> int:
@@ -148,9 +105,9 @@ class MemoryConfig(Config):
         """Returns the module that selects slots from hidden states of width ``d_model``."""
         raise NotImplementedError(f"{type(self).__name__} builds nothing")
 
-    def build_bank(self) -> Bank:
-        """Returns the table of values."""
-        return Bank(self.n_slots, self.value_width)
+    def build_bank(self, embedding: nn.Embedding) -> Bank:
+        """Returns the bank, for a model with this token embedding."""
+        return self.bank.build(self.n_slots, self.value_width, embedding)
 
 
 class Memory(nn.Module, ABC):

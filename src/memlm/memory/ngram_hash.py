@@ -16,7 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memlm.memory.base import Bank, Memory, MemoryConfig, MemoryRead
+from memlm.bank.base import Bank
+from memlm.memory.base import Memory, MemoryConfig, MemoryRead
 from memlm.registry import MEMORIES
 
 MULTIPLIER = 0x9E3779B1
@@ -76,6 +77,7 @@ class NgramHashConfig(MemoryConfig):
         """Returns the memory with few small tables."""
         most = {"n_heads": 2, "n_rows": 23, "d_value": 12}
         smaller = {name: min(limit, getattr(self, name)) for name, limit in most.items()}
+        smaller |= {"bank": self.bank.shrunken()}
         return type(self).model_validate(self.model_dump() | smaller)
 
     def build(self, d_model: int) -> NgramHash:

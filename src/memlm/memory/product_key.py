@@ -12,8 +12,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from memlm.bank.base import Bank
 from memlm.kernels.product_key_select import product_key_select
-from memlm.memory.base import Bank, Memory, MemoryConfig, MemoryRead, Revived
+from memlm.memory.base import Memory, MemoryConfig, MemoryRead, Revived
 from memlm.registry import MEMORIES
 
 NOISE = 0.1
@@ -68,6 +69,7 @@ class ProductKeyConfig(MemoryConfig):
         """Returns the memory with few keys and heads; keys are 16 wide, because normed numbers, 2 wide, all tie."""
         most = {"n_keys": 8, "n_heads": 2, "top_k": 3, "d_value": 12}
         smaller = {name: min(limit, getattr(self, name)) for name, limit in most.items()}
+        smaller |= {"bank": self.bank.shrunken()}
         return type(self).model_validate(self.model_dump() | smaller | {"d_key": 16})
 
     def build(self, d_model: int) -> ProductKeyMemory:

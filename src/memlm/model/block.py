@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from memlm.bank.base import Bank
 from memlm.fusion.base import Fusion
-from memlm.memory.base import Bank, Memory, MemoryRead
+from memlm.memory.base import Memory, MemoryRead
 from memlm.model.attention import Attention, Cache
 from memlm.model.config import ModelConfig
 from memlm.model.feed_forward import FeedForward, MixtureOfExperts

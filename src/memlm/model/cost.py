@@ -21,7 +21,7 @@ class Cost:
     Attributes:
         parameters: All parameters.
         active_parameters: Those that one token goes through: the rows it reads and the experts it is sent to.
-        memory_parameters: Those of the banks.
+        memory_parameters: Those of the banks, encoders among them.
         flops_per_token: Operations of a forward pass at the given sequence length; training takes three times that.
         bytes_per_token: Bytes of parameters that decoding one token reads.
     """
@@ -49,10 +49,11 @@ def cost(config: ModelConfig, vocab_size: int, seq_len: int) -> Cost:
         model = Decoder(config, vocab_size)
     total = sum(p.numel() for p in model.parameters())
     banks = sum(p.numel() for p in model.banks.parameters())
+    values = sum(p.numel() for bank in model.banks for p in bank.parameters(recurse=False))
     rows = 0
     if config.memory is not None:
         rows = len(config.memory_layers) * config.memory.n_reads * config.memory.value_width
-    active = total - banks + min(rows, banks) - _idle_expert_parameters(model)
+    active = total - values + min(rows, values) - _idle_expert_parameters(model)
     if not config.tie_embeddings:
         active -= model.embedding.weight.numel() - config.d_model
     flops = _forward_flops(config, vocab_size, seq_len) / seq_len

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from memlm.bank.base import Bank
 from memlm.fusion.base import Fusion
-from memlm.memory.base import Bank, Memory, MemoryRead
+from memlm.memory.base import Memory, MemoryRead
 from memlm.model.attention import Cache
 from memlm.model.block import Block, BlockOutput
 from memlm.model.config import ModelConfig
@@ -47,7 +48,7 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         layers = config.memory_layers
         n_banks = min(len(layers), 1) if config.shared_bank else len(layers)
-        self.banks = nn.ModuleList(config.memory.build_bank() for _ in range(n_banks))
+        self.banks = nn.ModuleList(config.memory.build_bank(self.embedding) for _ in range(n_banks))
         self._bank_idx = {layer: 0 if config.shared_bank else i for i, layer in enumerate(layers)}
         self.blocks = nn.ModuleList(self._build_block(layer) for layer in range(config.n_layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps)

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from memlm.bank.base import Bank
+from memlm.bank.vectors import VectorBank
 from memlm.config.train import TrainConfig
 from memlm.kernels.compact import CompactGradient
-from memlm.memory.base import Bank, Memory
+from memlm.memory.base import Memory
 from memlm.model.decoder import Decoder
 from memlm.train.schedule import lr_factor
 
@@ -37,7 +39,7 @@ def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, An
     Values have their own learning rate and no decay: AdamW's decay would wear away the rows that no token reads. Keys,
     embeddings, norms, biases and scales have no decay either.
     """
-    values = {id(p) for m in model.modules() if isinstance(m, Bank) for p in m.parameters()}
+    values = {id(p) for m in model.modules() if isinstance(m, Bank) for p in m.parameters(recurse=False)}
     spared = {
         id(p) for m in model.modules() if isinstance(m, (Memory, nn.Embedding)) for p in m.parameters(recurse=False)
     }
@@ -87,12 +89,12 @@ def compact_gradients(decoder: Decoder, tokens: int) -> None:
         decoder: The model.
         tokens: Tokens of an optimizer step on this device.
     """
-    for bank in (module for module in decoder.banks if isinstance(module, Bank)):
+    for bank in (module for module in decoder.banks if isinstance(module, VectorBank)):
         layers = sum(decoder.bank_of(layer) is bank for layer in decoder.config.memory_layers)
         give_compact_gradient(bank, layers * decoder.config.memory.n_reads * tokens)
 
 
-def give_compact_gradient(bank: Bank, reads: int) -> None:
+def give_compact_gradient(bank: VectorBank, reads: int) -> None:
     """Gives a bank a compact gradient if ``reads`` of it in a step are a part that is small enough.
 
     Reads are taken to be spread evenly, as those of a memory that works are; any other spread reads fewer rows. Apple

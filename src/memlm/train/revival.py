@@ -8,7 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from memlm.memory.base import Bank, Memory, MemoryRead, Revived
+from memlm.bank.base import Bank
+from memlm.bank.vectors import VectorBank
+from memlm.memory.base import Memory, MemoryRead, Revived
 from memlm.model.decoder import Decoder
 
 logger = logging.getLogger(__name__)
@@ -63,11 +65,13 @@ class Revival:
 
     def _banks(self) -> dict[int, Bank]:
         banks = {layer: self._decoder.bank_of(layer) for layer in self._counts}
-        return {layer: bank for layer, bank in banks.items() if bank is not None and bank.values.requires_grad}
+        return {layer: bank for layer, bank in banks.items() if bank is not None and bank.learns}
 
     def _carry_out(self, revived: Revived, bank: Bank, unread: Tensor) -> None:
         """Copies values to rows that no head of any layer read, and clears the moments of all that is new."""
         self._forget(revived.parameter, revived.entries)
+        if not isinstance(bank, VectorBank):
+            return  # an entry stays in its slot, whatever key leads there
         for rows, originals in revived.copies:
             is_free = unread[rows]
             bank.values[rows[is_free]] = bank.values[originals[is_free]]

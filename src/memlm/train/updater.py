@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from memlm.bank.vectors import VectorBank
 from memlm.errors import RunError
 from memlm.kernels.rowwise_adamw import RowGradient, Settings, rowwise_adamw
-from memlm.memory.base import Bank
 
 
 class Updater:
@@ -27,7 +27,7 @@ class Updater:
     def __init__(self, optimizer: torch.optim.AdamW, model: nn.Module, clip: float) -> None:
         self._optimizer, self._limit = optimizer, clip or math.inf
         self._parameters = list(model.parameters())
-        self._banks = [module for module in model.modules() if isinstance(module, Bank)]
+        self._banks = [module for module in model.modules() if isinstance(module, VectorBank)]
         self._factor = torch.ones(())
 
     def clip(self) -> Tensor:
@@ -53,7 +53,7 @@ class Updater:
         for bank, gradient in self._of_rows():
             self._step_rows(bank, gradient, factor, is_finite)
 
-    def _step_rows(self, bank: Bank, gradient: RowGradient, factor: Tensor, is_finite: Tensor) -> None:
+    def _step_rows(self, bank: VectorBank, gradient: RowGradient, factor: Tensor, is_finite: Tensor) -> None:
         group = next(g for g in self._optimizer.param_groups if any(p is bank.values for p in g["params"]))
         state, values = self._optimizer.state[bank.values], bank.values.detach()
         if not state:
@@ -81,7 +81,7 @@ class Updater:
         for bank in self._banks:
             bank.compact = None
 
-    def _of_rows(self) -> list[tuple[Bank, RowGradient]]:
+    def _of_rows(self) -> list[tuple[VectorBank, RowGradient]]:
         """Returns the compact gradients that there are, each with its bank; raises as `clip` does."""
         found = [(bank, bank.compact.gradient()) for bank in self._banks if bank.compact is not None]
         pairs = [(bank, gradient) for bank, gradient in found if gradient is not None]

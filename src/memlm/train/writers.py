@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from memlm.bank.base import Bank
 from memlm.errors import RunError
-from memlm.memory.base import Bank, MemoryRead
+from memlm.memory.base import MemoryRead
 from memlm.model.block import Block
 from memlm.model.decoder import Decoder
 from memlm.storage import replaced_folder
@@ -162,7 +163,7 @@ class _BankRecord:
 
     def __init__(self, bank: Bank) -> None:
         self.bank = bank
-        device = bank.values.device
+        device = next(bank.parameters()).device
         self.writers = Writers.empty(bank.n_slots, device)
         # A pull's bits above a token's index, so that one maximum finds both, in whatever order: bits of floats that
         # are not negative sort as the floats do. -1: not read.
@@ -212,7 +213,7 @@ class _WatchedBank:
     def _watch(self, output: Tensor, slots: Tensor, factors: Tensor | None, norm: Callable[[Tensor], Tensor]) -> None:
         if not output.requires_grad:
             return
-        learns = self._bank.values.requires_grad  # frozen values are read all the same, and nobody pulls at them
+        learns = self._bank.learns  # frozen values are read all the same, and nobody pulls at them
 
         def add(grad: Tensor) -> None:
             pull = norm(grad).expand(slots.shape) * learns

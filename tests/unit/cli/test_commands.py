@@ -112,6 +112,8 @@ def test_a_mistake_is_one_clear_line(arguments, code, message, experiment):
     [
         ("memories", "product_key"),
         ("fusions", "gated_mlp"),
+        ("banks", "learned_share  (default 0.25)"),
+        ("encoders", "embedding_mean"),
         ("corpora", "python-docs"),
         ("corpora", "exposures  (default 100)"),
     ],

@@ -327,6 +327,29 @@ WIRING = [
         "must name at least one length, and none twice",
     ),
     (memory("orders: [9]", "ngram_hash"), "memory.orders.0 = 9", "Input should be less than or equal to 8"),
+    (memory("bank: tokens"), "memory.bank = 'tokens'", "must be a mapping with a type, such as {type: tokens}"),
+    (
+        memory("bank: {type: token}"),
+        "memory.bank.type = 'token'",
+        "unknown bank 'token'. Did you mean 'tokens'? Known: tokens, vectors.",
+    ),
+    (
+        memory("bank: {type: vectors, entry_length: 4}"),
+        "memory.bank.entry_length = 4",
+        "VectorsConfig has no such field. Known: type.",
+    ),
+    (memory("bank: {type: tokens, entry_length: 0}"), "memory.bank.entry_length = 0", at_least(1)),
+    (memory("bank: {type: tokens, learned_share: -1}"), "memory.bank.learned_share = -1", at_least(0)),
+    (
+        memory("bank: {type: tokens, learned_share: 1}", "ngram_hash"),
+        "memory.bank.learned_share = 1",
+        "Input should be less than 1",
+    ),
+    (
+        memory("bank: {type: tokens, encoder: {type: mean}}"),
+        "memory.bank.encoder.type = 'mean'",
+        "unknown encoder 'mean'. Known: embedding_mean, gru.",
+    ),
     (memory("n_rows: 1", "ngram_hash"), "memory.n_rows = 1", at_least(2)),
     (
         "memory: {type: product_key}, fusion: [a]",

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from memlm.bank.vectors import VectorBank
 from memlm.evaluate.controls import memory_off, memory_shuffled
 from memlm.evaluate.loss import mean_loss, spread_sequences, token_losses
 from memlm.evaluate.usage import UsageCounter
-from memlm.memory.base import Bank, MemoryRead
+from memlm.memory.base import MemoryRead
 from memlm.model.config import ModelConfig
 from memlm.model.decoder import Decoder
 from tests.tolerances import FLOAT32
@@ -99,7 +100,7 @@ def test_shuffling_permutes_rows_by_its_seed_and_restores_them(decoder):
 
 def read(slots, weights, n_slots=8):
     shape = (1, -1, 1, 2)
-    return MemoryRead(torch.tensor(slots).view(shape), torch.tensor(weights).view(shape), Bank(n_slots, 4))
+    return MemoryRead(torch.tensor(slots).view(shape), torch.tensor(weights).view(shape), VectorBank(n_slots, 4))
 
 
 def test_usage_by_hand():

@@ -9,7 +9,10 @@ from memlm.experiment.run import run_experiment
 from memlm.export.folder import export_run
 from tests.conftest import experiment_yaml
 
-NGRAM = "  ngram: {memory: {type: ngram_hash, n_heads: 2, n_rows: 23, d_value: 12}, fusion: {type: weighted_sum}}\n"
+BANK = "bank: {type: tokens, entry_length: 5}"
+NGRAM = f"""\
+  ngram: {{memory: {{type: ngram_hash, n_heads: 2, n_rows: 23, d_value: 12, {BANK}}}, fusion: {{type: weighted_sum}}}}
+"""
 VARIANTS = ("dense", "cross_attention", "gated_mlp", "ngram")
 
 

@@ -2,8 +2,9 @@
 
 import torch
 
+from memlm.bank.vectors import VectorBank
 from memlm.fusion.cross_attention import CrossAttention
-from memlm.memory.base import Bank, MemoryRead
+from memlm.memory.base import MemoryRead
 
 B, T, D, H, K, HEADS, WIDTH = 2, 5, 24, 2, 3, 4, 10
 
@@ -20,7 +21,7 @@ def with_keys_and_values(fusion, hidden, slots, weights, values):
 
 def test_it_equals_attention_over_keys_and_values():
     torch.manual_seed(0)
-    fusion, bank = CrossAttention(D, HEADS, WIDTH).double(), Bank(7, WIDTH).double()
+    fusion, bank = CrossAttention(D, HEADS, WIDTH).double(), VectorBank(7, WIDTH).double()
     bank.reset_parameters()
     hidden = torch.randn(B, T, D, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(B, T, H, K, dtype=torch.float64).softmax(-1).requires_grad_()

@@ -5,8 +5,9 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
+from memlm.bank.vectors import VectorBank
 from memlm.fusion.one_neuron_experts import OneNeuronExperts
-from memlm.memory.base import Bank, MemoryRead
+from memlm.memory.base import MemoryRead
 from memlm.model.config import ModelConfig
 from memlm.model.decoder import Decoder
 from memlm.train.preflight.shrink import shrunken
@@ -24,7 +25,7 @@ def config(d_model=64, **memory):
 def test_the_update_is_a_sum_of_experts():
     torch.manual_seed(0)
     B, T, H, K, D = 2, 5, 2, 3, 8
-    read = MemoryRead(torch.randint(20, (B, T, H, K)), torch.randn(B, T, H, K).softmax(-1), Bank(20, 2 * D))
+    read = MemoryRead(torch.randint(20, (B, T, H, K)), torch.randn(B, T, H, K).softmax(-1), VectorBank(20, 2 * D))
     hidden, expected = torch.randn(B, T, D), torch.zeros(B, T, D)
     for b in range(B):
         for t in range(T):

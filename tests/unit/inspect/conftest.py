@@ -18,7 +18,10 @@ MARKUP = "<img src=x onerror=alert(1)>"
 WIRINGS = """\
   shared: {memory: MEMORY, fusion: {type: gated_mlp}}
   apart: {memory: MEMORY, fusion: {type: weighted_sum}, shared_bank: false, placement: parallel}
-""".replace("MEMORY", "{type: product_key, n_keys: 8, d_key: 16, d_value: 16, top_k: 3, n_heads: 2}")
+  readable: {memory: READABLE, fusion: {type: gated_mlp}}
+"""
+MEMORY = "{type: product_key, n_keys: 8, d_key: 16, d_value: 16, top_k: 3, n_heads: 2}"
+READABLE = MEMORY.replace("}", ", bank: {type: tokens, entry_length: 5}}")
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ def runs(corpus, tmp_path_factory) -> Runs:
             file.write(json.dumps({"text": f"{number} ka {MARKUP} lo " * 8}) + "\n")
     path = experiment_yaml.__wrapped__(corpus, folder)
     text = path.read_text(encoding="utf-8").replace(str(corpus), str(marked))
-    path.write_text(text[: text.index("  cross_attention:")] + WIRINGS + "seeds: [0]\n", encoding="utf-8")
+    wirings = WIRINGS.replace("MEMORY", MEMORY).replace("READABLE", READABLE)
+    path.write_text(text[: text.index("  cross_attention:")] + wirings + "seeds: [0]\n", encoding="utf-8")
     overrides = ["train.record_writers=true", "train.accumulation=2", "evaluate.samples=0"]
     return Runs(run_experiment(load_experiment(path, overrides), folder, progress=False))
 

@@ -2,8 +2,9 @@
 
 import torch
 
+from memlm.bank.vectors import VectorBank
 from memlm.inspect.contexts import TOP, Contexts
-from memlm.memory.base import Bank, MemoryRead
+from memlm.memory.base import MemoryRead
 
 S, LAYERS, SHAPE = 2, [1, 3], (2, 3, 2, 2)
 
@@ -17,7 +18,7 @@ def test_each_place_counts_once_with_its_highest_weight():
             layer: MemoryRead(
                 torch.randint(S, SHAPE, generator=draw),
                 torch.randint(1, 17, SHAPE, generator=draw) / 16,  # some are equal
-                Bank(S, 2),
+                VectorBank(S, 2),
             )
             for layer in LAYERS
         }
@@ -37,7 +38,9 @@ def test_each_place_counts_once_with_its_highest_weight():
 
 def test_a_slot_with_few_reads_has_few_places():
     contexts = Contexts.empty([0], 3, torch.device("cpu"))
-    read = MemoryRead(torch.tensor([1, 1]).view(1, 2, 1, 1), torch.tensor([0.25, 0.5]).view(1, 2, 1, 1), Bank(3, 2))
+    read = MemoryRead(
+        torch.tensor([1, 1]).view(1, 2, 1, 1), torch.tensor([0.25, 0.5]).view(1, 2, 1, 1), VectorBank(3, 2)
+    )
     contexts.add({0: read}, torch.tensor([[70, 71]]))
     assert contexts.reads.tolist() == [[0, 2, 0]] and contexts.weight.tolist() == [[0, 0.75, 0]]
     assert contexts.top_position.tolist() == [[-1] * TOP, [71, 70, *[-1] * (TOP - 2)], [-1] * TOP]

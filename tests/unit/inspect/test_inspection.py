@@ -12,7 +12,7 @@ from memlm.evaluate.loss import spread_starts
 from memlm.inspect.contexts import TOP
 from memlm.inspect.passage import AFTER, BEFORE
 from tests.tolerances import FLOAT32
-from tests.unit.inspect.conftest import TOKENS
+from tests.unit.inspect.conftest import MARKUP, TOKENS
 
 
 def every_read(inspection, bank):
@@ -168,3 +168,14 @@ def test_a_bank_that_has_entries_is_told_by_them(shared, monkeypatch):
 def test_what_is_not_there_is_one_clear_line(shared, ask, message):
     with pytest.raises(RunError, match=message):
         ask(shared)
+
+
+def test_a_readable_bank_shows_its_entries(runs):
+    readable = runs.open("readable")
+    bank = readable.bank(0)
+    text = readable.text.tokenizer.decode(bank.entry(3), skip_special_tokens=True)
+    assert readable.card(0, 3).entry == text
+    assert readable.card(0, bank.n_slots - 1).entry is None
+    bank.replace([3], [readable.text.tokenizer.encode(MARKUP).ids[:5]])
+    words = readable.text.tokenizer.decode(bank.entry(3))
+    assert 3 in [hit.slot for hit in readable.search(0, words) if hit.entry == words]

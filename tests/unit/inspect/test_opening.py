@@ -62,7 +62,7 @@ def test_what_cannot_be_inspected_is_refused(copied, runs):
     with pytest.raises(RunError, match="dense has no memory to inspect"):
         copied.open("dense")
     with pytest.raises(
-        RunError, match="is an experiment; give the folder of one of its runs: apart-s0, dense-s0, shared"
+        RunError, match="is an experiment; give the folder of one of its runs: apart-s0, dense-s0, readable-s0, shared"
     ):
         inspecting.open_inspection(runs.folder, TOKENS, lambda _done, _total: None)
     shutil.rmtree(copied.folder / "shared-s0" / "checkpoint")

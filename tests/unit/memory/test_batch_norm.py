@@ -5,6 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from memlm.bank.vectors import VectorBank
 from memlm.config.train import TrainConfig
 from memlm.memory.product_key_batch_norm import BatchNorm, ProductKeyBatchNormConfig
 from memlm.model.config import ModelConfig
@@ -66,7 +67,7 @@ def test_the_preflight_reports_what_is_declared():
 def test_through_the_compiler_the_statistics_are_the_same():
     torch.manual_seed(0)
     config = ProductKeyBatchNormConfig.model_validate(MEMORY)
-    memory, bank, hidden = config.build(24), config.build_bank(), torch.randn(2, 7, 24)
+    memory, bank, hidden = config.build(24), VectorBank(config.n_slots, config.value_width), torch.randn(2, 7, 24)
     start = {key: value.clone() for key, value in memory.state_dict().items()}
     expected = memory(hidden, bank)
     statistics = memory.norm.mean.clone(), memory.norm.variance.clone()

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 from transformers import DynamicCache
 
+from memlm.bank.vectors import VectorBank
 from memlm.config.train import TrainConfig
 from memlm.hf import MemlmConfig, MemlmForCausalLM
 from memlm.hf.modeling import CACHE_FIELD
@@ -70,7 +71,7 @@ def test_n_grams_are_spread_like_random_numbers():
 def test_one_gate_weighs_all_that_is_read():
     torch.manual_seed(0)
     config = NgramHashConfig.model_validate(MEMORY)
-    memory, bank, hidden = config.build(32), config.build_bank(), torch.randn(2, 12, 32)
+    memory, bank, hidden = config.build(32), VectorBank(config.n_slots, config.value_width), torch.randn(2, 12, 32)
     read = memory(hidden, bank, last_tokens(ids(), 3, None, None, 0))
     key = memory.key(bank.values[read.slots].flatten(2))
     score = (F.normalize(hidden, dim=-1) * F.normalize(key, dim=-1)).sum(-1) * 32**0.5

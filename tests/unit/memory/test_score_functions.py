@@ -5,6 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional as F
 
+from memlm.bank.vectors import VectorBank
 from memlm.config.train import TrainConfig
 from memlm.memory.base import Memory
 from memlm.model.config import ModelConfig
@@ -21,7 +22,7 @@ def built(name, **settings) -> Memory:
     fields = {"type": name, "n_keys": 16, "n_heads": 2, "d_key": 16, "d_value": 4, "top_k": K} | settings
     config = MEMORIES.get(name).model_validate(fields)
     memory = config.build(24)
-    memory.bank = config.build_bank()
+    memory.bank = VectorBank(config.n_slots, config.value_width)
     return memory
 
 

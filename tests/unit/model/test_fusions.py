@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from memlm.bank.vectors import VectorBank
 from memlm.fusion.base import joined_values, scaled_values
 from memlm.fusion.gated_mlp import GatedMlp
 from memlm.fusion.weighted_sum import WeightedSum
-from memlm.memory.base import Bank, MemoryRead
+from memlm.memory.base import MemoryRead
 from tests.tolerances import FLOAT32
 
 B, T, D, H, K, WIDTH = 2, 5, 12, 2, 3, 8
@@ -18,7 +19,7 @@ def read():
     torch.manual_seed(0)
     slots = torch.randint(20, (B, T, H, K))
     weights = torch.randn(B, T, H, K).softmax(-1).requires_grad_()
-    return MemoryRead(slots, weights, Bank(20, WIDTH))
+    return MemoryRead(slots, weights, VectorBank(20, WIDTH))
 
 
 def test_values_are_read_times_their_weight_and_the_reads_of_a_head(read):

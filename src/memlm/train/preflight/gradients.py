@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from memlm.bank.base import Bank
 from memlm.config.checks import FaultName
 from memlm.hf import MemlmForCausalLM
-from memlm.memory.base import Bank
 from memlm.model.loss import TokenLoss
 from memlm.train.optimizer import build_optimizer
 from memlm.train.preflight.findings import Fault

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from memlm.bank.base import Bank
+from memlm.bank.vectors import VectorBank
 from memlm.hf import MemlmForCausalLM
-from memlm.memory.base import Bank, Memory, MemoryRead
+from memlm.memory.base import Memory, MemoryRead
 from memlm.model.loss import TokenLoss
 from memlm.train.preflight.findings import Fault
 from memlm.train.preflight.looping import Sequences, learning, run_loop
@@ -41,14 +43,18 @@ def initial_loss(subject: Subject) -> list[Fault]:
 
 
 def untouched_rows(subject: Subject) -> list[Fault]:
-    """One step of the training loop leaves the rows that no token read bit for bit as they were."""
+    """One step of the training loop leaves the rows that no token read bit for bit as they were.
+
+    Values that an encoder makes change with it, read or not, so this is asked of banks of vectors alone.
+    """
     model = subject.fresh()
-    banks = {name: module for name, module in model.named_modules() if isinstance(module, Bank)}
+    banks = {name: module for name, module in model.named_modules() if isinstance(module, VectorBank)}
     before = {name: bank.values.detach().clone() for name, bank in banks.items()}
     touched = {id(bank): torch.zeros(bank.n_slots, dtype=torch.bool) for bank in banks.values()}
 
     def touch(_module: nn.Module, _args: object, read: MemoryRead) -> None:
-        touched[id(read.bank)][read.slots.flatten()] = True
+        if id(read.bank) in touched:
+            touched[id(read.bank)][read.slots.flatten()] = True
 
     for memory in memories(model).values():
         memory.register_forward_hook(touch)
@@ -71,7 +77,9 @@ def learning_rates(subject: Subject) -> list[Fault]:
     peaks = dict.fromkeys(names.values(), rate)
     for kind, own in ((Bank, value_rate), (Memory, router_rate)):
         modules = (module for module in model.modules() if isinstance(module, kind))
-        peaks |= {names[id(parameter)]: own for module in modules for parameter in module.parameters()}
+        peaks |= {
+            names[id(parameter)]: own for module in modules for parameter in module.parameters(recurse=kind is Memory)
+        }
     rates = {"lr": rate, "value_lr": value_rate, "router_lr": router_rate}
     settings = learning(n_steps, batch_size=2, accumulation=3, warmup=0.5, schedule="cosine", **rates)
     seen: list[dict[str, float]] = []
@@ -115,7 +123,7 @@ def accumulation(subject: Subject) -> list[Fault]:
         offs = {name: _relative(grad, expected[name], expected) for name, grad in first.items()}
         off = max(offs.values(), default=0.0)
         if not first or off > 1e-3:  # 100 sound models: below 1e-6; half of the tokens counted: 1
-            banks = {f"{n}.values": n for n, module in model.named_modules() if isinstance(module, Bank)}
+            banks = {f"{n}.values": n for n, module in model.named_modules() if isinstance(module, VectorBank)}
             wrong = [name for name, distance in offs.items() if distance > 1e-3]
             if wrong and all(name in banks for name in wrong):
                 evidence = f"its values' gradient over {n_micro} micro-steps is off by {off:.2g} of its size"

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from memlm.bank.base import Bank
+
 TOLERANCE = 1e-4
 """Largest difference of float32 results that count as equal, relative to 1 + their size.
 
@@ -54,7 +56,10 @@ class Difference:
 
 @contextmanager
 def recorded(model: nn.Module) -> Iterator[list[Event]]:
-    """Lends a list that fills with the events of every forward pass of ``model`` inside."""
+    """Lends a list that fills with the events of every forward pass of ``model`` inside.
+
+    What runs within a bank is left out: it encodes its entries in one pass, and finds them kept in the next.
+    """
     events: list[Event] = []
     stack: list[str] = []
     handles = []
@@ -73,7 +78,10 @@ def recorded(model: nn.Module) -> Iterator[list[Event]]:
 
         return hook
 
+    within = {inner for bank in model.modules() if isinstance(bank, Bank) for inner in bank.modules()}
     for path, module in model.named_modules():
+        if module in within:
+            continue
         name = path or "model"
         handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
         handles.append(module.register_forward_hook(leave(name)))

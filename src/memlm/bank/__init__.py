@@ -1,0 +1,1 @@
+"""Banks: each holds the values that memories read. One file per type."""

@@ -1,0 +1,1 @@
+"""Encoders: each turns an entry's tokens into a value. One file per type."""
