@@ -111,12 +111,12 @@ def test_a_key_in_the_error_of_a_tracker_is_not_logged(key, handler, capsys, tmp
     class Talkative:
         requires_logging_directory = False
 
-        def __init__(self, run):
+        def __init__(self, project, **where):
             raise RuntimeError(f"401: api key {key} was refused")
 
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Talkative)
     monkeypatch.setattr(trackers, "require", lambda name: None)
-    trackers.BackgroundTracker("wandb", "run", tmp_path, {}).close()
+    trackers.BackgroundTracker("wandb", "project", "run", tmp_path, {}).close()
     told = " ".join(capsys.readouterr().err.split())
     assert "wandb failed and is switched off for this run: 401: api key *** was refused" in told
 

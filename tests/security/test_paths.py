@@ -13,7 +13,7 @@ from memlm.experiment.jobs import find_job, list_jobs, read_job, read_log, start
 from memlm.experiment.locks import locked
 from memlm.experiment.reading import read_experiment, read_run
 from memlm.report.page import write_report
-from tests.told import one_error
+from tests.told import one_error, one_line
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from fabricate import edit_record, fabricate
@@ -58,7 +58,7 @@ def test_a_variant_is_a_plain_name(folder, name):
     with pytest.raises(RunError) as error:
         read_experiment(folder)
     assert f"experiment.json: variants.1: {name!r} is no plain name of a folder".lower() in str(error.value).lower()
-    assert "\n" not in str(error.value)
+    one_line(error.value)
 
 
 @pytest.mark.parametrize("field", ["experiment", "variant"])

@@ -262,5 +262,5 @@ class Attempt:
         prune(self.folder, self.train.keep_last, self.train.keep_best)
 
     def _trackers(self, config: TrainConfig) -> list[Tracker]:
-        name = f"{self.prepared.config.name}/{self.folder.name}"
-        return [BackgroundTracker(kind, name, self.folder / "trackers", self.settings) for kind in config.trackers]
+        project, folder = self.prepared.config.name, self.folder / "trackers"
+        return [BackgroundTracker(kind, project, self.folder.name, folder, self.settings) for kind in config.trackers]

@@ -12,27 +12,33 @@ from memlm.experiment.schema import Evaluated, run_name
 
 
 def opened_before(experiment: Experiment) -> Iterator[str]:
-    """Tells of earlier runs that were evaluated on the same test text with other settings.
+    """Tells of earlier experiments that were evaluated on the same test text and were not the same as this one.
 
-    Looked at are the records of the other experiments beside this one, in the folder that it lies in. It is a reminder
-    and no guard: records that were removed, or are kept elsewhere, are not found.
+    An experiment is the same if each has the settings of all runs of the other, whatever its name and seeds. Looked at
+    are the records of the experiments beside this one, in the folder that it lies in. It is a reminder and no guard:
+    records that were removed, or are kept elsewhere, are not found.
     """
     opened = {run.name: test for run in experiment.runs if (test := _test(run))}
     if not opened:
         return
     texts = {test.fingerprint for test in opened.values()}
     first = min(test.time for test in opened.values())
-    known = [_settings(run) for run in experiment.runs]
-    earlier: dict[str, int] = {}
+    ours = [_settings(run) for run in experiment.runs]
+    others: dict[str, list[Run]] = {}
     for run in _others(experiment):
-        test = _test(run)
-        if test and test.fingerprint in texts and test.time < first and _settings(run) not in known:
-            earlier[run.folder.parent.name] = earlier.get(run.folder.parent.name, 0) + 1
+        others.setdefault(run.folder.parent.name, []).append(run)
+    earlier: dict[str, int] = {}
+    for name, runs in others.items():
+        theirs = [_settings(run) for run in runs]
+        looks = [t for run in runs if (t := _test(run)) and t.fingerprint in texts and t.time < first]
+        is_same = all(each in ours for each in theirs) and all(each in theirs for each in ours)
+        if looks and not is_same:
+            earlier[name] = len(looks)
     if earlier:
         where = ", ".join(f"{name} ({counted(n, 'run')})" for name, n in earlier.items())
         yield (
-            f"This test split was opened {counted(sum(earlier.values()), 'time')} before, with other settings: "
-            f"{where}. What was chosen by those results is not tested by these."
+            f"This test split was opened {counted(sum(earlier.values()), 'time')} before, with other settings or "
+            f"variants: {where}. What was chosen by those results is not tested by these."
         )
 
 

@@ -14,6 +14,7 @@ from memlm.data.asking import question_set
 from memlm.data.prepare import prepare
 from memlm.errors import RunError, counted
 from memlm.experiment.config import ExperimentConfig
+from memlm.experiment.difference import flatten
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import Run, read_finished
 from memlm.experiment.record import code_state, config_hash, versions
@@ -25,6 +26,8 @@ SERIES = {"train/loss": "training loss", "evaluate/validation_loss": "evaluation
 """What is compared step by step, and what it is called."""
 LOSSES = ("validation_loss", "train_loss", "train_subset_loss", "memory_off_loss", "memory_shuffled_loss")
 QUALITY = "quality.score"
+TIMES = {"time_s", "evaluate_time_s", "revival_time_s", "tokens_per_s", "peak_memory_gib"}
+"""Results that no two runs share; never compared."""
 
 LOSS_TOLERANCE = 0.01
 """Relative. Rounding that differs in the last bit grows with every step: with the other vector instructions of one CPU,
@@ -148,6 +151,9 @@ def recorded_config(run: Run) -> ExperimentConfig:
 def compare_runs(recorded: Run, rerun: Run, is_exact: bool) -> list[Comparison]:
     """Compares every logged loss and the final results; times and memory never.
 
+    Where equal bits are expected, usage, recall and all other results count too, in one row: the furthest pair stands
+    for them.
+
     Args:
         recorded: The run as it was recorded.
         rerun: The same run again.
@@ -161,7 +167,21 @@ def compare_runs(recorded: Run, rerun: Run, is_exact: bool) -> list[Comparison]:
         if pair != (None, None):
             agrees = _is_close(*pair, is_exact, absolute=QUALITY_TOLERANCE if path == QUALITY else None)
             rows.append(Comparison(path, *pair, agrees))
+    if is_exact:
+        rows.append(_compare_rest(recorded, rerun))
     return [row for row in rows if row is not None]
+
+
+def _compare_rest(recorded: Run, rerun: Run) -> Comparison | None:
+    """Compares all results that have no row of their own."""
+    paths = dict.fromkeys(path for run in (recorded, rerun) for path, _ in flatten(run.record.results))
+    rest = [path for path in paths if path not in TIMES and path not in (*LOSSES, QUALITY)]
+    pairs = {path: (recorded.result(path), rerun.result(path)) for path in rest}
+    if not pairs:
+        return None
+    path, furthest = max(pairs.items(), key=lambda item: _distance(*item[1]))
+    agrees = all(a == b for a, b in pairs.values())
+    return Comparison(f"{counted(len(pairs), 'other result')}, {path}", *furthest, agrees)
 
 
 def _refuse_other_text(run: Run, config: ExperimentConfig, progress: bool) -> None:

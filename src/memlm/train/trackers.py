@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 OFFLINE = {"SWANLAB_MODE": "local", "WANDB_MODE": "offline"}
 """What keeps trackers off the network unless the user's environment says otherwise."""
+WHERE = {"swanlab": ("experiment_name", "logdir"), "wandb": ("name", "dir")}
+"""What trackers call the run's name and folder where accelerate hands them neither."""
 QUEUE_SIZE = 1000
 CLOSE_SECONDS = 5.0
 
@@ -35,7 +37,8 @@ class BackgroundTracker:
     """One of accelerate's trackers, run in a thread of its own.
 
     Args:
-        name: ``tensorboard``, ``swanlab`` or ``wandb``.
+        kind: ``tensorboard``, ``swanlab`` or ``wandb``.
+        project: The experiment's name.
         run: The run's name.
         folder: Where a tracker that writes files puts them.
         config: The run's settings, shown by the tracker.
@@ -44,17 +47,17 @@ class BackgroundTracker:
         MissingDependencyError: its package is not installed.
     """
 
-    def __init__(self, name: str, run: str, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, kind: str, project: str, run: str, folder: Path, config: Mapping[str, Any]) -> None:
         from accelerate import tracking
 
-        require(name)
+        require(kind)
         for variable, mode in OFFLINE.items():
             os.environ.setdefault(variable, mode)
-        self._cls = tracking.LOGGER_TYPE_TO_CLASS[name]
-        self._name, self._run, self._folder, self._config = name, run, folder, dict(config)
+        self._cls = tracking.LOGGER_TYPE_TO_CLASS[kind]
+        self._name, self._project, self._run, self._folder, self._config = kind, project, run, folder, dict(config)
         self._queue: queue.Queue[tuple[dict[str, Any], int] | None] = queue.Queue(QUEUE_SIZE)
         self._dropped = 0
-        self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"tracker-{kind}", daemon=True)
         self._thread.start()
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
@@ -90,7 +93,9 @@ class BackgroundTracker:
         if self._cls.requires_logging_directory:
             tracker = self._cls(self._run, logging_dir=str(self._folder))
         else:
-            tracker = self._cls(self._run)
+            name, folder = WHERE[self._name]
+            self._folder.mkdir(parents=True, exist_ok=True)
+            tracker = self._cls(self._project, **{name: self._run, folder: str(self._folder)})
         if hasattr(tracker, "start"):
             tracker.start()
         tracker.store_init_configuration(_flat(self._config))

@@ -35,10 +35,18 @@ def test_an_earlier_look_with_other_settings_is_told(two):
     folder, earlier = two
     opened(earlier, day=10, lr="0.01")
     assert told(folder) == [
-        "This test split was opened 12 times before, with other settings: earlier (12 runs). What was chosen by those "
-        "results is not tested by these."
+        "This test split was opened 12 times before, with other settings or variants: earlier (12 runs). What was "
+        "chosen by those results is not tested by these."
     ]
     assert told(earlier) == [], "it was the first"
+
+
+def test_an_earlier_look_without_one_of_the_variants_is_told(two):
+    folder, earlier = two
+    opened(earlier, day=10)
+    for run in earlier.glob("gated_mlp-s*"):
+        shutil.rmtree(run)
+    assert "opened 9 times before, with other settings or variants: earlier (9 runs)" in told(folder)[0]
 
 
 def test_looks_that_do_not_count(two):

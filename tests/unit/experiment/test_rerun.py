@@ -66,7 +66,7 @@ def test_a_rerun_gives_the_same_bits_and_leaves_the_record_alone(run):
     assert plan.obstacles == []
     rows = plan.execute(progress=False)
     assert apart(rows) == [] and {row.difference for row in rows} == {0.0}
-    assert [row.what.split(",")[0] for row in rows] == [
+    assert [row.what.split(",")[0] for row in rows[:-1]] == [
         "training loss",
         "evaluation loss",
         "validation_loss",
@@ -76,6 +76,7 @@ def test_a_rerun_gives_the_same_bits_and_leaves_the_record_alone(run):
         "memory_shuffled_loss",
         "quality.score",
     ]
+    assert re.fullmatch(r"\d+ other results, .*", rows[-1].what), "usage and what generated text is like"
     assert "3 values" in rows[0].what and "2 values" in rows[1].what
     assert content(run) == before
     assert plan.folder == run.parent / ".rerun" / "tiny" / "gated_mlp-s1"
@@ -159,6 +160,15 @@ def test_times_and_memory_never_count_and_quality_has_its_own_tolerance(run, fin
         edit_record(run, results={"quality": quality | {"score": score + off}})
         assert apart(compare_runs(read_run(finished), read_run(run), is_exact=False)) == expected
         assert apart(compare_runs(read_run(finished), read_run(run), is_exact=True)) == ["quality.score"]
+
+
+def test_every_other_result_counts_where_equal_bits_are_expected(run, finished):
+    used = read_run(run).record.results["usage"]
+    used["1"]["share_read"] += 1e-12
+    edit_record(run, results={"usage": used})
+    assert apart(compare_runs(read_run(finished), read_run(run), is_exact=False)) == []
+    (told,) = apart(compare_runs(read_run(finished), read_run(run), is_exact=True))
+    assert told.endswith("other results, usage.1.share_read")
 
 
 def test_the_tolerance_of_losses_is_relative_on_either_side(run, finished):

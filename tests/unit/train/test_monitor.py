@@ -41,7 +41,8 @@ class Fake:
     requires_logging_directory = False
     instances: ClassVar[list] = []
 
-    def __init__(self, run_name):
+    def __init__(self, project, **where):
+        self.project, self.where = project, where
         self.lines, self.config, self.finished = [], None, False
         Fake.instances.append(self)
 
@@ -74,18 +75,21 @@ def track(monkeypatch, tmp_path):
         monkeypatch.setattr(trackers, "require", lambda name: None)
         monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", cls)
         monkeypatch.setattr(trackers, "CLOSE_SECONDS", 0.3)
-        return BackgroundTracker("wandb", "demo/dense-s0", tmp_path, {"train": {"lr": 0.1, "betas": [0.9, 0.95]}})
+        return BackgroundTracker(
+            "wandb", "demo", "dense-s0", tmp_path / "trackers", {"train": {"lr": 0.1, "betas": [0.9, 0.95]}}
+        )
 
     return start
 
 
-def test_a_tracker_gets_settings_and_metrics_in_order(track):
+def test_a_tracker_gets_settings_and_metrics_in_order(track, tmp_path):
     tracker = track(Fake)
     for step in range(5):
         tracker.log({"train/loss": float(step), "note": None}, step)
     tracker.close()
     (fake,) = Fake.instances
     assert fake.config == {"train.lr": 0.1, "train.betas": "[0.9, 0.95]"}
+    assert fake.project == "demo" and fake.where == {"name": "dense-s0", "dir": str(tmp_path / "trackers")}
     assert fake.lines == [(step, {"train/loss": float(step)}) for step in range(5)] and fake.finished
 
 
