@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Table
 
 from memlm.cli import screen
+from memlm.cli.screen import beside, shows_bars
 from memlm.errors import EditError
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     export: Annotated[Path | None, typer.Option("--export", help="Write the edited model into this folder.")] = None,
     trial: Annotated[
         int | None, typer.Option("--trial", min=1, help="Measure so many edits of a generated world, beside baselines.")
+    ] = None,
+    stream: Annotated[
+        int | None, typer.Option("--stream", min=1, help="Teach so many sets of new facts; see what is forgotten.")
     ] = None,
     demo: Annotated[
         int | None, typer.Option("--demo", min=1, help="Edit so many facts of a generated world, show it, undo it.")
@@ -74,11 +77,13 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         console.print(f"{export}: the model with {len(editing.editor.edits)} edits")
     if trial is not None:
         _try(console, editing, trial)
+    if stream is not None:
+        _stream(console, editing, stream)
     if demo is not None:
         _demonstrate(console, editing, demo)
     for prompt in ask or []:
         console.print(f"{prompt}\n  edited: {editing.editor.ask(prompt)}\n  base:   {editing.editor.ask_base(prompt)}")
-    if not (requests or undo or undo_all or apply or pack or export or trial or demo or ask):
+    if not (requests or undo or undo_all or apply or pack or export or trial or stream or demo or ask):
         _list(console, editing)
 
 
@@ -147,6 +152,23 @@ def _try(console: Console, editing: Editing, n: int) -> None:
     console.print(f"figure: {write_trial(editing.finished.run.folder, 'edit-trial', results, draw_trial(results))}")
 
 
+def _stream(console: Console, editing: Editing, sets: int) -> None:
+    from memlm.edit.finetune import Tuning
+    from memlm.edit.stream import draw_stream, run_stream
+    from memlm.experiment.editing import write_trial
+
+    subject = editing.subject(1)
+    with _bars() as progress:
+        results = run_stream(subject, sets, Tuning(), progress)
+    table = Table("way", "new facts", "of the last set", "of all sets", "old facts forgotten")
+    for name, rows in results.items():
+        last = rows[-1]
+        shares = (_percent(last[field]) for field in ("latest", "learned", "forgotten"))
+        table.add_row(name, f"{last['facts']}", *shares)
+    console.print(table)
+    console.print(f"figure: {write_trial(editing.finished.run.folder, 'edit-stream', results, draw_stream(results))}")
+
+
 def _demonstrate(console: Console, editing: Editing, n: int) -> None:
     from memlm.edit.demo import demonstrate, page
     from memlm.storage import write_text
@@ -172,8 +194,9 @@ def _percent(share: float | None, form: str = ".1f") -> str:
 
 @contextmanager
 def _bars() -> Generator[Callable[[str, int, int], None]]:
+    """Lends what shows how far each part of a long work is."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as shown:
+    with Progress(*columns, console=beside(), disable=not shows_bars()) as shown:
         tasks: dict[str, TaskID] = {}
 
         def show(name: str, done: int, total: int) -> None:

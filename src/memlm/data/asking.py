@@ -79,6 +79,16 @@ def edits(world: World, limit: int, n_neighbours: int = 5) -> Iterator[Edit]:
         )
 
 
+def new_facts(world: World, limit: int) -> Iterator[Edit]:
+    """Yields up to ``limit`` facts of entities that no text names, to be learned; they have no neighbours."""
+    draw = np.random.default_rng([world.config.seed, _ASKING, 2])
+    unknown = np.ones((world.config.n_unknown, world.told.shape[1]), dtype=bool)
+    for number, column in _sample(unknown, limit, draw):
+        question = _seen(world, world.config.entities + number, column)
+        paraphrase = _paraphrase(world, world.config.entities + number, column, draw)
+        yield Edit(replace(question, kind=SEEN), question.answer, replace(paraphrase, kind="paraphrase"), [])
+
+
 def _kinds(world: World) -> dict[str, Callable[[int, np.random.Generator], Iterator[Question]]]:
     """Returns what asks up to so many questions of a kind, by the kind's name."""
     known, n_known = world.told, world.config.entities

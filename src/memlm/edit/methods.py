@@ -20,8 +20,8 @@ from memlm.data.questions import Question
 from memlm.edit.background import Background
 from memlm.edit.finetune import Tuning, learn_rows, rows_of, train_until_sure, training
 from memlm.edit.rows import Rows, apply
-from memlm.errors import MissingDependencyError
 from memlm.evaluate.recall import Encoded
+from memlm.extras import optional
 from memlm.model.decoder import Decoder
 
 RATE = 3e-5
@@ -32,15 +32,15 @@ LORA_RANK = 8
 
 @dataclass(frozen=True)
 class Lesson:
-    """A fact to be taught.
+    """Facts to be taught at once.
 
     Attributes:
-        texts: It in several wordings, as tokens.
-        statement: It as a sentence.
+        texts: Each in several wordings, as tokens.
+        statements: Each as a sentence.
     """
 
     texts: Sequence[Encoded]
-    statement: str
+    statements: Sequence[str]
 
 
 class Method(ABC):
@@ -63,7 +63,7 @@ class Method(ABC):
 
     @abstractmethod
     def learn(self, lesson: Lesson) -> None:
-        """Teaches a fact."""
+        """Teaches facts."""
 
     def asked(self, question: Question) -> Question:
         """Returns a question as the model is given it."""
@@ -76,7 +76,7 @@ class Sparse(Method):
     name = "sparse memory"
 
     def learn(self, lesson: Lesson) -> None:
-        """Trains the fact's own rows."""
+        """Trains the facts' own rows."""
         apply(learn_rows(self.decoder, lesson.texts, self.background, self.tuning), Rows(self.decoder))
         self.background.add([text.ids for text in lesson.texts])
 
@@ -92,7 +92,7 @@ class Full(Method):
         return list(self.decoder.parameters())
 
     def learn(self, lesson: Lesson) -> None:
-        """Trains all parameters, with a fresh Adam for each fact."""
+        """Trains all parameters, with a fresh Adam for each lesson."""
         parameters = self.parameters()
         optimizer = torch.optim.Adam(parameters, lr=self.rate)
 
@@ -116,10 +116,7 @@ class Lora(Full):
 
     def __init__(self, decoder: Decoder, background: Sequence[Sequence[int]], tuning: Tuning) -> None:
         super().__init__(decoder, background, tuning)
-        try:
-            import peft
-        except ModuleNotFoundError:
-            raise MissingDependencyError("peft", "edit", "the LoRA baseline") from None
+        peft = optional("peft", "edit", "the LoRA baseline")
         layers = [
             name
             for name, module in self.decoder.named_modules()
@@ -147,8 +144,8 @@ class InContext(Method):
         self.statements: list[str] = []
 
     def learn(self, lesson: Lesson) -> None:
-        """Keeps the sentence."""
-        self.statements.append(lesson.statement)
+        """Keeps the sentences."""
+        self.statements += lesson.statements
 
     def asked(self, question: Question) -> Question:
         """Puts every sentence before the question; encoding cuts off the beginning of what is too long."""
@@ -162,15 +159,11 @@ class Retrieval(InContext):
 
     def __init__(self, decoder: Decoder, background: Sequence[Sequence[int]], tuning: Tuning) -> None:
         super().__init__(decoder, background, tuning)
-        try:
-            import rank_bm25
-        except ModuleNotFoundError:
-            raise MissingDependencyError("rank-bm25", "edit", "the retrieval baseline") from None
-        self._kind = rank_bm25.BM25Plus
+        self._kind = optional("rank_bm25", "edit", "the retrieval baseline").BM25Plus
         self._index: Any = None
 
     def learn(self, lesson: Lesson) -> None:
-        """Keeps the sentence."""
+        """Keeps the sentences."""
         super().learn(lesson)
         self._index = None
 

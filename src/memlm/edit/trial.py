@@ -94,14 +94,20 @@ class Subject:
             raise EditError(f"a trial of {n} edits needs more facts than the {world.n_told} of this world")
         return cls(decoder, tokenizer, seq_len, world, list(edits(world, n)), background)
 
-    def lesson(self, fact: Edit) -> Lesson:
-        """Returns a changed fact as it is taught."""
+    def lesson(self, *facts: Edit) -> Lesson:
+        """Returns facts as they are taught, all at once."""
+        lessons = [self._lesson(fact) for fact in facts]
+        return Lesson(
+            [text for each in lessons for text in each.texts], [s for each in lessons for s in each.statements]
+        )
+
+    def _lesson(self, fact: Edit) -> Lesson:
         request = Request(fact.question.subject, fact.question.relation, fact.new_answer.strip())
         prompts = [fact.question.prompt, *world_wordings(self.world)(request)]
         texts = encode(
             [Question(p, fact.new_answer, "edit") for p in dict.fromkeys(prompts)], self.tokenizer, self.seq_len
         )
-        return Lesson(texts, f"{prompts[0]}{fact.new_answer}{self.world.wording.end}")
+        return Lesson(texts, [f"{prompts[0]}{fact.new_answer}{self.world.wording.end}"])
 
     def exact(self, method: Method, questions: Sequence[Question]) -> np.ndarray:
         """Returns which questions a method answers right, [N]."""

@@ -35,6 +35,7 @@ EXTRAS = {
     "swanlab": "train.trackers: [swanlab]",
     "wandb": "train.trackers: [wandb]",
     "bench": "comparison in memlm bench",
+    "edit": "comparison in memlm edit --trial",
     "serve": "memlm inspect --serve",
 }
 """The extras that users choose from, and what each is for."""

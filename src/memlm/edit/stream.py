@@ -1,0 +1,102 @@
+"""What is forgotten while sets of new facts are learned, one after the other, way by way.
+
+The facts are of entities that no text names. A set is learned at once, then asked in held-out words, and so are the
+facts that the text told:
+
+- latest, learned: facts of the last set, and of all sets so far, that the model answers right
+- forgotten: told facts that it answers wrong, of those that it answered right before
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from memlm.data.asking import ask, new_facts
+from memlm.edit.finetune import Tuning
+from memlm.edit.methods import Full, Lora, Method, Retrieval, Sparse
+from memlm.edit.trial import BATCH, Subject, Trial
+from memlm.errors import EditError
+from memlm.evaluate.recall import answer, encode
+
+TOLD = 500
+"""Most told facts that are asked."""
+ALONE = 0.0
+"""The weight of the background text where nothing but the new facts is trained on."""
+
+Ways = Mapping[str, tuple[type[Method], float | None]]
+WAYS: Ways = {
+    "sparse memory": (Sparse, None),
+    "sparse memory, no background": (Sparse, ALONE),
+    "full finetuning": (Full, ALONE),
+    "full, with background (replay)": (Full, None),
+    "LoRA": (Lora, ALONE),
+    "retrieval": (Retrieval, ALONE),
+}
+"""The ways, and the weight of the background text; None: that of the tuning."""
+
+
+def run_stream(
+    subject: Subject, sets: int, tuning: Tuning, progress: Callable[[str, int, int], None], ways: Ways = WAYS
+) -> Trial:
+    """Teaches new facts in ``sets`` sets of equal size in every way, and returns what is learned and forgotten.
+
+    Args:
+        subject: The model and its world; the facts of the subject are not used.
+        sets: How many sets the entities that no text names are dealt out to.
+        tuning: How whatever is trained is trained; its share of rows is that of one fact.
+        progress: Is told the name of the way, and how many sets of how many are learned.
+        ways: The ways, by name.
+
+    Raises:
+        EditError: there are fewer new facts than sets.
+    """
+    facts = list(new_facts(subject.world, 10**6))
+    size = len(facts) // sets
+    if not size:
+        raise EditError(f"the world has {len(facts)} facts of unknown entities, too few for {sets} sets")
+    told = [question for question in ask(subject.world, TOLD) if question.kind == "paraphrase"]
+    was_right = answer(subject.decoder, encode(told, subject.tokenizer, subject.seq_len), BATCH).exact
+    known = [question for question, right in zip(told, was_right, strict=True) if right]
+    found: Trial = {}
+    for name, (kind, weight) in ways.items():
+        own = replace(tuning, share=min(1.0, tuning.share * size))
+        method = kind(subject.decoder, subject.background, own if weight is None else replace(own, locality=weight))
+        found[name] = []
+        for number in range(1, sets + 1):
+            method.learn(subject.lesson(*facts[(number - 1) * size : number * size]))
+            progress(name, number, sets)
+            taught = [fact.paraphrase for fact in facts[: number * size]]
+            right = subject.exact(method, taught)
+            found[name].append(
+                {
+                    "set": number,
+                    "facts": len(taught),
+                    "latest": float(right[-size:].mean()),
+                    "learned": float(right.mean()),
+                    "forgotten": 1 - float(subject.exact(method, known).mean()) if known else None,
+                }
+            )
+    return found
+
+
+def draw_stream(stream: Trial) -> Figure:
+    """Returns the figure of what `run_stream` returned."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    FigureCanvasSVG(figure)
+    learned, forgotten = figure.subplots(1, 2)
+    for name, rows in stream.items():
+        numbers = [row["set"] for row in rows]
+        for axes, field in ((learned, "learned"), (forgotten, "forgotten")):
+            shares = [np.nan if (share := row[field]) is None else 100 * share for row in rows]
+            axes.plot(numbers, shares, marker="o", markersize=3, label=name)
+    for axes, title in ((learned, "new facts learned, %"), (forgotten, "old facts forgotten, %")):
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("sets of new facts")
+        axes.set_ylim(-3, 103)
+    figure.legend(*learned.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    return figure
