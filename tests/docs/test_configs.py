@@ -69,6 +69,7 @@ def test_the_recipe_of_the_lineage(path):
         ("cross_attention.yaml", {"cross_attention": "cross_attention"}),
         ("gated_mlp.yaml", {"gated_mlp": "gated_mlp"}),
         ("dense.yaml", {"dense": None}),
+        ("readable.yaml", {"vectors": "gated_mlp", "readable": "gated_mlp"}),
     ],
 )
 def test_the_memory_of_the_lineage(file, variants):
@@ -92,3 +93,8 @@ def test_the_single_files_are_the_variants_of_the_comparison():
         alone = load_experiment(CONFIGS / "lineage" / f"{variant}.yaml")
         assert alone.variants == {variant: model}
         assert (alone.data, alone.train, alone.evaluate) == (together.data, together.train, together.evaluate)
+
+
+def test_the_readable_bank_of_the_lineage_has_entries_of_32_tokens():
+    bank = load_experiment(CONFIGS / "lineage" / "readable.yaml").variants["readable"].memory.bank
+    assert (bank.type, bank.entry_length, bank.encoder.type) == ("tokens", 32, "embedding_mean")

@@ -33,6 +33,8 @@ class TokensConfig(BankConfig):
     """Share of the slots, the last ones, that hold no entry but a vector that learns; the entries themselves do not."""
     encoder: Annotated[Any, choice(ENCODERS)] = EmbeddingMeanConfig(type="embedding_mean")
     """What makes a value of an entry, by type (`memlm list encoders`)."""
+    database: str | None = Field(default=None, min_length=1)
+    """JSON or JSON Lines of sentences that a new model's entries are filled with; random tokens if not given."""
 
     def n_vectors(self, n_slots: int) -> int:
         """Returns how many of ``n_slots`` slots hold a vector: rounded, but one at least if there is a share."""

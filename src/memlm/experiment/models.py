@@ -6,15 +6,22 @@ from tokenizers import Tokenizer
 
 from memlm.data.tokenizer import END, PAD
 from memlm.experiment.config import ExperimentConfig
+from memlm.fill.model import fill_model
 from memlm.hf import MemlmConfig, MemlmForCausalLM
 
 
 def new_model(config: ExperimentConfig, variant: str, tokenizer: Tokenizer) -> MemlmForCausalLM:
-    """Returns an untrained model of ``variant``; torch's random state decides its weights."""
+    """Returns an untrained model of ``variant``; torch's random state decides its weights.
+
+    A bank of tokens is filled from its database, if its settings name one.
+
+    Raises:
+        DataError: the database cannot be used.
+    """
     end = tokenizer.token_to_id(END)
     pad = tokenizer.token_to_id(PAD)
     shape = config.variants[variant].model.model_dump(mode="json", exclude_unset=True)
-    return MemlmForCausalLM(
+    model = MemlmForCausalLM(
         MemlmConfig(
             model=shape,
             vocab_size=config.data.vocab_size,
@@ -24,3 +31,5 @@ def new_model(config: ExperimentConfig, variant: str, tokenizer: Tokenizer) -> M
             pad_token_id=end if pad is None else pad,
         )
     )
+    fill_model(model.decoder, tokenizer)
+    return model

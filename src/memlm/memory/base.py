@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -63,6 +63,16 @@ class MemoryConfig(Config):
         if isinstance(self.bank, VectorsConfig):
             fields.pop("bank", None)
         return fields
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields what the fields cannot see alone; a subclass adds its own."""
+        if getattr(self.bank, "database", None) is not None and not self.has_product_keys:
+            yield "bank.database", "needs a memory with product keys, which lead to the entries; leave it out"
+
+    @property
+    def has_product_keys(self) -> bool:
+        """Whether slots are addressed by two half keys, so that they can be filled from a database."""
+        return False
 
     @property
     def n_slots(self) -> int:

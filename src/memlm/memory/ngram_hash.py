@@ -70,6 +70,7 @@ class NgramHashConfig(MemoryConfig):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields what the fields cannot see alone."""
+        yield from super().problems()
         if not self.orders or len(set(self.orders)) < len(self.orders):
             yield "orders", "must name at least one length, and none twice"
 

@@ -56,8 +56,14 @@ class ProductKeyConfig(MemoryConfig):
         """Width of a value."""
         return self.d_value
 
+    @property
+    def has_product_keys(self) -> bool:
+        """They are what it is about."""
+        return True
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields what the fields cannot see alone."""
+        yield from super().problems()
         if self.top_k == 1 and self.is_normalised:
             yield "top_k", "softmax over one slot is always 1 and gives the keys no gradient; read at least 2"
         if self.top_k > self.n_keys:
@@ -100,6 +106,17 @@ class ProductKeyMemory(Memory):
         bound = self.keys.shape[-1] ** -0.5
         nn.init.uniform_(self.keys, -bound, bound)
         nn.init.ones_(self.scale)
+
+    @torch.no_grad()
+    def set_keys(self, rows: Tensor, columns: Tensor) -> None:
+        """Gives every head these half keys in the place of its first ones, as long as those that are drawn.
+
+        Args:
+            rows: Of the first half, [up to M, C]; only their direction counts.
+            columns: Of the second half, likewise.
+        """
+        for half, keys in enumerate((rows, columns)):
+            self.keys[:, half, : len(keys)] = F.normalize(keys, dim=1).to(self.keys) * 3**-0.5
 
     def forward(self, hidden: Tensor, bank: Bank) -> MemoryRead:
         """Selects slots.

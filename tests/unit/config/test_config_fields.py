@@ -346,6 +346,16 @@ WIRING = [
         "Input should be less than 1",
     ),
     (
+        memory("bank: {type: tokens, database: ''}"),
+        "memory.bank.database = ''",
+        "String should have at least 1 character",
+    ),
+    (
+        memory("bank: {type: tokens, database: a.jsonl}", "ngram_hash"),
+        "memory.bank.database = 'a.jsonl'",
+        "needs a memory with product keys, which lead to the entries; leave it out",
+    ),
+    (
         memory("bank: {type: tokens, encoder: {type: mean}}"),
         "memory.bank.encoder.type = 'mean'",
         "unknown encoder 'mean'. Known: embedding_mean, gru.",
