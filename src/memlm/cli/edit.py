@@ -42,6 +42,9 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     stream: Annotated[
         int | None, typer.Option("--stream", min=1, help="Teach so many sets of new facts; see what is forgotten.")
     ] = None,
+    abstention: Annotated[
+        bool, typer.Option("--abstention", help="Measure how well known and unknown facts are told apart.")
+    ] = False,
     demo: Annotated[
         int | None, typer.Option("--demo", min=1, help="Edit so many facts of a generated world, show it, undo it.")
     ] = None,
@@ -79,11 +82,13 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         _try(console, editing, trial)
     if stream is not None:
         _stream(console, editing, stream)
+    if abstention:
+        _tell_apart(console, editing)
     if demo is not None:
         _demonstrate(console, editing, demo)
     for prompt in ask or []:
         console.print(f"{prompt}\n  edited: {editing.editor.ask(prompt)}\n  base:   {editing.editor.ask_base(prompt)}")
-    if not (requests or undo or undo_all or apply or pack or export or trial or stream or demo or ask):
+    if not (requests or undo or undo_all or apply or pack or export or trial or stream or abstention or demo or ask):
         _list(console, editing)
 
 
@@ -167,6 +172,18 @@ def _stream(console: Console, editing: Editing, sets: int) -> None:
         table.add_row(name, f"{last['facts']}", *shares)
     console.print(table)
     console.print(f"figure: {write_trial(editing.finished.run.folder, 'edit-stream', results, draw_stream(results))}")
+
+
+def _tell_apart(console: Console, editing: Editing) -> None:
+    from memlm.edit.abstention import measure
+
+    world, editor = editing.world(), editing.editor
+    found = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, world)
+    names = list(next(iter(found.values())))
+    table = Table("AUROC, or share", *names)
+    for what, row in found.items():
+        table.add_row(what, *(f"{row[name]:.3f}" for name in names))
+    console.print(table)
 
 
 def _demonstrate(console: Console, editing: Editing, n: int) -> None:
