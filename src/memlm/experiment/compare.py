@@ -13,7 +13,7 @@ from memlm.evaluate.statistics import Difference, Interval, interval, paired_dif
 from memlm.experiment.difference import flatten
 from memlm.experiment.judge import Judgement, Noise, document_losses, judgements, noise, values_of
 from memlm.experiment.opened import opened_before, tell_added
-from memlm.experiment.reading import Experiment, Run
+from memlm.experiment.reading import NOT_RUN, Experiment, Run
 from memlm.experiment.schema import run_name
 from memlm.experiment.solution import Solution
 from memlm.experiment.variants import QUANTITIES
@@ -224,8 +224,14 @@ def _above_unigram(experiment: Experiment) -> dict[str, float]:
 
 
 def _missing_runs(experiment: Experiment) -> Iterator[str]:
-    for (variant, seed), reason in experiment.absent.items():
-        yield f"{run_name(variant, seed)} {reason}"
+    for variant in experiment.plan.variants:
+        absent = {seed: reason for (name, seed), reason in experiment.absent.items() if name == variant}
+        not_run = [str(seed) for seed, reason in absent.items() if reason == NOT_RUN]
+        if len(not_run) > 1:
+            yield f"{variant} was not run with the seeds {', '.join(not_run)}"
+        for seed, reason in absent.items():
+            if len(not_run) <= 1 or reason != NOT_RUN:
+                yield f"{run_name(variant, seed)} {reason}"
     for run in experiment.runs:
         record = run.record
         why = f": {record.error}" if record.error else ""

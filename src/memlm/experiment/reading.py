@@ -14,6 +14,8 @@ from memlm.experiment.files import Tree, checked, parse_json, read_checked, read
 from memlm.experiment.paths import inside
 from memlm.experiment.schema import Documents, Plan, Record, Sample, run_name
 
+NOT_RUN = "was not run"
+"""Why a run that nobody began is absent."""
 ROUNDING = 1e-3
 """Nats per token by which the losses of documents, which are rounded, may be off from a result."""
 
@@ -183,7 +185,7 @@ def read_experiment(folder: Path) -> Experiment:
     for variant, seed in plan.runs:
         run_folder = folder / run_name(variant, seed)
         if not (run_folder / "record.json").exists():
-            absent[variant, seed] = "was not run"
+            absent[variant, seed] = NOT_RUN
             continue
         try:
             runs.append(read_run(inside(folder, run_folder.name)))

@@ -15,13 +15,16 @@ from pathlib import Path
 from memlm import __version__
 from memlm.config.base import Config
 from memlm.errors import RunError
-from memlm.model.config import ModelConfig
 
 MODELING = "memlm.hf.modeling"
-NAMES = {MODELING: "modeling_memlm", "memlm.hf.configuration": "configuration_memlm"}
+GRAFTED = "memlm.hf.grafted"
+NAMES = {
+    MODELING: "modeling_memlm",
+    "memlm.hf.configuration": "configuration_memlm",
+    GRAFTED: "modeling_memlm_grafted",
+}
 """What Hugging Face calls these files."""
-AUTO_MAP = {"AutoConfig": "modeling_memlm.MemlmConfig", "AutoModelForCausalLM": "modeling_memlm.MemlmForCausalLM"}
-"""Both from one file: transformers copies what each named file needs, and two copies would define operations twice."""
+CLASSES = {MODELING: ("MemlmConfig", "MemlmForCausalLM"), GRAFTED: ("GraftedConfig", "GraftedForCausalLM")}
 OPERATIONS = '''\
 """The namespace of this folder's operations in torch: a process may load several folders, and memlm beside them."""
 
@@ -33,20 +36,34 @@ LEFT_OUT = {"is_fast", "_is_fast", "TYPE_CHECKING"}
 """An ``if`` that asks one of these is dropped: it leads to a Triton kernel, or to what only a type checker reads."""
 
 
-def flat_code(model: ModelConfig) -> dict[str, str]:
+def auto_map(modeling: str) -> dict[str, str]:
+    """Returns what ``config.json`` says of the code of `MODELING` or `GRAFTED`.
+
+    Both classes come from one file: transformers copies what each named file needs, and two copies would define
+    operations twice.
+    """
+    config, model = CLASSES[modeling]
+    return {"AutoConfig": f"{NAMES[modeling]}.{config}", "AutoModelForCausalLM": f"{NAMES[modeling]}.{model}"}
+
+
+def flat_code(config: Config, modeling: str = MODELING) -> dict[str, str]:
     """Returns the files that a model of this configuration needs, by name.
+
+    Args:
+        config: Of the model, or of what was grafted.
+        modeling: Where its class is, `MODELING` or `GRAFTED`.
 
     Raises:
         RunError: one of its types is no part of memlm, so its code cannot be exported.
     """
-    types = sorted(_types(model))
-    sources = _sources([MODELING, *types])
+    sources = _sources([modeling, *sorted(_types(config))])
     files = {f"{_flat(name)}.py": _own_operations(text) for name, text in sources.items()} | {
         "operations.py": OPERATIONS
     }
     # Types register themselves when they are imported, and transformers copies only files that such a line names.
-    others = sorted({name.removesuffix(".py") for name in files} - {*NAMES.values()})
-    files["configuration_memlm.py"] += "\n" + "".join(f"from .{name} import __name__ as _  # noqa\n" for name in others)
+    own = f"{NAMES[modeling]}.py"
+    others = sorted(name.removesuffix(".py") for name in files if name != own)
+    files[own] += "\n" + "".join(f"from .{name} import __name__ as _  # noqa\n" for name in others)
     return files
 
 

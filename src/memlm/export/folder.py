@@ -10,7 +10,7 @@ from memlm.errors import RunError
 from memlm.experiment.reading import read_finished
 from memlm.experiment.trained import checkpoint_of, open_tokenizer
 from memlm.export.card import card
-from memlm.export.code import AUTO_MAP, flat_code
+from memlm.export.code import MODELING, auto_map, flat_code
 from memlm.hf import MemlmConfig
 from memlm.storage import replaced_folder, write_json, write_text
 from memlm.train.checkpoint import verify
@@ -33,8 +33,7 @@ def export_run(run: Path, folder: Path) -> None:
     """
     found = read_finished(run)
     checkpoint = checkpoint_of(found)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder}: is there already; give a folder that does not exist yet")
+    refuse_taken(folder)
     verify(checkpoint)
     refuse_code(checkpoint)
     with loading_errors(checkpoint):
@@ -45,7 +44,17 @@ def export_run(run: Path, folder: Path) -> None:
         for name in COPIED:
             shutil.copyfile(checkpoint / name, staged / name)
         tokenizer.save_pretrained(staged)
-        write_json(staged / "config.json", config | {"auto_map": AUTO_MAP})
+        write_json(staged / "config.json", config | {"auto_map": auto_map(MODELING)})
         for name, text in code.items():
             write_text(staged / name, text)
         write_text(staged / "README.md", card(found))
+
+
+def refuse_taken(folder: Path) -> None:
+    """Refuses a folder that holds something.
+
+    Raises:
+        RunError: it does.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder}: is there already; give a folder that does not exist yet")

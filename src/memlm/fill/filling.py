@@ -28,10 +28,10 @@ from memlm.storage import replaced_folder
 logger = logging.getLogger(__name__)
 
 FILE = "filling.safetensors"
-VERSION = 1
+VERSION = 2
 """Raised when other code would fill otherwise."""
 WIDTH = 512
-"""Least components of a sentence."""
+"""Least components of a sentence; else twice the width of a query."""
 BLOCK = 1024
 """Sentences that are looked up at a time."""
 
@@ -92,7 +92,7 @@ def filled(database: Database, grid: Grid, d_key: int) -> Filling:
     known = _read(folder / FILE)
     if known is not None:
         return known
-    embedding = Embedding.fitted(database.texts, max(WIDTH, d_key))
+    embedding = Embedding.fitted(database.texts, max(WIDTH, 2 * d_key))
     slots, queries, keys = learned_keys(embedding(database.texts), grid, d_key)
     filling = Filling(torch.from_numpy(slots), *keys, embedding.then(queries))
     with replaced_folder(folder) as staged:

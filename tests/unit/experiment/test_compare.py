@@ -106,6 +106,8 @@ def test_missing_runs_and_values_are_said(folder):
         "gated_mlp-s1 finished without a finite validation_loss",
     ]
     assert comparison.results["dense"]["validation_loss"].n == 1
+    shutil.rmtree(folder / "dense-s1")
+    assert compared(folder).missing[0] == "dense was not run with the seeds 0, 1"
 
 
 def test_runs_that_differ_in_more_than_the_model_are_warned_of(folder):
@@ -126,7 +128,9 @@ def test_an_experiment_without_a_finished_run_compares_nothing(folder):
     for run in folder.glob("*-s*"):
         shutil.rmtree(run)
     comparison = compared(folder)
-    assert len(comparison.missing) == 12
+    assert comparison.missing == [
+        f"{v} was not run with the seeds 0, 1, 2" for v in comparison.experiment.plan.variants
+    ]
     assert comparison.ledger.held["tokens"] == "cannot be told"
     assert comparison.judgements[0].verdict.word == "inconclusive"
 

@@ -1,0 +1,41 @@
+"""`memlm graft`: adds a memory to a model that is there already."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from memlm.cli.options import Overrides
+
+
+def command(
+    dense: Annotated[Path, typer.Argument(help="The folder of a Llama- or Qwen-like model.", metavar="DENSE_MODEL")],
+    folder: Annotated[Path, typer.Argument(help="The new folder.", metavar="DIR")],
+    config: Annotated[Path, typer.Option("--config", help="What is added and how it is trained: a YAML file.")],
+    overrides: Overrides = None,
+) -> None:
+    """Add a memory to a Hugging Face model, train the memory alone, and write a folder that loads without memlm."""
+    from memlm.config.load import read, validate
+    from memlm.model.graft import GraftConfig
+
+    settings = validate(read(config, overrides or ()), GraftConfig)
+    from memlm.graft.graft import graft
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not sys.stderr.isatty()) as bars:
+        task = bars.add_task("training the memory", total=settings.steps)
+        found = graft(
+            dense,
+            folder,
+            settings,
+            lambda step, loss: bars.update(task, completed=step, description=f"loss {loss:.3f}"),
+        )
+    typer.echo(f"{found.added:,} parameters added, trained on {found.tokens:,} tokens")
+    typer.echo(f"held-out loss {found.before:.4f} -> {found.after:.4f} nats per token")
+    typer.echo(f"{folder}: AutoModelForCausalLM.from_pretrained({str(folder)!r}, trust_remote_code=True) loads it")

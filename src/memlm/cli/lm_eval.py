@@ -1,0 +1,37 @@
+"""`memlm lm-eval`: lm-eval's tasks for a run's model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from memlm.cli.options import RunArgument
+
+
+def command(
+    run: RunArgument,
+    tasks: Annotated[list[str], typer.Argument(help="Names of tasks.", metavar="TASK...")],
+    include: Annotated[Path | None, typer.Option("--include", help="A folder of your own task files.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Questions of each task, for a try.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Questions at a time.")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Evaluate a run's model on tasks of lm-eval."""
+    from memlm.evaluate.lm_eval import evaluate_tasks
+    from memlm.experiment.trained import open_model
+
+    model, tokenizer = open_model(run)
+    results = evaluate_tasks(model, tokenizer, tasks, include, limit, batch_size)
+    if as_json:
+        typer.echo(json.dumps(results))
+        return
+    table = Table("task", "metric", "value")
+    for task, row in results.items():
+        for metric, value in row.items():
+            table.add_row(task, metric.removesuffix(",none"), f"{value:.4f}")
+    Console(highlight=False, markup=False).print(table)
