@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +18,7 @@ from memlm.errors import EditError
 
 if TYPE_CHECKING:
     from memlm.edit.editor import Made
-    from memlm.edit.request import Request
+    from memlm.edit.request import Replacement, Request
     from memlm.experiment.editing import Editing
 
 
@@ -29,6 +29,9 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     ] = None,
     delete: Annotated[
         list[str] | None, typer.Option("--delete", help="Make the model forget: 'subject | relation'.")
+    ] = None,
+    replace: Annotated[
+        list[str] | None, typer.Option("--replace", help="Give an entry another text: 'SLOT | new text'.")
     ] = None,
     from_: Annotated[Path | None, typer.Option("--from", help="Make the edits in this file of JSON Lines.")] = None,
     undo: Annotated[list[int] | None, typer.Option("--undo", help="Take back the edit with this number.")] = None,
@@ -54,22 +57,26 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
     Options are carried out in the order in which they are listed here.
     """
-    from memlm.edit.request import parse, read_requests
-    from memlm.experiment.editing import open_editing
+    from memlm.edit.request import parse, parse_replacement, read_requests
+    from memlm.experiment.editing import only_editor, open_editing
 
-    requests = [parse(text, "set") for text in set_ or []] + [parse(text, "delete") for text in delete or []]
-    if from_ is not None:
-        requests += read_requests(from_)
+    requests = [
+        *(parse(text, "set") for text in set_ or []),
+        *(parse(text, "delete") for text in delete or []),
+        *(parse_replacement(text) for text in replace or []),
+        *(read_requests(from_) if from_ is not None else []),
+    ]
     if undo and undo_all:
         raise EditError("give one of --undo and --undo-all")
     console = screen.output()
-    editing = open_editing(run)
-    _make(console, editing, requests)
-    _take_back(console, editing, undo or [], undo_all)
-    if apply is not None:
-        editing.editor.load_pack(apply)
-        editing.save()
-        console.print(f"{len(editing.editor.edits)} edits applied")
+    with only_editor(run) if requests or undo or undo_all or apply else nullcontext():
+        editing = open_editing(run)
+        _make(console, editing, requests)
+        _take_back(console, editing, undo or [], undo_all)
+        if apply is not None:
+            editing.editor.load_pack(apply)
+            editing.save()
+            console.print(f"{len(editing.editor.edits)} edits applied")
     if pack is not None:
         from memlm.edit.log import write_pack
 
@@ -92,7 +99,7 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         _list(console, editing)
 
 
-def _make(console: Console, editing: Editing, requests: list[Request]) -> None:
+def _make(console: Console, editing: Editing, requests: Sequence[Request | Replacement]) -> None:
     for request in requests:
         made = editing.editor.make(request)
         editing.save()  # one at a time, so that what is broken off keeps what was made
@@ -104,9 +111,8 @@ def _show(console: Console, made: Made, n_rows: int) -> None:
     new = edit.answer or "(deleted)"
     share = len(edit.rows) / n_rows
     console.print(f"edit {edit.id}: {edit.subject} | {edit.relation}: {edit.old} -> {new}")
-    console.print(
-        f"  {len(edit.rows)} rows ({share:.2%}), answered as wanted in {made.learned} of {len(edit.prompts)} wordings"
-    )
+    how = f", answered as wanted in {made.learned} of {len(edit.prompts)} wordings" if edit.prompts else ""
+    console.print(f"  {len(edit.rows)} rows ({share:.2%}){how}")
     for conflict in made.conflicts:
         console.print(f"  conflict: {conflict}")
 
@@ -128,7 +134,7 @@ def _take_back(console: Console, editing: Editing, numbers: list[int], everythin
 def _list(console: Console, editing: Editing) -> None:
     edits = editing.editor.edits
     if not edits:
-        console.print("no edits; make one: memlm edit RUN --set 'subject | relation | new answer'")
+        console.print("no edits; make one: memlm edit RUN --set 'subject | relation | new answer' (or --replace)")
         return
     table = Table("edit", "subject", "relation", "before", "now", "rows")
     for edit in edits:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from memlm.edit.rows import Rows
+from memlm.edit.rows import VectorRows
 from memlm.model.decoder import Decoder
 
 TOKENS = 65_536
@@ -33,7 +33,7 @@ class Background:
     """
 
     def __init__(self, decoder: Decoder, sequences: Sequence[Sequence[int]]) -> None:
-        self._decoder, self._rows = decoder, Rows(decoder)
+        self._decoder, self._rows = decoder, VectorRows(decoder)
         self.sequences: list[Sequence[int]] = []
         self._reader = torch.empty(0, dtype=torch.int64)  # sequence and row of each pair of the two
         self._row = torch.empty(0, dtype=torch.int64)
@@ -60,7 +60,7 @@ class Background:
 
 
 @torch.inference_mode()
-def read_counts(decoder: Decoder, rows: Rows, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+def read_counts(decoder: Decoder, rows: VectorRows, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
     """Returns how often each sequence reads each row, a list of [rows] on the CPU."""
     ids, is_real = padded(sequences)
     device = decoder.embedding.weight.device

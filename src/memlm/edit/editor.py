@@ -14,8 +14,8 @@ from memlm.data.tokenizer import END
 from memlm.edit.background import Background
 from memlm.edit.finetune import Tuning, learn_rows
 from memlm.edit.log import Edit, Log, read_pack
-from memlm.edit.request import Request, Wordings
-from memlm.edit.rows import Rows, Undoable
+from memlm.edit.request import Replacement, Request, Wordings
+from memlm.edit.rows import Change, EntryRows, Undoable, rows_to_edit
 from memlm.errors import EditError
 from memlm.evaluate.recall import Encoded, answer, encode
 from memlm.hf import MemlmForCausalLM
@@ -24,6 +24,8 @@ LONGEST = 16
 """Tokens of an answer at most."""
 ENDS = (".", ";", "\n", "。")
 """What ends an answer."""
+SHOWN = 3
+"""Entries that are told to whom asks for a fact."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Editor:
         tuning: Tuning | None = None,
     ) -> None:
         self.model, self.tokenizer, self.base = model, tokenizer, base
-        self.rows = Rows(model.decoder)
+        self.rows = rows_to_edit(model.decoder)
         self.edits: list[Edit] = []
         self._state = Undoable(self.rows, base)
         self._sequences, self._wordings, self._tuning = background, wordings, tuning or Tuning()
@@ -98,30 +100,55 @@ class Editor:
         """Applies a pack to the base; raises as `load` and `read_pack`."""
         self.load(read_pack(path, self.base, self.rows))
 
-    def make(self, request: Request) -> Made:
-        """Makes an edit.
+    def make(self, request: Request | Replacement) -> Made:
+        """Makes an edit: trains rows, or replaces an entry.
 
         Raises:
-            EditError: a wording leaves no room for the answer, or there is nothing to delete.
+            EditError: a wording leaves no room for the answer, or there is nothing to delete; or the model's memory
+                is not of the kind that such an edit needs.
+            RunError: a slot holds no entry, or the new one does not fit.
         """
+        return self._replace(request) if isinstance(request, Replacement) else self._learn(request)
+
+    def _replace(self, request: Replacement) -> Made:
+        if not isinstance(self.rows, EntryRows):
+            raise EditError("the memory holds vectors and no texts; give --set 'subject | relation | new answer'")
+        ids = self.tokenizer.encode(request.text, add_special_tokens=False).ids
+        change = self.rows.replacement(request.slot, ids)
+        told = Edit(
+            id=self._next_id,
+            kind="replace",
+            subject=f"slot {request.slot}",
+            relation="entry",
+            answer=request.text,
+            old=self._entry(self.rows, request.slot),
+            prompts=(),
+            rows=(request.slot,),
+            base=self.base,
+            result="",
+        )
+        conflicts = self._conflicts(change)
+        return Made(self._do(told, change), 0, conflicts)
+
+    def _learn(self, request: Request) -> Made:
+        if isinstance(self.rows, EntryRows):
+            raise EditError(
+                f"{request.subject} | {request.relation}: the memory holds texts; replace one by "
+                f"--replace 'SLOT | new text' ({self._entries_about(self.rows, request)})"
+            )
         prompts = self._wordings(request)
         is_deletion = request.kind == "delete"
         old = self.ask(prompts[0])
         texts = self._texts(prompts, request)
         background = self._read_background()
         change = learn_rows(self.model.decoder, texts, background, self._tuning, is_deletion)
-        conflicts = [
-            f"shares {n} of its {len(change.rows)} rows with edit {self.edits[place].id}"
-            for place, n in self._state.shared_with(change).items()
-        ]
-        conflicts += [
+        conflicts = self._conflicts(change) + [
             f"edit {edit.id} is about the same fact ({edit.answer or 'deleted'})"
             for edit in self.edits
             if (edit.subject, edit.relation) == (request.subject, request.relation)
         ]
-        self._state.do(change)
-        edit = Edit(
-            id=self.edits[-1].id + 1 if self.edits else 1,
+        told = Edit(
+            id=self._next_id,
             kind=request.kind,
             subject=request.subject,
             relation=request.relation,
@@ -130,12 +157,29 @@ class Editor:
             prompts=tuple(prompts),
             rows=tuple(change.rows.tolist()),
             base=self.base,
-            result=self._state.results[-1],
+            result="",
         )
-        self.edits.append(edit)
+        edit = self._do(told, change)
         background.add([text.ids for text in texts])
         exact = answer(self.model.decoder, texts, len(texts)).exact
         return Made(edit, int((~exact if is_deletion else exact).sum()), conflicts)
+
+    @property
+    def _next_id(self) -> int:
+        return self.edits[-1].id + 1 if self.edits else 1
+
+    def _conflicts(self, change: Change) -> list[str]:
+        return [
+            f"shares {n} of its {len(change.rows)} rows with edit {self.edits[place].id}"
+            for place, n in self._state.shared_with(change).items()
+        ]
+
+    def _do(self, told: Edit, change: Change) -> Edit:
+        """Makes a change as the last one, and returns its edit with the result."""
+        self._state.do(change)
+        edit = replace(told, result=self._state.results[-1])
+        self.edits.append(edit)
+        return edit
 
     def undo(self, number: int) -> list[str]:
         """Takes an edit back, and returns what later edits have in common with it, in words.
@@ -151,7 +195,7 @@ class Editor:
             raise EditError(f"edit {number}: there is none; known: {known}")
         undone, changes = self._state.changes[place], list(self._state.changes)
         conflicts = [
-            f"edit {self.edits[other].id} has since changed {n} of its {len(undone.rows)} rows; its difference stays"
+            f"edit {self.edits[other].id} has since changed {n} of its {len(undone.rows)} rows; its change stays"
             for other, n in self._state.shared_with(undone).items()
             if other > place
         ]
@@ -179,6 +223,16 @@ class Editor:
             return self.ask(prompt)
         finally:
             self._state.set(changes)
+
+    def _entry(self, rows: EntryRows, row: int) -> str:
+        return self.tokenizer.decode(rows.entry(row), skip_special_tokens=True).strip()
+
+    def _entries_about(self, rows: EntryRows, request: Request) -> str:
+        """Says which entries name a request's subject and relation, in any case of letters."""
+        wanted = (request.subject.casefold(), request.relation.casefold())
+        entries = ((row, self._entry(rows, row)) for row in range(len(rows)) if rows.has(row))
+        about = [f"{row}: {text!r}" for row, text in entries if all(words in text.casefold() for words in wanted)]
+        return f"{len(about)} name both: {', '.join(about[:SHOWN])}" if about else "no entry names both"
 
     def _texts(self, prompts: Sequence[str], request: Request) -> list[Encoded]:
         """Returns the prompts with the new answer, or with what the model answers now if that is to be deleted."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memlm.edit.background import Background, padded, read_counts
-from memlm.edit.rows import Change, Rows
+from memlm.edit.rows import Change, VectorRows
 from memlm.evaluate.recall import Encoded
 from memlm.model.decoder import Decoder
 
@@ -75,7 +75,7 @@ def learn_rows(
         tuning: How rows are trained.
         is_deletion: Make the answers unlikely.
     """
-    rows = Rows(decoder)
+    rows = VectorRows(decoder)
     chosen = rows_of(decoder, texts, background, tuning)
     before = rows.read(chosen)
     delta = nn.Parameter(torch.zeros_like(before))
@@ -98,7 +98,7 @@ def learn_rows(
 
 def rows_of(decoder: Decoder, texts: Sequence[Encoded], background: Background, tuning: Tuning) -> Tensor:
     """Returns the rows that are the texts' own, ascending."""
-    rows = Rows(decoder)
+    rows = VectorRows(decoder)
     counts = torch.stack(read_counts(decoder, rows, [text.ids[:-1] for text in texts])).sum(0)
     return pick_rows(counts, background, max(1, int(tuning.share * len(rows))))
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from memlm.edit.request import Kind
-from memlm.edit.rows import Change, Rows
+from memlm.edit.rows import AnyRows, Change
 from memlm.errors import EditError
 from memlm.storage import redacted, replaced_folder, write_text
 
@@ -35,12 +35,12 @@ class Edit:
 
     Attributes:
         id: Its number; later edits have higher ones.
-        kind: A new answer was set, or the old one deleted.
-        subject: Whom it is about.
+        kind: A new answer was set, or the old one deleted, or an entry replaced.
+        subject: Whom it is about; the slot of an entry.
         relation: What about it.
-        answer: The new answer, empty where it was deleted.
-        old: What the model answered before, in the first wording.
-        prompts: The wordings in which it was learned.
+        answer: The new answer, empty where it was deleted; an entry's new text.
+        old: What the model answered before, in the first wording; an entry's old text.
+        prompts: The wordings in which it was learned; none for an entry.
         rows: The rows that it changed, numbered through all banks.
         base: The hash of the checkpoint's weights.
         result: The hash of the state after it, see `memlm.edit.rows.chain`.
@@ -83,7 +83,7 @@ def write_log(folder: Path, log: Log) -> None:
         raise EditError(f"{folder}: cannot be written ({error}); make room and give the command again") from error
 
 
-def read_log(folder: Path, base: str, rows: Rows) -> Log:
+def read_log(folder: Path, base: str, rows: AnyRows) -> Log:
     """Reads the log in ``folder``, an empty one if there is none.
 
     Raises:
@@ -116,7 +116,7 @@ def write_pack(path: Path, log: Log) -> None:
         staged.unlink(missing_ok=True)
 
 
-def read_pack(path: Path, base: str, rows: Rows) -> Log:
+def read_pack(path: Path, base: str, rows: AnyRows) -> Log:
     """Reads what `write_pack` wrote.
 
     Raises:
@@ -144,7 +144,7 @@ def _tensors(log: Log) -> dict[str, Tensor]:
     }
 
 
-def _read(lines: str, tensors: Path, base: str, rows: Rows) -> Log:
+def _read(lines: str, tensors: Path, base: str, rows: AnyRows) -> Log:
     edits = [_edit(line, f"{tensors.parent / LINES}:{n}") for n, line in enumerate(lines.splitlines(), 1)]
     for edit in edits:
         if edit.base != base:
@@ -178,11 +178,11 @@ def _change(edit: Edit, before: Tensor, after: Tensor) -> Change:
     return Change(torch.tensor(edit.rows, dtype=torch.int64), before, after)
 
 
-def _check(edit: Edit, change: Change, rows: Rows, where: Path) -> None:
+def _check(edit: Edit, change: Change, rows: AnyRows, where: Path) -> None:
     """Refuses rows that the model does not have, and values that are none."""
     ids, shape = list(edit.rows), (len(edit.rows), rows.width)
-    is_fit = ids == sorted(set(ids)) and all(0 <= row < len(rows) for row in ids)
+    is_fit = ids == sorted(set(ids)) and all(rows.has(row) for row in ids)
     for values in (change.before, change.after):
-        is_fit = is_fit and values.shape == shape and values.dtype == torch.float32 and bool(values.isfinite().all())
+        is_fit = is_fit and values.shape == shape and values.dtype == rows.dtype and rows.are_sound(values)
     if not is_fit:
         raise EditError(f"{where}: the rows of edit {edit.id} do not fit the model; it is damaged")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from memlm.data.questions import Question
 from memlm.edit.background import Background
 from memlm.edit.finetune import Tuning, learn_rows, rows_of, train_until_sure, training
-from memlm.edit.rows import Rows, apply
+from memlm.edit.rows import VectorRows, apply
 from memlm.evaluate.recall import Encoded
 from memlm.extras import optional
 from memlm.model.decoder import Decoder
@@ -77,7 +77,7 @@ class Sparse(Method):
 
     def learn(self, lesson: Lesson) -> None:
         """Trains the facts' own rows."""
-        apply(learn_rows(self.decoder, lesson.texts, self.background, self.tuning), Rows(self.decoder))
+        apply(learn_rows(self.decoder, lesson.texts, self.background, self.tuning), VectorRows(self.decoder))
         self.background.add([text.ids for text in lesson.texts])
 
 

@@ -13,7 +13,7 @@ from memlm.data.wording import PROSE
 from memlm.data.world import World
 from memlm.errors import EditError
 
-Kind = Literal["set", "delete"]
+Kind = Literal["set", "delete", "replace"]
 Words = Annotated[str, Field(min_length=1)]
 MOST_PROMPTS = 12
 """Wordings that an edit is learned in."""
@@ -34,14 +34,34 @@ class Request:
     subject: Words
     relation: Words
     answer: str = ""
-    kind: Kind = "set"
+    kind: Literal["set", "delete"] = "set"
     prompts: tuple[Words, ...] = ()
 
 
-_LINE = TypeAdapter(Request)
+@dataclass(frozen=True)
+class Replacement:
+    """Another text for an entry.
+
+    Attributes:
+        slot: Its slot, numbered through all banks.
+        text: The new text; empty: the slot is to hold nothing.
+        kind: Tells it from a `Request`.
+    """
+
+    slot: Annotated[int, Field(ge=0)]
+    text: str
+    kind: Literal["replace"] = "replace"
 
 
-def parse(text: str, kind: Kind) -> Request:
+@dataclass(frozen=True)
+class _Line:
+    kind: Kind = "set"
+
+
+_LINE, _REQUEST, _REPLACEMENT = TypeAdapter(_Line), TypeAdapter(Request), TypeAdapter(Replacement)
+
+
+def parse(text: str, kind: Literal["set", "delete"]) -> Request:
     """Returns what ``subject | relation | answer`` asks for, or ``subject | relation`` to delete.
 
     Raises:
@@ -54,8 +74,20 @@ def parse(text: str, kind: Kind) -> Request:
     return Request(*parts, kind=kind)
 
 
-def read_requests(path: Path) -> list[Request]:
-    """Reads requests from JSON Lines with the fields of `Request`; fields that an edit's record adds may be there.
+def parse_replacement(text: str) -> Replacement:
+    """Returns what ``slot | new text`` asks for; the text may hold bars, or be empty.
+
+    Raises:
+        EditError: it has another form.
+    """
+    slot, bar, words = (part.strip() for part in text.partition("|"))
+    if not bar or not slot.isdecimal():
+        raise EditError(f"--replace {text!r}: has another form than 'SLOT | new text', with a number for SLOT")
+    return Replacement(int(slot), words)
+
+
+def read_requests(path: Path) -> list[Request | Replacement]:
+    """Reads requests from JSON Lines with the fields of `Request` or `Replacement`; others may be there.
 
     Raises:
         EditError: the file or a line of it cannot be used.
@@ -70,9 +102,11 @@ def read_requests(path: Path) -> list[Request]:
     return requests
 
 
-def _request(line: str, where: str) -> Request:
+def _request(line: str, where: str) -> Request | Replacement:
     try:
-        request = _LINE.validate_json(line)
+        if _LINE.validate_json(line).kind == "replace":
+            return _REPLACEMENT.validate_json(line)
+        request = _REQUEST.validate_json(line)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the line"

@@ -6,17 +6,23 @@ Rows are numbered through all banks: bank * S + slot.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from memlm.bank.base import Bank
+from memlm.bank.tokens import TokenBank
 from memlm.bank.vectors import VectorBank
+from memlm.encoder.base import NO_TOKEN
 from memlm.errors import EditError
 from memlm.memory.base import MemoryRead
 from memlm.model.decoder import Decoder
+
+B = TypeVar("B", bound=Bank)
 
 
 @dataclass(frozen=True)
@@ -25,8 +31,8 @@ class Change:
 
     Attributes:
         rows: The rows that it changed, ascending, [N] int64, on the CPU.
-        before: Their values before it, [N, d_value].
-        after: Their values after it, [N, d_value].
+        before: What they held before it, [N, width], as `Rows.read` gives it.
+        after: What they hold after it, [N, width].
     """
 
     rows: Tensor
@@ -34,8 +40,81 @@ class Change:
     after: Tensor
 
 
-class Rows:
-    """All rows of a model's banks.
+class Rows(ABC, Generic[B]):
+    """All rows of a model's banks of one kind.
+
+    Args:
+        banks: The banks, all of one shape.
+
+    Attributes:
+        kind: What such a bank is called.
+        dtype: What rows are read as.
+
+    Raises:
+        EditError: there is none.
+    """
+
+    kind: str
+    dtype: torch.dtype
+
+    def __init__(self, banks: Sequence[B]) -> None:
+        if not banks:
+            raise EditError(f"the model has no {self.kind} to edit; give a run of a variant that has one")
+        self.banks = banks
+        self._first: dict[Bank, int] = {bank: number * bank.n_slots for number, bank in enumerate(banks)}
+
+    @abstractmethod
+    def table(self, bank: B) -> Tensor:
+        """Returns the bank's own tensor of what can be edited, [up to S, width]."""
+
+    @abstractmethod
+    def carried(self, change: Change, now: Tensor) -> Tensor:
+        """Returns what a change makes of its rows where they are ``now`` [N, width], and not as they were before it."""
+
+    @abstractmethod
+    def are_sound(self, values: Tensor) -> bool:
+        """Tells whether rows can hold ``values`` [N, width]."""
+
+    def __len__(self) -> int:
+        """Returns how many there are, those between that cannot be edited among them."""
+        return sum(bank.n_slots for bank in self.banks)
+
+    @property
+    def width(self) -> int:
+        """Width of a row."""
+        return self.table(self.banks[0]).shape[1]
+
+    def has(self, row: int) -> bool:
+        """Tells whether there is such a row to edit."""
+        return 0 <= row < len(self) and row % self.banks[0].n_slots < len(self.table(self.banks[0]))
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Returns a copy of what ``rows`` [N] hold on the CPU, [N, width]."""
+        found = torch.empty(len(rows), self.width, dtype=self.dtype)
+        for bank, here, slots in self._by_bank(rows):
+            found[here] = self.table(bank)[slots].to(found)
+        return found
+
+    @torch.no_grad()
+    def write(self, rows: Tensor, values: Tensor) -> None:
+        """Gives ``rows`` [N] the ``values`` [N, width]."""
+        for bank, here, slots in self._by_bank(rows):
+            table = self.table(bank)
+            table[slots] = values[here].to(table)
+
+    def of(self, reads: dict[int, MemoryRead]) -> Tensor:
+        """Returns the rows that each token reads in all layers, [B, T, R]."""
+        return torch.cat([read.slots.flatten(2) + self._first[read.bank] for read in reads.values()], dim=-1)
+
+    def _by_bank(self, rows: Tensor) -> list[tuple[B, Tensor, Tensor]]:
+        """Returns each bank, where its rows stand in ``rows``, and their slots."""
+        n_slots = self.banks[0].n_slots
+        parts = [(bank, (rows // n_slots == number).nonzero()[:, 0]) for number, bank in enumerate(self.banks)]
+        return [(bank, here, (rows[here] % n_slots).to(self.table(bank).device)) for bank, here in parts if len(here)]
+
+
+class VectorRows(Rows[VectorBank]):
+    """Vectors that learn, [d_value] each.
 
     Args:
         decoder: The model.
@@ -44,35 +123,22 @@ class Rows:
         EditError: it has no bank of vectors.
     """
 
+    kind, dtype = "bank of vectors", torch.float32
+
     def __init__(self, decoder: Decoder) -> None:
-        self.banks = [bank for bank in decoder.banks if isinstance(bank, VectorBank)]
-        if not self.banks:
-            raise EditError(
-                "the model has no memory to edit, or one of texts; give a run of a variant with a bank of vectors"
-            )
-        self._first: dict[Bank, int] = {bank: number * bank.n_slots for number, bank in enumerate(self.banks)}
+        super().__init__([bank for bank in decoder.banks if isinstance(bank, VectorBank)])
 
-    def __len__(self) -> int:
-        """Returns how many there are."""
-        return sum(bank.n_slots for bank in self.banks)
+    def table(self, bank: VectorBank) -> Tensor:
+        """Returns the bank's values, [S, d_value]."""
+        return bank.values.detach()
 
-    @property
-    def width(self) -> int:
-        """Width of a row."""
-        return self.banks[0].values.shape[1]
+    def carried(self, change: Change, now: Tensor) -> Tensor:
+        """Returns the rows with the change's difference added."""
+        return now + (change.after - change.before)
 
-    def read(self, rows: Tensor) -> Tensor:
-        """Returns a copy of the values of ``rows`` [N] on the CPU, [N, d_value]."""
-        found = torch.empty(len(rows), self.width)
-        for bank, here, slots in self._by_bank(rows):
-            found[here] = bank.values.detach()[slots].cpu().float()
-        return found
-
-    @torch.no_grad()
-    def write(self, rows: Tensor, values: Tensor) -> None:
-        """Gives ``rows`` [N] the ``values`` [N, d_value]."""
-        for bank, here, slots in self._by_bank(rows):
-            bank.values[slots] = values[here].to(bank.values)
+    def are_sound(self, values: Tensor) -> bool:
+        """Tells whether all are numbers."""
+        return bool(values.isfinite().all())
 
     def take_gradient(self, rows: Tensor) -> Tensor:
         """Returns the gradient of ``rows`` [N], [N, d_value] on the CPU, and clears that of all rows."""
@@ -84,28 +150,82 @@ class Rows:
             bank.values.grad = None
         return found
 
-    def of(self, reads: dict[int, MemoryRead]) -> Tensor:
-        """Returns the rows that each token reads in all layers, [B, T, R]."""
-        return torch.cat([read.slots.flatten(2) + self._first[read.bank] for read in reads.values()], dim=-1)
 
-    def _by_bank(self, rows: Tensor) -> list[tuple[VectorBank, Tensor, Tensor]]:
-        """Returns each bank, where its rows stand in ``rows``, and their slots."""
-        n_slots = self.banks[0].n_slots
-        parts = [(bank, (rows // n_slots == number).nonzero()[:, 0]) for number, bank in enumerate(self.banks)]
-        return [(bank, here, (rows[here] % n_slots).to(bank.values.device)) for bank, here in parts if len(here)]
+class EntryRows(Rows[TokenBank]):
+    """Entries, [entry_length] token ids each with `NO_TOKEN` behind their end. Slots that hold a vector are no rows.
+
+    Args:
+        decoder: The model.
+
+    Raises:
+        EditError: it has no bank of texts.
+    """
+
+    kind, dtype = "bank of texts", torch.int32
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__([bank for bank in decoder.banks if isinstance(bank, TokenBank)])
+
+    def table(self, bank: TokenBank) -> Tensor:
+        """Returns the bank's entries, [entries, entry_length]."""
+        return bank.tokens
+
+    def carried(self, change: Change, now: Tensor) -> Tensor:
+        """Returns the change's own entries; a text has no difference to add."""
+        return change.after
+
+    def are_sound(self, values: Tensor) -> bool:
+        """Tells whether all are tokens of the model's, with nothing behind an entry's end."""
+        is_end, size = values == NO_TOKEN, self.banks[0].embedding.shape[0]
+        has_no_gap = bool((is_end[:, 1:] >= is_end[:, :-1]).all())
+        return has_no_gap and bool((is_end | ((values >= 0) & (values < size))).all())
+
+    def entry(self, row: int) -> list[int]:
+        """Returns an entry's token ids."""
+        return [token for token in self.read(torch.tensor([row]))[0].tolist() if token != NO_TOKEN]
+
+    def replacement(self, row: int, token_ids: Sequence[int]) -> Change:
+        """Returns the change that puts another entry in the place of one; the model is as before afterwards.
+
+        Raises:
+            EditError: there is no such row.
+            RunError: the slot holds no entry, or the entry does not fit, as of `TokenBank.replace`.
+        """
+        number, slot = divmod(row, self.banks[0].n_slots)
+        if number >= len(self.banks):
+            raise EditError(f"slot {row}: there is none; the last is {len(self) - 1}")
+        bank, rows = self.banks[number], torch.tensor([row])
+        before = bank.replace([slot], [token_ids])
+        change = Change(rows, before.tokens.cpu(), self.read(rows))
+        bank.restore(before)
+        return change
 
 
-def apply(change: Change, rows: Rows) -> None:
+AnyRows = VectorRows | EntryRows
+"""What edits of a model change."""
+
+
+def rows_to_edit(decoder: Decoder) -> AnyRows:
+    """Returns what edits of a model change: vectors, or entries.
+
+    Raises:
+        EditError: it has no memory.
+    """
+    has_texts = any(isinstance(bank, TokenBank) for bank in decoder.banks)
+    return EntryRows(decoder) if has_texts else VectorRows(decoder)
+
+
+def apply(change: Change, rows: AnyRows) -> None:
     """Makes a change: a row that is as it was before the edit becomes as it was after it, bit for bit.
 
-    A row that is not, since an earlier edit of it was undone, has the edit's difference added.
+    A row that is not, since an earlier edit of it was undone, becomes what `Rows.carried` says.
     """
     now = rows.read(change.rows)
     is_known = (now == change.before).all(dim=1, keepdim=True)
-    rows.write(change.rows, torch.where(is_known, change.after, now + (change.after - change.before)))
+    rows.write(change.rows, torch.where(is_known, change.after, rows.carried(change, now)))
 
 
-def chain(earlier: str, change: Change, rows: Rows) -> str:
+def chain(earlier: str, change: Change, rows: AnyRows) -> str:
     """Returns the hash of a state: of the state before its last change, and of that change's rows as they are now."""
     digest = hashlib.sha256(earlier.encode())
     for tensor in (change.rows, rows.read(change.rows)):
@@ -125,7 +245,7 @@ class Undoable:
         results: The hash of the state after each change.
     """
 
-    def __init__(self, rows: Rows, base: str) -> None:
+    def __init__(self, rows: AnyRows, base: str) -> None:
         self.rows, self.base = rows, base
         self.changes: list[Change] = []
         self.results: list[str] = []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from memlm.edit.trial import Subject, Trial
 from memlm.errors import EditError
 from memlm.evaluate.loss import spread_sequences
 from memlm.experiment.finished import Finished, open_finished
+from memlm.experiment.locks import locked
 from memlm.experiment.paths import inside
+from memlm.experiment.reading import read_finished
 from memlm.storage import replaced_folder, sha256, write_json
 from memlm.train.checkpoint import save_model
 
@@ -94,6 +97,18 @@ def write_trial(folder: Path, name: str, results: Trial, figure: Figure) -> Path
     except OSError as error:
         raise EditError(f"{target}: cannot be written ({error}); make room and give the command again") from error
     return target / "figure.svg"
+
+
+@contextmanager
+def only_editor(folder: Path) -> Generator[None]:
+    """Keeps a second process from editing a run, from before its log is read until it is written.
+
+    Raises:
+        RunError: another process edits it, or as `read_finished`.
+    """
+    read_finished(folder)  # in what is no run, nothing is written
+    with locked(folder, f"{folder} is being edited by another process; give the command again when that has ended"):
+        yield
 
 
 def open_editing(folder: Path, tuning: Tuning | None = None, shows_bars: bool = False) -> Editing:

@@ -15,17 +15,21 @@ from memlm.experiment.paths import inside
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
-"""The file in an experiment's folder that is locked; it is empty, and stays when the lock is gone."""
+"""The file in a folder that is locked; it is empty, and stays when the lock is gone."""
 
 
 @contextmanager
-def locked(folder: Path) -> Generator[None]:
-    """Keeps a second process from writing into the folder of an experiment, a tune or a rerun.
+def locked(folder: Path, busy: str | None = None) -> Generator[None]:
+    """Keeps a second process from writing into the folder of an experiment, a tune, a rerun or an edited run.
+
+    Args:
+        folder: The folder.
+        busy: What to tell who comes second; if not given, that an experiment is run here.
 
     Raises:
         RunError: another process does, or the file that is locked is a link out of the folder.
     """
-    busy = (
+    busy = busy or (
         f"{folder} is being run by another process; wait for it (memlm ps, memlm logs), or give this "
         "experiment another name (-o name=...)"
     )

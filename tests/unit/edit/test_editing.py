@@ -12,7 +12,7 @@ from memlm.data.world import World
 from memlm.edit.background import Background
 from memlm.edit.finetune import pick_rows
 from memlm.edit.log import write_pack
-from memlm.edit.request import Request
+from memlm.edit.request import Replacement, Request
 from memlm.errors import EditError, MemlmError
 from memlm.evaluate.recall import answer, encode
 from memlm.experiment.editing import open_editing
@@ -58,6 +58,11 @@ def test_a_deletion_makes_the_old_answer_unlikely(editing, facts):
     made = editor.make(Request(fact.question.subject, fact.question.relation, kind="delete"))
     assert made.edit.answer == "" and made.learned >= 1
     assert answer(editor.model.decoder, asked, 1).nll[0] > before + 0.5
+
+
+def test_vectors_are_no_texts_to_replace(editing):
+    with pytest.raises(EditError, match="the memory holds vectors and no texts; give --set"):
+        editing.editor.make(Replacement(3, "Rome"))
 
 
 def test_any_undo_restores_logits_bit_for_bit(editing, facts):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memlm.edit.rows import Change, Rows, Undoable
+from memlm.edit.rows import Change, Undoable, VectorRows
 from memlm.errors import EditError
 from memlm.hf import MemlmConfig, MemlmForCausalLM
 
@@ -35,7 +35,7 @@ def random_change(rows, seed, n=5):
 
 
 def test_rows_are_numbered_through_all_banks(decoder):
-    rows = Rows(decoder)
+    rows = VectorRows(decoder)
     chosen = torch.tensor([1, 15, 16, 31])
     assert len(rows) == 32 and torch.equal(rows.read(chosen), values(decoder)[chosen])
     ids = torch.tensor([[5, 6, 7]])
@@ -46,7 +46,7 @@ def test_rows_are_numbered_through_all_banks(decoder):
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=6, unique=True), st.data())
 def test_any_edit_is_undone_bit_for_bit(decoder, seeds, data):
-    rows, base = Rows(decoder), values(decoder)
+    rows, base = VectorRows(decoder), values(decoder)
     state = Undoable(rows, "base")
     for seed in seeds:
         state.do(random_change(rows, seed))
@@ -66,7 +66,7 @@ def test_any_edit_is_undone_bit_for_bit(decoder, seeds, data):
 
 
 def test_what_was_undone_last_leaves_what_was_before(decoder):
-    rows = Rows(decoder)
+    rows = VectorRows(decoder)
     state = Undoable(rows, "base")
     state.do(random_change(rows, 1, 20))
     one = values(decoder)
@@ -78,7 +78,7 @@ def test_what_was_undone_last_leaves_what_was_before(decoder):
 
 
 def test_the_difference_stays_where_an_earlier_edit_of_the_row_is_undone(decoder):
-    rows = Rows(decoder)
+    rows = VectorRows(decoder)
     state, row = Undoable(rows, "base"), torch.tensor([3])
     base = rows.read(row)
     state.do(Change(row, base, base + 1))
@@ -89,5 +89,5 @@ def test_the_difference_stays_where_an_earlier_edit_of_the_row_is_undone(decoder
 
 
 def test_a_model_without_a_memory_has_no_rows():
-    with pytest.raises(EditError, match="no memory to edit"):
-        Rows(model().decoder)
+    with pytest.raises(EditError, match="no bank of vectors to edit"):
+        VectorRows(model().decoder)
