@@ -70,29 +70,20 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         raise EditError("give one of --undo and --undo-all")
     console = screen.output()
     with only_editor(run) if requests or undo or undo_all or apply else nullcontext():
-        editing = open_editing(run)
+        editing = open_editing(run, shows_bars=screen.shows_bars())
         _make(console, editing, requests)
         _take_back(console, editing, undo or [], undo_all)
         if apply is not None:
             editing.editor.load_pack(apply)
             editing.save()
             console.print(f"{len(editing.editor.edits)} edits applied")
-    if pack is not None:
-        from memlm.edit.log import write_pack
-
-        write_pack(pack, editing.editor.log)
-        console.print(f"{pack}: {len(editing.editor.edits)} edits of the weights {editing.editor.base[:12]}")
-    if export is not None:
-        editing.export(export)
-        console.print(f"{export}: the model with {len(editing.editor.edits)} edits")
-    if trial is not None:
-        _try(console, editing, trial)
-    if stream is not None:
-        _stream(console, editing, stream)
+    _hand_on(console, editing, pack, export)
+    for measure, n in ((_try, trial), (_stream, stream), (_demonstrate, demo)):
+        if n is not None:
+            with editing.editor.without_edits():
+                measure(console, editing, n)
     if abstention:
         _tell_apart(console, editing)
-    if demo is not None:
-        _demonstrate(console, editing, demo)
     for prompt in ask or []:
         console.print(f"{prompt}\n  edited: {editing.editor.ask(prompt)}\n  base:   {editing.editor.ask_base(prompt)}")
     if not (requests or undo or undo_all or apply or pack or export or trial or stream or abstention or demo or ask):
@@ -104,6 +95,18 @@ def _make(console: Console, editing: Editing, requests: Sequence[Request | Repla
         made = editing.editor.make(request)
         editing.save()  # one at a time, so that what is broken off keeps what was made
         _show(console, made, len(editing.editor.rows))
+
+
+def _hand_on(console: Console, editing: Editing, pack: Path | None, export: Path | None) -> None:
+    from memlm.edit.log import write_pack
+
+    n = len(editing.editor.edits)
+    if pack is not None:
+        write_pack(pack, editing.editor.log)
+        console.print(f"{pack}: {n} edits of the weights {editing.editor.base[:12]}")
+    if export is not None:
+        editing.export(export)
+        console.print(f"{export}: the model with {n} edits")
 
 
 def _show(console: Console, made: Made, n_rows: int) -> None:
@@ -196,7 +199,6 @@ def _demonstrate(console: Console, editing: Editing, n: int) -> None:
     from memlm.edit.demo import demonstrate, page
     from memlm.storage import write_text
 
-    editing.editor.undo_all()
     with _bars() as progress:
         shown = demonstrate(editing.editor, editing.world(), n, editing.finished.name, progress)
     table = Table("question", "before", "wanted", "after", "held-out words", "neighbours kept", "undone")

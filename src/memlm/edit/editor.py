@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -160,7 +161,7 @@ class Editor:
             result="",
         )
         edit = self._do(told, change)
-        background.add([text.ids for text in texts])
+        self._spare(background, edit)
         exact = answer(self.model.decoder, texts, len(texts)).exact
         return Made(edit, int((~exact if is_deletion else exact).sum()), conflicts)
 
@@ -211,18 +212,26 @@ class Editor:
         self.edits, self._background = [], None
         self._state.set([])
 
+    @contextmanager
+    def without_edits(self) -> Generator[None]:
+        """Lends the base; afterwards the edits are there again, whatever was done in between."""
+        log, background = Log(list(self.edits), list(self._state.changes)), self._background
+        self.undo_all()
+        try:
+            yield
+        finally:
+            self.undo_all()
+            self.load(log)
+            self._background = background
+
     def ask(self, prompt: str) -> str:
         """Returns how greedy decoding goes on, up to the end of a sentence."""
         return decode(self.model, self.tokenizer, prompt)
 
     def ask_base(self, prompt: str) -> str:
         """Returns what the base answers."""
-        changes = self._state.changes
-        self._state.set([])
-        try:
+        with self.without_edits():
             return self.ask(prompt)
-        finally:
-            self._state.set(changes)
 
     def _entry(self, rows: EntryRows, row: int) -> str:
         return self.tokenizer.decode(rows.entry(row), skip_special_tokens=True).strip()
@@ -247,14 +256,18 @@ class Editor:
 
     def _read_background(self) -> Background:
         if self._background is None:
-            self._background = Background(self.model.decoder, self._sequences)
+            with self.without_edits():
+                background = Background(self.model.decoder, self._sequences)
             for edit in self.edits:
-                self._background.add([text.ids for text in self._edit_texts(edit)])
+                self._spare(background, edit)
+            self._background = background
         return self._background
 
-    def _edit_texts(self, edit: Edit) -> list[Encoded]:
+    def _spare(self, background: Background, edit: Edit) -> None:
+        """Adds an edit's text to what later ones leave alone, as the base reads it: no matter when it is added."""
         questions = [Question(prompt, f" {edit.answer}" if edit.answer else "", "edit") for prompt in edit.prompts]
-        return encode(questions, self.tokenizer, self.seq_len)
+        with self.without_edits():
+            background.add([text.ids for text in encode(questions, self.tokenizer, self.seq_len)])
 
 
 @torch.inference_mode()

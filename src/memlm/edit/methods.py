@@ -175,6 +175,16 @@ class Retrieval(InContext):
         return _after([self.statements[best]], question)
 
 
+def require_packages() -> None:
+    """Asks for what the other ways need, before any of them has run.
+
+    Raises:
+        MissingDependencyError: a package is not installed.
+    """
+    optional("peft", "edit", "the LoRA baseline")
+    optional("rank_bm25", "edit", "the retrieval baseline")
+
+
 METHODS: tuple[type[Method], ...] = (Sparse, Full, Lora, Retrieval, InContext)
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from memlm.data.asking import ask, new_facts
 from memlm.edit.finetune import Tuning
-from memlm.edit.methods import Full, Lora, Method, Retrieval, Sparse
+from memlm.edit.methods import Full, Lora, Method, Retrieval, Sparse, require_packages
 from memlm.edit.trial import BATCH, Subject, Trial
 from memlm.errors import EditError
 from memlm.evaluate.recall import answer, encode
@@ -55,6 +55,7 @@ def run_stream(
     Raises:
         EditError: there are fewer new facts than sets.
     """
+    require_packages()
     facts = list(new_facts(subject.world, 10**6))
     size = len(facts) // sets
     if not size:

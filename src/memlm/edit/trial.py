@@ -27,7 +27,7 @@ from memlm.data.questions import Question
 from memlm.data.tokenizer import END
 from memlm.data.world import World
 from memlm.edit.finetune import Tuning
-from memlm.edit.methods import METHODS, Lesson, Method
+from memlm.edit.methods import METHODS, Lesson, Method, require_packages
 from memlm.edit.request import Request, world_wordings
 from memlm.errors import EditError
 from memlm.evaluate.loss import mean_loss
@@ -171,6 +171,7 @@ def run_trial(
     methods: Sequence[type[Method]] = METHODS,
 ) -> Trial:
     """Tries every way, and returns its measures by its name, as plain data; arguments as of `try_method`."""
+    require_packages()
     return {kind.name: [asdict(each) for each in try_method(kind, subject, tuning, progress)] for kind in methods}
 
 

@@ -82,6 +82,28 @@ def test_any_undo_restores_logits_bit_for_bit(editing, facts):
         editor.undo(2)
 
 
+def test_an_edit_does_not_depend_on_where_a_session_ended(run, editing, facts):
+    for fact in facts[:3]:
+        editing.editor.make(request(fact))
+    for fact in facts[:3]:
+        again = open_editing(run, QUICK)
+        again.editor.make(request(fact))
+        again.save()
+    assert [edit.result for edit in again.editor.edits] == [edit.result for edit in editing.editor.edits]
+
+
+def test_the_base_is_lent_and_taken_back(editing, facts):
+    editor = editing.editor
+    base = logits(editing, facts[0])
+    editor.make(request(facts[0]))
+    edits, edited = list(editor.edits), logits(editing, facts[0])
+    with pytest.raises(ZeroDivisionError), editor.without_edits():
+        assert editor.edits == [] and torch.equal(logits(editing, facts[0]), base)
+        editor.make(request(facts[1]))
+        1 / 0  # noqa: B018
+    assert editor.edits == edits and torch.equal(logits(editing, facts[0]), edited)
+
+
 def test_the_same_fact_twice_is_a_conflict(editing, facts):
     editor = editing.editor
     first = editor.make(request(facts[0])).edit
