@@ -49,6 +49,15 @@ def _without(value: Any, credentials: list[str]) -> Any:
     return value
 
 
+def is_writable(text: str) -> bool:
+    """Tells whether UTF-8 can hold a text: it cannot hold half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file, whole or not at all."""
     _write(path, redacted(text))

@@ -8,7 +8,16 @@ from collections.abc import Iterator
 import typer
 
 from memlm.cli.options import RunArgument
-from memlm.cli.sampling import NewTokensOption, Sampling, SeedOption, TemperatureOption, TopKOption, TopPOption, write
+from memlm.cli.sampling import (
+    NewTokensOption,
+    Sampling,
+    SeedOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    utf8_alone,
+    write,
+)
 
 
 def command(
@@ -28,7 +37,7 @@ def command(
     model, tokenizer = open_model(run)
     sampling = Sampling(new_tokens, temperature, top_k, top_p, seed)
     messages: list[dict[str, str]] = []
-    for line in _lines():
+    for line in _checked(_lines()):
         if not line:
             messages.clear()
             continue
@@ -37,6 +46,13 @@ def command(
         text = write(model, tokenizer, prompt, sampling, lambda piece: typer.echo(piece, nl=False))
         typer.echo()
         messages.append({"role": "assistant", "content": text})
+
+
+def _checked(lines: Iterator[str]) -> Iterator[str]:
+    with utf8_alone():
+        for line in lines:
+            line.encode()
+            yield line
 
 
 def _lines() -> Iterator[str]:

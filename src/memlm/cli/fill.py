@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from memlm.errors import DataError
+from memlm.storage import is_writable
 
 
 def command(
@@ -21,6 +22,8 @@ def command(
     ] = None,
 ) -> None:
     """Place a database's sentences in cells of product keys and keep that for runs; say how many are found again."""
+    if d_key % 2:
+        raise typer.BadParameter("must be even: the query is split in two halves", param_hint="--d-key")
     from memlm.bank.tokens import TokensConfig
     from memlm.fill.cells import Grid
     from memlm.fill.database import read_database
@@ -45,17 +48,22 @@ def _pairs(path: Path) -> list[tuple[str, str]]:
     """Returns sentences and their paraphrases.
 
     Raises:
-        DataError: the file cannot be read, or a line has not both.
+        DataError: the file cannot be read, or a line has not both, or half a character.
     """
     pairs: list[tuple[str, str]] = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # str.splitlines splits inside JSON texts too
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); give JSON Lines in UTF-8") from None
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             fields = json.loads(line)
-            pairs.append((str(fields["text"]).strip(), str(fields["paraphrase"])))
-        except (ValueError, KeyError, TypeError):
+            text, other = str(fields["text"]).strip(), str(fields["paraphrase"])
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise DataError(f"{path}:{number}: is no object with text and paraphrase; mend it") from None
+        if not is_writable(other):
+            raise DataError(f"{path}:{number}: has half of a surrogate pair, which UTF-8 cannot hold; mend it")
+        pairs.append((text, other))
     return pairs

@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from memlm.cli.options import RunArgument
-from memlm.cli.sampling import NewTokensOption, Sampling, SeedOption, TemperatureOption, TopKOption, TopPOption, write
+from memlm.cli.sampling import (
+    NewTokensOption,
+    Sampling,
+    SeedOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    utf8_alone,
+    write,
+)
 from memlm.errors import RunError
 
 
@@ -24,7 +33,9 @@ def command(
     seed: SeedOption = None,
 ) -> None:
     """Print how a run's model goes on with a text, as it writes it."""
-    text = _piped() if prompt is None else prompt
+    with utf8_alone():
+        text = _piped() if prompt is None else prompt
+        text.encode()
     from memlm.experiment.trained import open_model
 
     model, tokenizer = open_model(run)

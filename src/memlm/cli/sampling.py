@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from memlm.errors import RunError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -17,7 +20,7 @@ NewTokensOption = Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, h
 TemperatureOption = Annotated[float, typer.Option("--temperature", "-t", min=0, help="0 takes the likeliest token.")]
 TopKOption = Annotated[int, typer.Option("--top-k", min=0, help="Choose among this many tokens; 0: among all.")]
 TopPOption = Annotated[float, typer.Option("--top-p", min=0, max=1, help="Choose among the tokens of this likelihood.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Draw the same tokens again.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, max=2**64 - 1, help="Draw the same tokens again.")]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,19 @@ class Sampling:
             return {"max_new_tokens": self.new_tokens, "do_sample": False}
         chosen = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
         return {"max_new_tokens": self.new_tokens, "do_sample": True, **chosen}
+
+
+@contextmanager
+def utf8_alone() -> Generator[None]:
+    """Refuses text that is no UTF-8: reading a pipe fails on it inside, and encoding what was typed.
+
+    Raises:
+        RunError: there is such text.
+    """
+    try:
+        yield
+    except UnicodeError:
+        raise RunError("the text is not UTF-8; convert it, as with iconv -t UTF-8") from None
 
 
 def write(

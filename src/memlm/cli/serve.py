@@ -22,8 +22,9 @@ def command(
         optional(package, "serve", "memlm serve")
     from memlm.export.serve import serve
 
-    name = run.resolve().name
-    typer.echo(f"http://{host}:{port}/v1, model {name!r}; Ctrl+C ends it")
-    if host not in ("127.0.0.1", "::1", "localhost"):
-        typer.echo("whoever reaches this address can use the model; there is no password", err=True)
-    serve(run, host, port)
+    def tell(name: str) -> None:
+        typer.echo(f"http://{host}:{port}/v1, model {name!r}; Ctrl+C ends it")
+        if host not in ("127.0.0.1", "::1", "localhost"):
+            typer.echo("whoever reaches this address can use the model; there is no password", err=True)
+
+    serve(run, host, port, tell)

@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from memlm.errors import DataError
+from memlm.storage import is_writable
 
 SEEN, FROM_FILE = "seen", "file"
 """The kind of questions that the text answers word for word, and of those from a file."""
@@ -95,7 +96,7 @@ def _question(line: str, where: str) -> Question:
     text, answer = given.get("text"), given.get("answer")
     if not isinstance(text, str) or not isinstance(answer, str) or not answer.strip():
         raise DataError(f"{where}: a question needs the texts 'text' and 'answer'; mend it")
-    if not _is_writable(text + answer):
+    if not is_writable(text + answer):
         raise DataError(f"{where}: has a lone surrogate, which UTF-8 cannot hold; mend it")
     before, found, _ = text.rpartition(answer)
     prompt = before.rstrip()
@@ -103,11 +104,3 @@ def _question(line: str, where: str) -> Question:
         raise DataError(f"{where}: no text goes before the answer {answer[:40]!r} in it; mend it")
     subject, relation = (str(given.get(name, "")) for name in ("subject", "relation"))
     return Question(prompt, before[len(prompt) :] + answer, FROM_FILE, subject, relation)
-
-
-def _is_writable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -145,7 +145,8 @@ def _tensors(log: Log) -> dict[str, Tensor]:
 
 
 def _read(lines: str, tensors: Path, base: str, rows: AnyRows) -> Log:
-    edits = [_edit(line, f"{tensors.parent / LINES}:{n}") for n, line in enumerate(lines.splitlines(), 1)]
+    numbered = enumerate(lines.split("\n"), 1)  # splitlines would also split at what may stand in a JSON text
+    edits = [_edit(line, f"{tensors.parent / LINES}:{n}") for n, line in numbered if line]
     for edit in edits:
         if edit.base != base:
             raise EditError(

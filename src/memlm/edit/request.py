@@ -93,7 +93,7 @@ def read_requests(path: Path) -> list[Request | Replacement]:
         EditError: the file or a line of it cannot be used.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also split at what a text may hold
     except (OSError, UnicodeDecodeError) as error:
         raise EditError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     requests = [_request(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]

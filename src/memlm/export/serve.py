@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import transformers
@@ -24,13 +25,14 @@ from memlm.train.loading import loading_errors
 from memlm.train.trust import refuse_code
 
 
-def serve(run: Path, host: str, port: int) -> None:
+def serve(run: Path, host: str, port: int, tell: Callable[[str], None]) -> None:
     """Serves a finished run's model, under the name of the run, until the process is told to end.
 
     Args:
         run: The run's folder.
         host: The address to listen at.
         port: The port.
+        tell: Is given the name of the model, as soon as nothing stands in the way.
 
     Raises:
         RunError: there is no finished run, or the port cannot be used.
@@ -41,6 +43,7 @@ def serve(run: Path, host: str, port: int) -> None:
     verify(checkpoint)
     refuse_code(checkpoint)
     _refuse_taken(host, port)
+    tell(found.name)
     transformers.MemlmForCausalLM = MemlmForCausalLM  # pyright: ignore[reportAttributeAccessIssue]
     # The server calls a model by its path; one relative to the working folder is a name.
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from memlm.errors import DataError
-from memlm.storage import sha256
+from memlm.storage import is_writable, sha256
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,6 @@ def _text(where: str, value: Any) -> str:
     text = value.get("text") if isinstance(value, dict) else value
     if not isinstance(text, str):
         raise DataError(f"{where}: is no sentence; give a string, or an object with a string in its field text")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{where}: has half of a surrogate pair, which UTF-8 cannot hold; mend it") from None
+    if not is_writable(text):
+        raise DataError(f"{where}: has half of a surrogate pair, which UTF-8 cannot hold; mend it")
     return text

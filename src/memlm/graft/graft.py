@@ -83,7 +83,7 @@ def graft(dense: Path, folder: Path, config: GraftConfig, progress: Callable[[in
         progress: Is told each step, from 1, and its loss.
 
     Raises:
-        RunError: the folder is taken, the model has another form, or the loss is not finite.
+        RunError: the folder is taken, the model has another form, memory runs out, or the loss is not finite.
         CheckpointError: the model cannot be loaded, or brings code.
         DataError: the text cannot be read, or is too short.
     """
@@ -97,13 +97,18 @@ def graft(dense: Path, folder: Path, config: GraftConfig, progress: Callable[[in
     train, held_out = _tokens(config, tokenizer)
     torch.manual_seed(config.seed)
     try:
-        model = GraftedForCausalLM.onto(base, config).to(device)  # pyright: ignore[reportArgumentType]
+        model = GraftedForCausalLM.onto(base, config)  # pyright: ignore[reportArgumentType]
     except ValueError as error:
         raise RunError(f"{dense}: {error}") from None
-    before = _loss(model, held_out)
-    _train(model, train, config, progress)
+    try:
+        model.to(device)  # pyright: ignore[reportArgumentType]
+        before = _loss(model, held_out)
+        _train(model, train, config, progress)
+        after = _loss(model, held_out)
+    except torch.OutOfMemoryError:
+        raise RunError(f"{dense}: out of memory; lower batch_size, seq_len or memory.n_keys") from None
     added = sum(p.numel() for p in model.added())
-    found = Grafted(added, config.steps * config.batch_size * config.seq_len, before, _loss(model, held_out))
+    found = Grafted(added, config.steps * config.batch_size * config.seq_len, before, after)
     _write(model, tokenizer, folder, dense.resolve().name, found)
     return found
 

@@ -110,6 +110,7 @@ class GraftedForCausalLM(PreTrainedModel, GenerationMixin):
         with torch.device("meta"):  # nothing of this first one stays
             model = cls(GraftedConfig(dense=dense.config, graft=settings))
         model.dense, model.banks = dense, add_memory(dense, graft)
+        model.generation_config = dense.generation_config
         return model
 
     def get_input_embeddings(self) -> nn.Module:

@@ -44,6 +44,8 @@ class GraftConfig(Config):
             yield "memory.type", f"{self.memory.type} reads by the ids of tokens, which a grafted layer does not see"
         elif self.memory.bank.type != "vectors":
             yield "memory.bank.type", f"must be vectors: a graft adds no {self.memory.bank.type}"
+        elif "train_eval_mismatch" in self.memory.expected_to_break:
+            yield "memory.type", f"{self.memory.type} acts otherwise in training, and a graft learns in eval mode"
         if self.fusion is None:
             yield "fusion", "is required"
         if self.layers != "all" and not self.layers:

@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 
 from memlm.cli import chat
 from memlm.cli.main import app
+from memlm.errors import RunError
 from memlm.experiment.trained import open_model
 from tests.unit.export.conftest import runs as runs  # a fixture is found by its name
 
@@ -40,6 +41,14 @@ def test_the_model_sees_the_whole_conversation(talk, expected):
 
 def test_an_empty_line_starts_over(talk, expected):
     assert talk("ka", "", "lo") == expected("ka\n") + "\n" + expected("lo\n") + "\n"
+
+
+def test_a_line_that_is_not_utf_8_is_told(runs):
+    line = ["chat", str(runs / "gated_mlp-s0"), *GREEDY]
+    with pytest.raises(RunError, match="the text is not UTF-8; convert it"):
+        CliRunner().invoke(app, line, input=b"ka\nlo\xff\n", catch_exceptions=False)
+    with pytest.raises(RunError, match="the text is not UTF-8; convert it"):
+        list(chat._checked(iter(["lo\udcff"])))
 
 
 def test_a_terminal_is_asked_until_it_ends(monkeypatch):

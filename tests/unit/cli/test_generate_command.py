@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from memlm.cli.main import app
-from memlm.errors import MemlmError
+from memlm.errors import MemlmError, RunError
 from memlm.experiment.trained import open_model
 from tests.unit.export.conftest import runs as runs  # a fixture is found by its name
 
@@ -48,6 +48,17 @@ def test_a_long_prompt_loses_its_beginning(generate):
 
 def test_an_empty_prompt_begins_a_text(generate):
     assert generate("", "--temperature", "1", "--seed", "3").strip()
+
+
+@pytest.mark.parametrize(("arguments", "piped"), [(["a\udcff"], None), ([], b"a\xff\n")])
+def test_text_that_is_not_utf_8_is_told(generate, arguments, piped):
+    with pytest.raises(RunError, match="the text is not UTF-8; convert it"):
+        generate(*arguments, input=piped)
+
+
+def test_a_seed_that_torch_does_not_take_is_told(runs):
+    line = ["generate", str(runs / "gated_mlp-s0"), "x", "--seed", "99999999999999999999"]
+    assert CliRunner().invoke(app, line, catch_exceptions=False).exit_code == 2
 
 
 def test_what_is_no_finished_run_is_told(generate, runs, tmp_path):

@@ -96,7 +96,8 @@ def test_a_log_is_kept_and_read_back(run, editing, facts):
     for fact in facts[:2]:
         editing.editor.make(request(fact))
     editing.editor.undo(1)
-    editing.editor.make(request(facts[2]))
+    separated = f"{facts[2].question.prompt}\u2028\u0085"  # where str.splitlines would cut
+    editing.editor.make(replace(request(facts[2]), prompts=(separated,)))
     editing.save()
     again = open_editing(run)
     assert again.editor.edits == editing.editor.edits and [edit.id for edit in again.editor.edits] == [2, 3]

@@ -21,11 +21,11 @@ def test_the_forms_of_the_command_line():
 def test_lines_of_a_file(tmp_path):
     path = tmp_path / "edits.jsonl"
     path.write_text(
-        '{"subject": "Ada", "relation": "school", "answer": "Rome", "prompts": ["Ada studies in"], "id": 3}\n\n'
+        '{"subject": "Ada", "relation": "school", "answer": "Rome", "prompts": ["Ada\u2028studies in"], "id": 3}\n\n'
         '{"subject": "Ada", "relation": "club", "kind": "delete"}\n'
     )
     first, second = read_requests(path)
-    assert plain_wordings(first) == ["Ada studies in"] and second.kind == "delete"
+    assert plain_wordings(first) == ["Ada\u2028studies in"] and second.kind == "delete"
     assert "Ada's club is" in plain_wordings(second)
 
 

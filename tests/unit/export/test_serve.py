@@ -1,6 +1,8 @@
 """`memlm serve`, asked by the official client."""
 
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -118,8 +120,17 @@ def test_a_taken_port_is_told(runs):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         line = ["serve", str(runs / MODEL), "--port", str(taken.getsockname()[1])]
-        with pytest.raises(RunError, match=r"cannot be used .*; choose another with --port"):
-            CliRunner().invoke(app, line, catch_exceptions=False)
+        done = CliRunner().invoke(app, line)
+    assert isinstance(done.exception, RunError)
+    assert re.search("cannot be used .*; choose another with --port", str(done.exception))
+    assert "http" not in done.output, "an address was told at which nobody answers"
+
+
+def test_the_name_that_is_told_is_the_one_that_is_served(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("memlm.export.serve.Serve", lambda force_model, **_: print("served", force_model))
+    shutil.copytree(runs / MODEL, tmp_path / "renamed")
+    done = CliRunner().invoke(app, ["serve", str(tmp_path / "renamed"), "--port", str(free_port())])
+    assert f"model {MODEL!r}" in done.output and f"served {MODEL}\n" in done.output
 
 
 def test_a_missing_package_is_told(runs, monkeypatch):

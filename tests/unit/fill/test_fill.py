@@ -174,6 +174,15 @@ def test_the_command_tells_what_is_found(database, monkeypatch):
     told = CliRunner().invoke(app, [*arguments, "--paraphrases", str(database(lines(pairs), "pairs.jsonl"))]).stdout
     assert "40 entries in 48 slots; left out: 0 duplicates, 0 empty" in told
     assert "found among the best 8 by its own text: 100.0%" in told and "by one of 40 paraphrases: " in told
-    wrong = CliRunner().invoke(app, [*arguments, "--paraphrases", str(database("[]\n", "wrong.jsonl"))]).exception
-    assert isinstance(wrong, DataError)
-    assert str(wrong).endswith("wrong.jsonl:1: is no object with text and paraphrase; mend it")
+    for content, told in (
+        ("[]\n", "wrong.jsonl:1: is no object with text and paraphrase; mend it"),
+        (json.dumps(pairs[0] | {"paraphrase": "\ud800"}), "wrong.jsonl:1: has half of a surrogate pair, which UTF-8"),
+        (lines([pairs[0] | {"paraphrase": "a\u2028b\x85c"}]) + "\n[]", "wrong.jsonl:3: is no object with text and"),
+    ):
+        wrong = CliRunner().invoke(app, [*arguments, "--paraphrases", str(database(content, "wrong.jsonl"))]).exception
+        assert isinstance(wrong, DataError) and told in str(wrong)
+
+
+def test_an_odd_width_is_refused(database):
+    done = CliRunner().invoke(app, ["fill", str(database('"a"\n')), "--d-key", "3"])
+    assert done.exit_code == 2 and "must be even" in done.output

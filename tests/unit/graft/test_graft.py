@@ -66,6 +66,14 @@ def test_it_is_saved_loaded_and_generates_with_its_cache(family, tmp_path):
     assert torch.equal(with_cache[0, 4:], loaded.generate(TOKENS[:1, 4:], **greedy)[0])
 
 
+def test_it_generates_as_the_model_that_was_there_was_set_to(tmp_path):
+    base = dense()
+    base.generation_config.update(eos_token_id=[5, 9, 11], do_sample=True, temperature=0.6)
+    GraftedForCausalLM.onto(base, GraftConfig.model_validate(GRAFT)).save_pretrained(tmp_path)
+    kept = AutoModelForCausalLM.from_pretrained(tmp_path).generation_config
+    assert (kept.eos_token_id, kept.do_sample, kept.temperature) == ([5, 9, 11], True, 0.6)
+
+
 @pytest.fixture(scope="module")
 def folder(corpus, tmp_path_factory):
     """A random dense model with a tokenizer."""
@@ -133,6 +141,7 @@ def test_it_loads_where_there_is_no_memlm(grafted, tmp_path):
     [
         ("memory={type: ngram_hash}", ConfigError, "reads by the ids of tokens"),
         ("memory.bank={type: tokens}", ConfigError, "must be vectors: a graft adds no tokens"),
+        ("memory.type=product_key_batch_norm", ConfigError, "acts otherwise in training, and a graft learns in eval"),
         ("layers=[]", ConfigError, "names no layer"),
         ("layers=[7]", RunError, r"layers: \[7\] lie outside 0\.\.2"),
         ("fusion={type: one_neuron_experts}", RunError, "needs values 64 wide here, not 12"),
@@ -142,6 +151,17 @@ def test_it_loads_where_there_is_no_memlm(grafted, tmp_path):
 def test_a_mistake_is_one_clear_line(override, error, reason, folder, config, tmp_path):
     line = ["graft", str(folder), str(tmp_path / "out"), "--config", str(config), "-o", override]
     with pytest.raises(error, match=reason):
+        CliRunner().invoke(app, line, catch_exceptions=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_little_memory_is_one_clear_line(folder, config, tmp_path, monkeypatch):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("memlm.graft.graft._nats", exhausted)
+    line = ["graft", str(folder), str(tmp_path / "out"), "--config", str(config)]
+    with pytest.raises(RunError, match=r"small: out of memory; lower batch_size, seq_len or memory\.n_keys"):
         CliRunner().invoke(app, line, catch_exceptions=False)
     assert not (tmp_path / "out").exists()
 
