@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 
+from memlm.cli import screen
 from memlm.cli.options import Overrides
 
 
@@ -26,9 +25,9 @@ def command(
     settings = validate(read(config, overrides or ()), GraftConfig)
     from memlm.graft.graft import graft
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"))
-    console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not sys.stderr.isatty()) as bars:
+    bars = screen.bars(screen.beside(), MofNCompleteColumn())
+    bars.disable = not screen.shows_bars()
+    with bars:
         task = bars.add_task("training the memory", total=settings.steps)
         found = graft(
             dense,

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from memlm.cli import screen
 from memlm.cli.options import RunArgument
 
 
@@ -34,4 +34,4 @@ def command(
     for task, row in results.items():
         for metric, value in row.items():
             table.add_row(task, metric.removesuffix(",none"), f"{value:.4f}")
-    Console(highlight=False, markup=False).print(table)
+    screen.output().print(table)

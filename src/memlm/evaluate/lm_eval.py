@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from memlm.errors import MissingDependencyError, RunError
+from memlm.errors import RunError
+from memlm.extras import optional
 
 
 def evaluate_tasks(
@@ -33,12 +33,8 @@ def evaluate_tasks(
         MissingDependencyError: lm-eval is not installed.
         RunError: a task is not known, or its data cannot be read.
     """
-    try:
-        lm_eval: Any = import_module("lm_eval")
-        wrapper: Any = import_module("lm_eval.models.huggingface")
-        known: Any = import_module("lm_eval.tasks")
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(error.name or "lm_eval", "lm-eval", "lm-eval's tasks") from None
+    names = ("lm_eval", "lm_eval.models.huggingface", "lm_eval.tasks")
+    lm_eval, wrapper, known = (optional(name, "lm-eval", "lm-eval's tasks") for name in names)
     manager = known.TaskManager(include_path=None if include is None else str(include))
     unknown = [task for task in tasks if task not in manager.all_tasks]
     if unknown:

@@ -21,7 +21,7 @@ from memlm.errors import CheckpointError
 from memlm.evaluate.recall import per_parameter
 from memlm.evaluate.suite import Suite
 from memlm.experiment.config import ExperimentConfig
-from memlm.experiment.models import new_model
+from memlm.experiment.models import database_fingerprint, new_model
 from memlm.experiment.preflight import preflight_variant
 from memlm.experiment.record import code_state, config_hash, environment, now
 from memlm.experiment.solution import Solution
@@ -179,7 +179,7 @@ class Attempt:
             hypotheses=[hypothesis.model_dump(mode="json") for hypothesis in prepared.config.hypotheses],
             alpha=prepared.config.alpha,
             evaluated=before.get("evaluated"),
-            data=prepared.data_record,
+            data=prepared.data_record | {"database": database_fingerprint(prepared.config, self.variant)},
             cost=cost(model, prepared.config.data.vocab_size, prepared.config.data.seq_len).as_dict(),
             steps=0,
             tokens=0,

@@ -34,9 +34,12 @@ EXTRAS = {
     "tensorboard": "train.trackers: [tensorboard]",
     "swanlab": "train.trackers: [swanlab]",
     "wandb": "train.trackers: [wandb]",
+    "tune": "memlm tune",
+    "lm-eval": "memlm lm-eval",
+    "fill": "memlm fill and bank.database",
     "bench": "comparison in memlm bench",
     "edit": "comparison in memlm edit --trial",
-    "serve": "memlm inspect --serve",
+    "serve": "memlm serve and memlm inspect --serve",
 }
 """The extras that users choose from, and what each is for."""
 ENOUGH_BYTES = 5e9

@@ -1,15 +1,9 @@
 """Opens a finished run of a model with a memory: to look into it, or to edit it."""
 
-# torch leaves parts of its interface untyped:
-# pyright: reportUnknownMemberType=false
-
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from transformers.utils.logging import disable_progress_bar
 
 from memlm.data.cache import TokenData
 from memlm.data.prepare import prepare
@@ -18,8 +12,9 @@ from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import Run, read_finished
 from memlm.experiment.rerun import recorded_config
+from memlm.experiment.trained import model_of
 from memlm.hf import MemlmForCausalLM
-from memlm.train.checkpoint import FINAL, load_model
+from memlm.train.checkpoint import FINAL
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,6 @@ def open_finished(folder: Path, purpose: str, shows_bars: bool = False) -> Finis
         RunError: the folder holds no finished run of a model with a memory, or its text is not the recorded one.
         MemlmError: of the data or the checkpoint.
     """
-    disable_progress_bar()  # transformers would draw a bar of its own for the weights
     run = read_finished(folder)
     assert run.record.data is not None, "a finished run has recorded its data"
     config = recorded_config(run)
@@ -58,8 +52,7 @@ def open_finished(folder: Path, purpose: str, shows_bars: bool = False) -> Finis
     if model_config.memory is None:
         name = run.record.variant
         raise RunError(f"{folder}: {name} has no memory to {purpose}; give a run of a variant that has one")
-    inside(folder, FINAL)
-    model = load_model(folder / FINAL, torch.device("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    model = model_of(run)
     data = prepare(config.data, progress=shows_bars)
     if data.fingerprint != run.record.data.fingerprint:
         raise RunError(f"{folder}: data.corpus holds other text now; bring the recorded text back to {purpose} the run")

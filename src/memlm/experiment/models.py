@@ -6,6 +6,7 @@ from tokenizers import Tokenizer
 
 from memlm.data.tokenizer import END, PAD
 from memlm.experiment.config import ExperimentConfig
+from memlm.fill.database import fingerprint_of
 from memlm.fill.model import fill_model
 from memlm.hf import MemlmConfig, MemlmForCausalLM
 
@@ -33,3 +34,14 @@ def new_model(config: ExperimentConfig, variant: str, tokenizer: Tokenizer) -> M
     )
     fill_model(model.decoder, tokenizer)
     return model
+
+
+def database_fingerprint(config: ExperimentConfig, variant: str) -> str | None:
+    """Returns the hash of the file that a variant's bank is filled from, None if it is filled from none.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    memory = config.variants[variant].memory
+    path = None if memory is None else getattr(memory.bank, "database", None)
+    return None if path is None else fingerprint_of(path)

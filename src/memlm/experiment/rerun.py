@@ -15,6 +15,7 @@ from memlm.data.prepare import prepare
 from memlm.errors import RunError, counted
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.difference import flatten
+from memlm.experiment.models import database_fingerprint
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import Run, read_finished
 from memlm.experiment.record import code_state, config_hash, versions
@@ -100,8 +101,8 @@ def plan_rerun(folder: Path, root: Path | None = None, progress: bool = True) ->
         progress: Show bars while the data are prepared.
 
     Raises:
-        RunError: the run is not finished, was made from other text, questions or settings that cannot be read, or was
-            rerun there before, or the rerun's folder lies in the recorded one.
+        RunError: the run is not finished, was made from other text, questions, database or settings that cannot be
+            read, or was rerun there before, or the rerun's folder lies in the recorded one.
         MemlmError: of the data.
     """
     run = read_finished(folder)
@@ -203,6 +204,8 @@ def _refuse_other_text(run: Run, config: ExperimentConfig, progress: bool) -> No
             f"{run.folder}: other questions are asked now than were recorded; bring the recorded "
             f"{config.evaluate.question_file or 'code that asks them'} back"
         )
+    if database_fingerprint(config, run.record.variant) != run.record.data.database:
+        raise RunError(f"{run.folder}: the file of bank.database has changed; bring the recorded one back")
 
 
 def _obstacles(run: Run, config: ExperimentConfig) -> Iterator[str]:

@@ -28,6 +28,7 @@ from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.environment import processor
 from memlm.experiment.locks import locked
 from memlm.experiment.match import recall_steps, solve_steps, solve_widths
+from memlm.experiment.models import database_fingerprint
 from memlm.experiment.opened import added_after_test
 from memlm.experiment.reading import Run, read_plan, read_run
 from memlm.experiment.record import config_hash
@@ -223,6 +224,15 @@ def _tell_damage(folder: Path) -> None:
             logger.warning("%s; the results stand, to have the model again remove %s", error, folder)
 
 
+def _refuse_other_database(config: ExperimentConfig, variant: str, folder: Path, before: dict[str, Any]) -> None:
+    """Refuses a run whose bank was filled from what the file of its database no longer holds."""
+    if (before.get("data") or {}).get("database") != database_fingerprint(config, variant):
+        raise RunError(
+            f"{folder} was filled from another database (the file has changed since); bring it back, or give this "
+            "experiment another name (-o name=...)"
+        )
+
+
 def _run_if_needed(prepared: Prepared, variant: str, seed: int) -> None:
     name = run_name(variant, seed)
     folder = prepared.folder / name
@@ -233,6 +243,8 @@ def _run_if_needed(prepared: Prepared, variant: str, seed: int) -> None:
             "(-o name=...), or remove that folder"
         )
     before = _record(folder)
+    if owners and before:
+        _refuse_other_database(prepared.config, variant, folder, before)
     if before.get("status") == "finished":
         if before["data"].get("questions") != prepared.data_record["questions"]:
             raise RunError(

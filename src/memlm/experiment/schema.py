@@ -46,6 +46,8 @@ class Data:
     counts: Tree = field(default_factory=dict[str, Any])
     questions: str | None = None
     """What identifies the questions that were asked; None: none were."""
+    database: str | None = None
+    """The hash of the file that the bank was filled from; None: it was not."""
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,15 @@ def open_model(folder: Path, device: str | None = None) -> tuple[MemlmForCausalL
         RunError: the folder holds no finished run, or its model is a link out of it.
         CheckpointError: its model is damaged.
     """
+    run = read_finished(folder)
+    return model_of(run, device), open_tokenizer(checkpoint_of(run))
+
+
+def model_of(run: Run, device: str | None = None) -> MemlmForCausalLM:
+    """Loads a finished run's model, in eval mode; device and errors as of `open_model`."""
     disable_progress_bar()  # transformers would draw a bar of its own for the weights
-    checkpoint = checkpoint_of(read_finished(folder))
-    model = load_model(checkpoint, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))).eval()
-    return model, open_tokenizer(checkpoint)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return load_model(checkpoint_of(run), torch.device(device)).eval()
 
 
 def open_tokenizer(checkpoint: Path) -> PreTrainedTokenizerFast:

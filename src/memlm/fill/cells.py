@@ -7,6 +7,7 @@ so that no two entries share a cell and the sum of similarities to the centroids
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +63,9 @@ def clustered(halves: tuple[np.ndarray, np.ndarray], grid: Grid) -> tuple[np.nda
     return rows, columns
 
 
-def assigned(lines: np.ndarray, n_lines: int, vectors: np.ndarray, keys: np.ndarray, cells_of: object) -> np.ndarray:
+def assigned(
+    lines: np.ndarray, n_lines: int, vectors: np.ndarray, keys: np.ndarray, cells_of: Callable[[int], int]
+) -> np.ndarray:
     """Returns the best place for every entry within its line, each place once.
 
     Args:
@@ -72,7 +75,6 @@ def assigned(lines: np.ndarray, n_lines: int, vectors: np.ndarray, keys: np.ndar
         keys: The key of each place of a line, [M, C].
         cells_of: Returns how many places a line has, from the first on.
     """
-    assert callable(cells_of)
     places = np.empty_like(lines)
     for line in range(n_lines):
         members = np.flatnonzero(lines == line)

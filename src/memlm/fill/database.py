@@ -36,10 +36,7 @@ def read_database(path: str | Path) -> Database:
         DataError: the file is missing or no UTF-8, something in it is no sentence, or there is none at all.
     """
     path = Path(path).expanduser()
-    try:
-        data, fingerprint = path.read_bytes(), sha256(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); mend the path of the database") from None
+    fingerprint, data = fingerprint_of(path), path.read_bytes()
     seen: dict[str, None] = {}
     n_texts = empty = 0
     for where, value in _values(path, data):
@@ -51,6 +48,19 @@ def read_database(path: str | Path) -> Database:
     if not seen:
         raise DataError(f"{path}: holds no sentence; give JSON Lines with a field text")
     return Database(list(seen), n_texts - len(seen), empty, fingerprint)
+
+
+def fingerprint_of(path: str | Path) -> str:
+    """Returns the hash of a database's file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    path = Path(path).expanduser()
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); mend the path of the database") from None
 
 
 def _values(path: Path, data: bytes) -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,9 @@ import dataclasses
 import importlib.metadata
 import shutil
 import sys
+import tomllib
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -129,6 +131,11 @@ def test_without_metadata_the_source_tree_counts(monkeypatch):
     assert not demands.is_installed
     assert "torch" in [requirement.name for requirement in demands.packages]
     assert all(demands.extras.values())
+
+
+def test_every_extra_for_users_is_known():
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {*project["optional-dependencies"]} - {"dev"} == {*environment.EXTRAS}
 
 
 def test_a_gpu_is_named_with_its_memory(examine):

@@ -18,6 +18,7 @@ from memlm.experiment.reading import read_run
 from memlm.experiment.record import CodeState, config_hash
 from memlm.experiment.rerun import LOSS_TOLERANCE, QUALITY_TOLERANCE, compare_runs, plan_rerun, recorded_config
 from memlm.experiment.run import run_experiment
+from memlm.fill.database import fingerprint_of
 
 ONE = ["seeds=[1]", "hypotheses=[]", "variants.dense={}"]
 
@@ -114,6 +115,18 @@ def test_other_questions_are_refused(run, tmp_path):
         RunError, match=r"other questions are asked now than were recorded; bring the recorded .*asked\.j"
     ):
         plan_rerun(run, progress=False)
+
+
+def test_a_database_that_changed_is_refused(run, tmp_path):
+    (tmp_path / "facts.jsonl").write_text('"ka lo"\n')
+    path = run / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["model"]["memory"]["bank"] = {"type": "tokens", "database": str(tmp_path / "facts.jsonl")}
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(RunError, match=r"the file of bank\.database has changed; bring the recorded one back"):
+        plan_rerun(run, progress=False)
+    edit_record(run, data={"database": fingerprint_of(tmp_path / "facts.jsonl")})
+    plan_rerun(run, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,22 @@ def test_a_question_file_that_changed_between_two_runs_is_refused(experiment_yam
         run_experiment(load_experiment(experiment_yaml, [*settings, "seeds=[0, 1]"]), tmp_path, progress=False)
 
 
+def test_a_database_that_changed_between_two_runs_is_refused(experiment_yaml, tmp_path, monkeypatch):
+    monkeypatch.setattr("memlm.fill.keys.STEPS", 2)
+    facts = tmp_path / "facts.jsonl"
+    bank = f"{{type: tokens, entry_length: 4, database: {facts}}}"
+    memory = f"{{type: product_key, n_keys: 8, d_key: 16, d_value: 16, top_k: 3, n_heads: 2, bank: {bank}}}"
+    settings = [f"variants={{filled: {{memory: {memory}, fusion: {{type: gated_mlp}}}}}}", "hypotheses=[]", "seeds=[0]"]
+    config = load_experiment(experiment_yaml, [*settings, "train.steps=2", "evaluate.samples=0"])
+    facts.write_text('"ka lo"\n"mi ten"\n')
+    run_experiment(config, tmp_path, progress=False)
+    assert len(records(tmp_path / "tiny")["filled-s0"]["data"]["database"]) == 64
+    run_experiment(config, tmp_path, progress=False)
+    facts.write_text('"ka lo"\n"mi ur"\n')
+    with pytest.raises(RunError, match=r"filled-s0 was filled from another database \(the file has changed since"):
+        run_experiment(config, tmp_path, progress=False)
+
+
 def test_variants_of_a_seed_see_the_same_batches(finished, monkeypatch, tmp_path):
     _, config, _ = finished
     seen = {}
