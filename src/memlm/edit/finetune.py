@@ -40,10 +40,10 @@ class Tuning:
     """
 
     share: float = 0.01
-    steps: int = 200
-    lr: float = 0.03
+    steps: int = 80
+    lr: float = 0.02
     sure: float = 0.9
-    near: int = 12
+    near: int = 24
     locality: float = 10.0
 
 
