@@ -269,7 +269,7 @@ class Editor:
         """Adds an edit's text to what later ones leave alone, as the base reads it: no matter when it is added."""
         questions = [Question(prompt, f" {edit.answer}" if edit.answer else "", "edit") for prompt in edit.prompts]
         with self._state.lent():
-            background.add([text.ids for text in encode(questions, self.tokenizer, self.seq_len)])
+            background.add([text.ids for text in encode(questions, self.tokenizer, self.seq_len)], self._tuning.earlier)
 
 
 @torch.inference_mode()

@@ -93,7 +93,7 @@ class Rows(ABC, Generic[B]):
         """Returns a copy of what ``rows`` [N] hold on the CPU, [N, width]."""
         found = torch.empty(len(rows), self.width, dtype=self.dtype)
         for bank, here, slots in self._by_bank(rows):
-            found[here] = self.table(bank)[slots].to(found)
+            found[here.cpu()] = self.table(bank)[slots].to(found)
         return found
 
     @torch.no_grad()
@@ -101,7 +101,7 @@ class Rows(ABC, Generic[B]):
         """Gives ``rows`` [N] the ``values`` [N, width]."""
         for bank, here, slots in self._by_bank(rows):
             table = self.table(bank)
-            table[slots] = values[here].to(table)
+            table[slots] = values[here.to(values.device)].to(table)
 
     def of(self, reads: dict[int, MemoryRead]) -> Tensor:
         """Returns the rows that each token reads in all layers, [B, T, R]."""
@@ -142,11 +142,11 @@ class VectorRows(Rows[VectorBank]):
         return bool(values.isfinite().all())
 
     def take_gradient(self, rows: Tensor) -> Tensor:
-        """Returns the gradient of ``rows`` [N], [N, d_value] on the CPU, and clears that of all rows."""
-        found = torch.zeros(len(rows), self.width)
+        """Returns the gradient of ``rows`` [N], [N, d_value] float32 on the model's device, and clears that of all."""
+        found = torch.zeros(len(rows), self.width, device=self.table(self.banks[0]).device)
         for bank, here, slots in self._by_bank(rows):
             if bank.values.grad is not None:
-                found[here] = bank.values.grad[slots].cpu()
+                found[here] = bank.values.grad[slots].to(found)
         for bank in self.banks:
             bank.values.grad = None
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,15 @@ from memlm.edit.background import TOKENS
 from memlm.edit.editor import Editor
 from memlm.edit.finetune import Tuning
 from memlm.edit.request import plain_wordings, world_wordings
-from memlm.edit.trial import Subject, Trial
+from memlm.edit.results import Row, Trial, read_parts, write_part
+from memlm.edit.trial import Subject
 from memlm.errors import EditError
 from memlm.evaluate.loss import spread_sequences
 from memlm.experiment.finished import Finished, open_finished
 from memlm.experiment.locks import locked
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import read_finished
-from memlm.storage import replaced_folder, sha256, write_json
+from memlm.storage import replaced_file, sha256
 from memlm.train.checkpoint import save_model
 
 
@@ -82,21 +83,24 @@ class Editing:
         editor.undo_all()
         return Subject.of(editor.model.decoder, editor.tokenizer, editor.seq_len, world, n, self.background)
 
+    def keeper(self, trial: str) -> Callable[[str, list[Row]], None]:
+        """Returns what writes a part of a trial's measures into this folder of the run; raises as `write_part`."""
+        return lambda name, rows: write_part(self.finished.run.folder / trial, name, self.editor.base, rows)
 
-def write_trial(folder: Path, name: str, results: Trial, figure: Figure) -> Path:
-    """Writes what a trial measured, and its figure, into the folder of a run; returns the figure's path.
+    def draw(self, trial: str, figure: Callable[[Trial], Figure]) -> Path:
+        """Draws what that folder holds of the run's weights beside it, and returns the figure's path.
 
-    Raises:
-        EditError: the disk is full or cannot be written.
-    """
-    target = folder / name
-    try:
-        with replaced_folder(target) as staged:
-            write_json(staged / "results.json", results)
-            figure.savefig(staged / "figure.svg", metadata={"Date": None})  # pyright: ignore[reportUnknownMemberType]
-    except OSError as error:
-        raise EditError(f"{target}: cannot be written ({error}); make room and give the command again") from error
-    return target / "figure.svg"
+        Raises:
+            EditError: a file is damaged, or the disk is full.
+        """
+        folder = self.finished.run.folder / trial
+        drawn, target = figure(read_parts(folder, self.editor.base)), folder / "figure.svg"
+        try:
+            with replaced_file(target) as staged:
+                drawn.savefig(staged, format="svg", metadata={"Date": None})  # pyright: ignore[reportUnknownMemberType]
+        except OSError as error:
+            raise EditError(f"{target}: cannot be written ({error}); make room and give the command again") from error
+        return target
 
 
 @contextmanager
