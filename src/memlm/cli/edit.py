@@ -55,6 +55,9 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     abstention: Annotated[
         bool, typer.Option("--abstention", help="Measure how well known and unknown facts are told apart.")
     ] = False,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Draw what --trial, --stream and --abstention have measured.")
+    ] = False,
     demo: Annotated[
         int | None, typer.Option("--demo", min=1, help="Edit so many facts of a generated world, show it, undo it.")
     ] = None,
@@ -94,9 +97,25 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
             _demonstrate(console, editing, demo)
     if abstention:
         _tell_apart(console, editing)
+    if figures:
+        for name in ("edit-trial", "edit-stream", "edit-abstention"):
+            _draw(console, editing, name)
     for prompt in ask or []:
         console.print(f"{prompt}\n  edited: {editing.editor.ask(prompt)}\n  base:   {editing.editor.ask_base(prompt)}")
-    if not (requests or undo or undo_all or apply or pack or export or trial or stream or abstention or demo or ask):
+    if not (
+        requests
+        or undo
+        or undo_all
+        or apply
+        or pack
+        or export
+        or trial
+        or stream
+        or abstention
+        or figures
+        or demo
+        or ask
+    ):
         _list(console, editing)
 
 
@@ -157,7 +176,6 @@ def _list(console: Console, editing: Editing) -> None:
 
 
 def _try(console: Console, editing: Editing, n: int, names: list[str] | None) -> None:
-    from memlm.edit.figure import draw_trial
     from memlm.edit.finetune import Tuning
     from memlm.edit.methods import METHODS
     from memlm.edit.trial import run_trial
@@ -174,12 +192,12 @@ def _try(console: Console, editing: Editing, n: int, names: list[str] | None) ->
             bits = "-" if fluency is None else f"{fluency:.2f} bits"
             table.add_row(name, f"{row['edits']}", *shares, change, bits, f"{row['seconds']:.2f}")
     console.print(table)
-    console.print(f"figure: {editing.draw('edit-trial', draw_trial)}")
+    _draw(console, editing, "edit-trial")
 
 
 def _stream(console: Console, editing: Editing, sets: int, names: list[str] | None) -> None:
     from memlm.edit.finetune import Tuning
-    from memlm.edit.stream import WAYS, draw_stream, run_stream
+    from memlm.edit.stream import WAYS, run_stream
 
     chosen = _chosen(WAYS, names)
     subject = editing.subject(1)
@@ -191,7 +209,18 @@ def _stream(console: Console, editing: Editing, sets: int, names: list[str] | No
         shares = (_percent(last[field]) for field in ("latest", "learned", "forgotten"))
         table.add_row(name, f"{last['facts']}", *shares)
     console.print(table)
-    console.print(f"figure: {editing.draw('edit-stream', draw_stream)}")
+    _draw(console, editing, "edit-stream")
+
+
+def _draw(console: Console, editing: Editing, name: str) -> None:
+    """Draws what was measured so far, if anything was, beside the numbers."""
+    from memlm.report.editing import FIGURES
+    from memlm.storage import write_text
+
+    if parts := editing.measured(name):
+        target = editing.finished.run.folder / name / "figure.svg"
+        write_text(target, FIGURES[name](parts))
+        console.print(f"figure: {target}")
 
 
 def _chosen(ways: Mapping[str, T], names: list[str] | None) -> dict[str, T]:
@@ -217,6 +246,7 @@ def _tell_apart(console: Console, editing: Editing) -> None:
         if row["coverage"] in SHOWN:
             table.add_row(f"wrong among the surest {row['coverage']:.0%}", *(f"{row[name]:.3f}" for name in names))
     console.print(table)
+    _draw(console, editing, "edit-abstention")
 
 
 def _demonstrate(console: Console, editing: Editing, n: int) -> None:

@@ -12,10 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-
 from memlm.data.asking import ask, new_facts
 from memlm.edit.finetune import Tuning
 from memlm.edit.methods import Full, Lora, Method, Retrieval, Sparse, require_packages
@@ -93,21 +89,3 @@ def run_stream(
             )
             keep(name, found[name])
     return found
-
-
-def draw_stream(stream: Trial) -> Figure:
-    """Returns the figure of what `run_stream` returned."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    FigureCanvasSVG(figure)
-    learned, forgotten = figure.subplots(1, 2)
-    for name, rows in stream.items():
-        numbers = [row["set"] for row in rows]
-        for axes, field in ((learned, "learned"), (forgotten, "forgotten")):
-            shares = [np.nan if (share := row[field]) is None else 100 * share for row in rows]
-            axes.plot(numbers, shares, marker="o", markersize=3, label=name)
-    for axes, title in ((learned, "new facts learned, %"), (forgotten, "old facts forgotten, %")):
-        axes.set_title(title, fontsize=9)
-        axes.set_xlabel("sets of new facts")
-        axes.set_ylim(-3, 103)
-    figure.legend(*learned.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
-    return figure

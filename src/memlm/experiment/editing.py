@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 
 from memlm.data.world import World
@@ -24,7 +23,7 @@ from memlm.experiment.finished import Finished, open_finished
 from memlm.experiment.locks import locked
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import read_finished
-from memlm.storage import replaced_file, sha256
+from memlm.storage import sha256
 from memlm.train.checkpoint import save_model
 
 
@@ -87,20 +86,9 @@ class Editing:
         """Returns what writes a part of a trial's measures into this folder of the run; raises as `write_part`."""
         return lambda name, rows: write_part(self.finished.run.folder / trial, name, self.editor.base, rows)
 
-    def draw(self, trial: str, figure: Callable[[Trial], Figure]) -> Path:
-        """Draws what that folder holds of the run's weights beside it, and returns the figure's path.
-
-        Raises:
-            EditError: a file is damaged, or the disk is full.
-        """
-        folder = self.finished.run.folder / trial
-        drawn, target = figure(read_parts(folder, self.editor.base)), folder / "figure.svg"
-        try:
-            with replaced_file(target) as staged:
-                drawn.savefig(staged, format="svg", metadata={"Date": None})  # pyright: ignore[reportUnknownMemberType]
-        except OSError as error:
-            raise EditError(f"{target}: cannot be written ({error}); make room and give the command again") from error
-        return target
+    def measured(self, trial: str) -> Trial:
+        """Returns what that folder holds of the run's weights; raises as `read_parts`."""
+        return read_parts(self.finished.run.folder / trial, self.editor.base)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from memlm.cli.main import app
 from memlm.edit.demo import demonstrate, page
-from memlm.edit.figure import draw_trial
 from memlm.edit.finetune import Tuning
 from memlm.edit.methods import METHODS, Full, InContext, Lora, Retrieval, Sparse
 from memlm.edit.results import read_parts, write_part
@@ -111,7 +110,6 @@ def test_what_is_measured_is_kept_as_it_comes(subject, tmp_path):
         "retrieval": [1],
     }
     assert read_parts(tmp_path / "trial", "other") == read_parts(tmp_path / "nowhere", "base") == {}
-    assert "sparse memory" in [line.get_label() for line in draw_trial(found).axes[0].get_lines()]
     (tmp_path / "trial" / "retrieval.json").write_text("{}")
     with pytest.raises(EditError, match=r"retrieval.json: cannot be read .*; remove it, and measure again"):
         read_parts(tmp_path / "trial", "base")
