@@ -1,7 +1,7 @@
 """Every block of docs/tutorial.md, one after the other in one folder.
 
-What is otherwise here than on the page: the installation is not repeated (its packages are those that run this), trainings
-get the overrides in `SHORT`, and the server a free port.
+What is otherwise here than on the page: the installation is not repeated (its packages are those that run this),
+trainings get the overrides in `SHORT`, and the server a free port.
 """
 
 import os
