@@ -72,6 +72,15 @@ def weighted_lookup(*sizes, dtype=torch.float32):
     weighted_lookup(values.detach(), slots, weights).sum().backward()  # frozen values take a kernel of their own
 
 
+def integers(n, reads, width, n_slots):
+    from memlm.kernels.gather_joined import gather_joined
+    from memlm.kernels.weighted_lookup import weighted_lookup
+
+    values, slots = torch.zeros(n_slots, width, dtype=torch.int8), torch.zeros(n, reads, dtype=torch.int64)
+    weighted_lookup(values, slots, torch.zeros(n, reads))
+    gather_joined(torch.zeros(n, width), values, slots, torch.zeros(n, reads))
+
+
 def gather_joined(width, *sizes):
     from memlm.kernels.gather_joined import gather_joined
 
@@ -88,16 +97,27 @@ def rowwise_adamw(n_slots, width, capacity):
     rowwise_adamw(*table, gradient, torch.ones(()), torch.ones(()), Settings(1e-3, 0.9, 0.95, 1e-8))
 
 
+def fetch_rows(n_reads, width, n_slots, n_hot):
+    from memlm.kernels.fetch_rows import HotRows, fetch_rows
+
+    place_of = torch.zeros(n_slots, dtype=torch.int32)
+    table = torch.zeros(n_hot + n_reads, width)
+    hot = HotRows(table, torch.zeros(n_hot, dtype=torch.int64), place_of, place_of.clone(), torch.zeros(2).long())
+    fetch_rows(hot, torch.zeros(n_slots, width), torch.zeros(n_reads, dtype=torch.int64))
+
+
 SIZES = {
     "lineage": {
         "weighted_lookup": lambda: weighted_lookup(32768, 8, 128, 65536),
         "gather_joined": lambda: gather_joined(512, 32768, 8, 128, 65536),
+        "fetch_rows": lambda: fetch_rows(32768, 128, 65536, 4096),
         "rowwise_adamw": lambda: rowwise_adamw(65536, 128, 65536),
         "product_key_select": lambda: product_key_select(32768, 1, 64, 256, 8),
         "read_attention": lambda: read_attention(32768, 8, 8, 128),
     },
     "large": {
         "weighted_lookup": lambda: weighted_lookup(512, 128, 1024, 4096, dtype=torch.bfloat16),
+        "integers": lambda: integers(256, 128, 1024, 4096),
         "rowwise_adamw": lambda: rowwise_adamw(4096, 1024, 4096),
         "product_key_select": lambda: product_key_select(8192, 4, 256, 1024, 32),
         "read_attention": lambda: read_attention(8192, 64, 64, 128),
