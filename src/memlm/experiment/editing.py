@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from memlm.bank.vectors import VectorsConfig
 from memlm.data.world import World
 from memlm.edit import log
 from memlm.edit.background import TOKENS
@@ -120,12 +121,15 @@ def open_editing(folder: Path, tuning: Tuning | None = None, shows_bars: bool = 
     finished = open_finished(folder, "edit", shows_bars)
     data, config = finished.data, finished.config
     background = spread_sequences(data.train.ids, config.data.seq_len, TOKENS)[:, :-1].tolist()
+    memory = finished.model.decoder.config.memory
+    is_found_by_text = bool(memory.n_tokens) and not isinstance(memory.bank, VectorsConfig)
+    wordings = world_wordings(World(config.data.facts), is_found_by_text) if config.data.has_facts else plain_wordings
     editor = Editor(
         finished.model,
         Tokenizer.from_file(str(data.tokenizer)),
         background,
         sha256(finished.weights),
-        world_wordings(World(config.data.facts)) if config.data.has_facts else plain_wordings,
+        wordings,
         tuning,
     )
     editor.load(log.read_log(folder / log.FOLDER, editor.base, editor.rows))
