@@ -81,7 +81,7 @@ def versions(n_keys, top_k):
     """Returns the fast versions that serve these sizes, with blocks that suit the interpreter on a CPU."""
     from memlm.kernels.product_key_select import fast, fast_large
 
-    blocks = {} if DEVICE == "cuda" else {"warps": 2, "programs": 2}
+    blocks = {} if DEVICE == "cuda" else {"block": 32, "keys_block": 64}
     found = [partial(fast_large.select, **blocks)]  # first, as it serves all
     if n_keys <= IN_REGISTERS["n_keys"] and top_k <= IN_REGISTERS["top_k"]:
         found.append(fast.select if DEVICE == "cuda" else partial(fast.select, block=32))

@@ -14,7 +14,7 @@ from memlm.kernels.product_key_select import reference
 LIMITS = {"n_keys": 4096, "top_k": 64, "width of a half key": 256}
 """What the fast versions serve; a card with little shared memory takes narrower half keys."""
 IN_REGISTERS = {"n_keys": 512, "top_k": 16}
-"""Up to here all scores are sorted; beyond, only those that a bound lets through."""
+"""Up to here all scores are sorted; beyond, only those of the best groups of keys."""
 
 
 def product_key_select(query: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
