@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread for each test worker; two workers share two cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo demo-edit test check bench format torture test-range clean
+.PHONY: demo demo-edit test check docs bench format torture test-range clean
 
 demo: $(VENV)/.installed  ## Train three variants x three seeds on Python's own docs and write runs/demo/report.html
 	$(BIN)/memlm run configs/demo.yaml
@@ -25,6 +25,9 @@ check: $(VENV)/.installed-dev  ## Lint, types, import contracts: what CI runs be
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.installed-dev  ## Write the documentation as a site: site/index.html
+	$(BIN)/mkdocs build
 
 bench: $(VENV)/.installed  ## Time layers, stages and training steps on this device, and write docs/performance.md anew
 	$(BIN)/memlm bench

@@ -64,6 +64,10 @@ class EditError(MemlmError):
     """An edit, or a log of edits, cannot be used as it is; nothing was changed."""
 
 
+class FollowerError(RunError):
+    """A process other than the first of those that train together cannot go on, and tells so itself."""
+
+
 class DivergedError(RunError):
     """Losses or gradients were not finite more often than the config allows. Other runs go on, and so does a tune."""
 

@@ -114,6 +114,20 @@ def replaced_folder(folder: Path) -> Generator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
+@contextmanager
+def replaced_file(path: Path) -> Generator[Path]:
+    """Lends the name of a file to be written, which takes the place of ``path`` at the end; an error leaves the old."""
+    staged = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        yield staged
+        with staged.open("rb") as file:
+            os.fsync(file.fileno())
+        staged.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
 def sha256(path: Path) -> str:
     """Returns the hash of a file's content."""
     with path.open("rb") as file:

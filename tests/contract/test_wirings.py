@@ -13,7 +13,7 @@ from tests.tolerances import LOGITS
 VOCABULARY = 97
 PRODUCT_KEY = {"n_keys": 8, "d_key": 16, "d_value": 12, "top_k": 3, "n_heads": 2}
 SMALL = {name: PRODUCT_KEY for name in MEMORIES.names() if name.startswith("product_key")}
-SMALL["ngram_hash"] = {"n_heads": 2, "n_rows": 23, "d_value": 12}
+SMALL |= {name: {"n_heads": 2, "n_rows": 23, "d_value": 12} for name in MEMORIES.names() if name.startswith("ngram")}
 SHAPE = {"d_model": 32, "n_layers": 3, "n_heads": 4, "n_kv_heads": 2}
 BOTH = [("replace", "all", True), ("parallel", [0, 2], False)]
 PAIRS = [(memory, fusion) for memory in MEMORIES.names() for fusion in FUSIONS.names()]

@@ -88,10 +88,20 @@ def rowwise_adamw(n_slots, width, capacity):
     rowwise_adamw(*table, gradient, torch.ones(()), torch.ones(()), Settings(1e-3, 0.9, 0.95, 1e-8))
 
 
+def fetch_rows(n_reads, width, n_slots, n_hot):
+    from memlm.kernels.fetch_rows import HotRows, fetch_rows
+
+    place_of = torch.zeros(n_slots, dtype=torch.int32)
+    table = torch.zeros(n_hot + n_reads, width)
+    hot = HotRows(table, torch.zeros(n_hot, dtype=torch.int64), place_of, place_of.clone(), torch.zeros(2).long())
+    fetch_rows(hot, torch.zeros(n_slots, width), torch.zeros(n_reads, dtype=torch.int64))
+
+
 SIZES = {
     "lineage": {
         "weighted_lookup": lambda: weighted_lookup(32768, 8, 128, 65536),
         "gather_joined": lambda: gather_joined(512, 32768, 8, 128, 65536),
+        "fetch_rows": lambda: fetch_rows(32768, 128, 65536, 4096),
         "rowwise_adamw": lambda: rowwise_adamw(65536, 128, 65536),
         "product_key_select": lambda: product_key_select(32768, 1, 64, 256, 8),
         "product_key_select, many keys": lambda: product_key_select(512, 1, 64, 1024, 8),

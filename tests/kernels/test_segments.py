@@ -115,7 +115,7 @@ def test_weights_of_a_table_that_does_not_learn(wide):
 def test_dtypes_that_no_kernel_is_made_for_are_named():
     bank = torch.zeros(2, 2, dtype=torch.float16)
     assert segments.obstacle(bank.bfloat16(), bank.float()) is None
-    assert segments.obstacle(bank.float(), bank) == "it is made for bfloat16 and float32, not torch.float16"
+    assert segments.obstacle(bank.float(), bank) == "it is made for bfloat16, float32 and int8, not torch.float16"
 
 
 def test_the_operation_obeys_the_rules_of_custom_operations():

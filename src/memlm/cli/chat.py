@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import typer
 
-from memlm.cli.options import RunArgument
+from memlm.cli.options import RunArgument, Values, ValuesOption
 from memlm.cli.sampling import (
     NewTokensOption,
     Sampling,
@@ -27,6 +27,7 @@ def command(
     top_k: TopKOption = 0,
     top_p: TopPOption = 0.95,
     seed: SeedOption = None,
+    values: ValuesOption = Values.DEVICE,
 ) -> None:
     """Talk with a run's model: each line is a message, and the model goes on with the whole conversation.
 
@@ -34,7 +35,7 @@ def command(
     """
     from memlm.experiment.trained import open_model
 
-    model, tokenizer = open_model(run)
+    model, tokenizer = open_model(run, values=values)
     sampling = Sampling(new_tokens, temperature, top_k, top_p, seed)
     messages: list[dict[str, str]] = []
     for line in _checked(_lines()):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from memlm.cli.options import RunArgument
+from memlm.cli.options import RunArgument, Values, ValuesOption
 from memlm.cli.sampling import (
     NewTokensOption,
     Sampling,
@@ -31,6 +31,7 @@ def command(
     top_k: TopKOption = 0,
     top_p: TopPOption = 0.95,
     seed: SeedOption = None,
+    values: ValuesOption = Values.DEVICE,
 ) -> None:
     """Print how a run's model goes on with a text, as it writes it."""
     with utf8_alone():
@@ -38,7 +39,7 @@ def command(
         text.encode()
     from memlm.experiment.trained import open_model
 
-    model, tokenizer = open_model(run)
+    model, tokenizer = open_model(run, values=values)
     sampling = Sampling(new_tokens, temperature, top_k, top_p, seed)
     write(model, tokenizer, text, sampling, lambda piece: typer.echo(piece, nl=False))
     typer.echo()

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from memlm.cli import screen
-from memlm.cli.options import RunArgument
+from memlm.cli.options import RunArgument, Values, ValuesOption
 
 
 def command(
@@ -19,13 +19,14 @@ def command(
     include: Annotated[Path | None, typer.Option("--include", help="A folder of your own task files.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Questions of each task, for a try.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Questions at a time.")] = 8,
+    values: ValuesOption = Values.DEVICE,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Evaluate a run's model on tasks of lm-eval."""
     from memlm.evaluate.lm_eval import evaluate_tasks
     from memlm.experiment.trained import open_model
 
-    model, tokenizer = open_model(run)
+    model, tokenizer = open_model(run, values=values)
     results = evaluate_tasks(model, tokenizer, tasks, include, limit, batch_size)
     if as_json:
         typer.echo(json.dumps(results))

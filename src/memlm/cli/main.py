@@ -26,6 +26,7 @@ from memlm.cli import (
     generate,
     graft,
     inspect,
+    launcher,
     list_types,
     lm_eval,
     logs,
@@ -37,7 +38,7 @@ from memlm.cli import (
     stop,
     tune,
 )
-from memlm.errors import Interrupted, MemlmError
+from memlm.errors import FollowerError, Interrupted, MemlmError, RunError
 from memlm.storage import redacted
 
 app = typer.Typer(
@@ -82,9 +83,12 @@ def _print_version(value: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
 ) -> None:
     """Train, compare, inspect and ship memory-augmented language models, with evidence."""
+    if launcher.n_ranks() > 1 and context.invoked_subcommand != "run":
+        raise RunError(f"memlm {context.invoked_subcommand} is one process; start it without a launcher")
 
 
 class _Redacting(logging.Formatter):
@@ -98,7 +102,8 @@ class _Redacting(logging.Formatter):
 def _log_to_stderr() -> None:
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
     handler.setFormatter(_Redacting("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    level = logging.ERROR if launcher.rank() else logging.WARNING  # rank 0 tells it for all
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
@@ -115,7 +120,8 @@ def main() -> None:
     try:
         app()
     except (MemlmError, Interrupted) as error:
-        typer.echo(redacted(f"error: {error}"), err=True)
+        if not launcher.rank() or isinstance(error, FollowerError):  # what all ranks meet rank 0 tells
+            typer.echo(redacted(f"error: {error}"), err=True)
         sys.exit(error.exit_code)
     except OSError as error:
         typer.echo(redacted(f"error: {error.filename or ''}: {error.strerror or error}"), err=True)

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Values(StrEnum):
+    """How a model's values are held; see `memlm.experiment.trained.open_model`."""
+
+    DEVICE = "device"
+    HOST = "host"
+    MAPPED = "mapped"
+    INT8 = "int8"
+
 
 ConfigArgument = Annotated[Path, typer.Argument(help="The experiment's YAML file.", metavar="CONFIG")]
 RunArgument = Annotated[Path, typer.Argument(help="A finished run's folder, e.g. runs/demo/dense-s0.", metavar="RUN")]
@@ -14,3 +25,10 @@ Overrides = Annotated[
     typer.Option("--override", "-o", help="Change a setting: -o train.lr=1e-3; may be given many times."),
 ]
 RunsOption = Annotated[Path, typer.Option("--runs", help="The folder of all experiments.")]
+ValuesOption = Annotated[
+    Values,
+    typer.Option(
+        "--values",
+        help="Where the memory's values are: on the device, on the host, in their file, or on the device in 8 bits.",
+    ),
+]

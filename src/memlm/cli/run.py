@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import TaskID, TextColumn
 from rich.text import Text
 
-from memlm.cli import screen
+from memlm.cli import launcher, screen
 from memlm.cli.options import ConfigArgument, Overrides, RunsOption
-from memlm.errors import DivergedError, Interrupted
+from memlm.errors import DivergedError, Interrupted, RunError
 from memlm.storage import redacted
 
 if TYPE_CHECKING:
@@ -33,7 +33,13 @@ def command(
     from memlm.experiment.config import load_experiment
 
     experiment = load_experiment(config, override or [])
+    if launcher.rank():
+        from memlm.experiment.followers import follow
+
+        raise typer.Exit(follow(experiment))
     console = screen.output()
+    if detach and launcher.n_ranks() > 1:
+        raise RunError("--detach is for one process; leave it out, and start the launcher itself in the background")
     if detach:
         _detach(console, experiment.name, config, override or [], runs)
         return

@@ -26,6 +26,8 @@ class DataConfig(Config):
     """Text held out for evaluation, given as `corpus` is; without it, `validation_share` of the documents."""
     test: Text | None = None
     """Text held out for one last evaluation (`evaluate.split: test`), given as `corpus` is; nothing else reads it."""
+    tune: Text | None = None
+    """Text that only `memlm tune` evaluates on, given as `corpus` is; without it, `tune_share` of the documents."""
     text_field: str = "text"
     """The field of a JSON line (or the column of a hub data set) that holds the text."""
     vocab_size: int = Field(default=6400, ge=272)
@@ -41,7 +43,7 @@ class DataConfig(Config):
     judge_share: float = Field(default=0.05, gt=0, lt=0.5)
     """Share of the documents that only the n-gram judge of generated text is fitted on."""
     tune_share: float = Field(default=0.0, ge=0, lt=0.5)
-    """Share of the documents that only `memlm tune` evaluates on; runs neither learn from them nor evaluate on them."""
+    """Share of the documents that only `memlm tune` evaluates on when `tune` is not given; no run sees them."""
     max_bytes: Count | None = Field(default=None, gt=0)
     """Read no more than this many bytes of training text (powers of ten: 20M)."""
     on_bad_input: Literal["error", "skip"] = "error"
@@ -76,5 +78,6 @@ class DataConfig(Config):
                     "validation",
                     "would be mixed with the held-out text that corpus: facts brings; leave it out",
                 )
-        if self.test is not None and self.changes("test_share"):
-            yield "test_share", "has no effect, because test names the held-out text"
+        for name in ("test", "tune"):
+            if getattr(self, name) is not None and self.changes(f"{name}_share"):
+                yield f"{name}_share", f"has no effect, because {name} names the held-out text"

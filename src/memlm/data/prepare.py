@@ -51,7 +51,7 @@ def prepare(config: DataConfig, cache: Path | None = None, progress: bool = True
         load_tokenizer(Path(config.tokenizer), config.vocab_size)
     reading = _reading(config)
     corpus = find_sources(config.corpus, reading, config.facts)
-    named: dict[Split, Text | None] = {"validation": config.validation, "test": config.test}
+    named: dict[Split, Text | None] = {"validation": config.validation, "test": config.test, "tune": config.tune}
     held_out: dict[Split, list[Source]] = {
         split: find_sources(names, reading) for split, names in named.items() if names is not None
     }

@@ -24,7 +24,7 @@ def split_of(digest: bytes, config: DataConfig) -> Split:
         return "test"
     if position < config.judge_share:
         return "judge"
-    if position >= end - config.tune_share:
+    if position >= end - (config.tune_share if config.tune is None else 0):
         return "tune"
     if config.validation is None and position < config.judge_share + config.validation_share:
         return "validation"

@@ -16,7 +16,7 @@ from memlm.edit.background import Background
 from memlm.edit.finetune import Tuning, learn_rows
 from memlm.edit.log import Edit, Log, read_pack
 from memlm.edit.request import Replacement, Request, Wordings
-from memlm.edit.rows import Change, EntryRows, Undoable, rows_to_edit
+from memlm.edit.rows import Change, EntryRows, Undoable, fingerprint, rows_to_edit
 from memlm.errors import EditError
 from memlm.evaluate.recall import Encoded, answer, encode
 from memlm.hf import MemlmForCausalLM
@@ -127,6 +127,7 @@ class Editor:
             rows=(request.slot,),
             base=self.base,
             result="",
+            change=fingerprint(change),
         )
         conflicts = self._conflicts(change)
         return Made(self._do(told, change), 0, conflicts)
@@ -159,6 +160,7 @@ class Editor:
             rows=tuple(change.rows.tolist()),
             base=self.base,
             result="",
+            change=fingerprint(change),
         )
         edit = self._do(told, change)
         self._spare(background, edit)
@@ -230,7 +232,7 @@ class Editor:
 
     def ask_base(self, prompt: str) -> str:
         """Returns what the base answers."""
-        with self.without_edits():
+        with self._state.lent():
             return self.ask(prompt)
 
     def _entry(self, rows: EntryRows, row: int) -> str:
@@ -256,7 +258,7 @@ class Editor:
 
     def _read_background(self) -> Background:
         if self._background is None:
-            with self.without_edits():
+            with self._state.lent():
                 background = Background(self.model.decoder, self._sequences)
             for edit in self.edits:
                 self._spare(background, edit)
@@ -266,7 +268,7 @@ class Editor:
     def _spare(self, background: Background, edit: Edit) -> None:
         """Adds an edit's text to what later ones leave alone, as the base reads it: no matter when it is added."""
         questions = [Question(prompt, f" {edit.answer}" if edit.answer else "", "edit") for prompt in edit.prompts]
-        with self.without_edits():
+        with self._state.lent():
             background.add([text.ids for text in encode(questions, self.tokenizer, self.seq_len)])
 
 

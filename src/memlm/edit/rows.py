@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -225,6 +226,14 @@ def apply(change: Change, rows: AnyRows) -> None:
     rows.write(change.rows, torch.where(is_known, change.after, rows.carried(change, now)))
 
 
+def fingerprint(change: Change) -> str:
+    """Returns the hash of a change: of its rows, before and after."""
+    digest = hashlib.sha256()
+    for tensor in (change.rows, change.before, change.after):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def chain(earlier: str, change: Change, rows: AnyRows) -> str:
     """Returns the hash of a state: of the state before its last change, and of that change's rows as they are now."""
     digest = hashlib.sha256(earlier.encode())
@@ -251,6 +260,17 @@ class Undoable:
         self.results: list[str] = []
         self._original: dict[int, Tensor] = {}
 
+    @contextmanager
+    def lent(self) -> Generator[None]:
+        """Lends the rows as the base has them; in between, no change may be made."""
+        touched = torch.tensor(list(self._original), dtype=torch.int64)
+        now = self.rows.read(touched)
+        self._restore()
+        try:
+            yield
+        finally:
+            self.rows.write(touched, now)
+
     def do(self, change: Change) -> None:
         """Makes a change, as the last one."""
         for row, values in zip(change.rows.tolist(), self.rows.read(change.rows), strict=True):
@@ -261,11 +281,14 @@ class Undoable:
 
     def set(self, changes: Sequence[Change]) -> None:
         """Rebuilds every row that was ever touched from the base and ``changes``, in order."""
-        if self._original:
-            self.rows.write(torch.tensor(list(self._original)), torch.stack(list(self._original.values())))
+        self._restore()
         self.changes, self.results = [], []
         for change in changes:
             self.do(change)
+
+    def _restore(self) -> None:
+        if self._original:
+            self.rows.write(torch.tensor(list(self._original)), torch.stack(list(self._original.values())))
 
     def shared_with(self, change: Change) -> dict[int, int]:
         """Returns which changes touch rows of ``change``, by their place, and how many."""

@@ -21,6 +21,7 @@ from memlm.errors import CheckpointError
 from memlm.evaluate.recall import per_parameter
 from memlm.evaluate.suite import Suite
 from memlm.experiment.config import ExperimentConfig
+from memlm.experiment.followers import Followers, Order
 from memlm.experiment.models import database_fingerprint, new_model
 from memlm.experiment.preflight import preflight_variant
 from memlm.experiment.record import code_state, config_hash, environment, now
@@ -76,6 +77,7 @@ class Prepared:
     watcher: Watcher
     data_record: dict[str, Any]
     device: dict[str, str]
+    followers: Followers
 
 
 class Attempt:
@@ -231,7 +233,10 @@ class Attempt:
             progress=self._progress,
             alarm=self._alarm,
         )
-        with MetricLog(folder / "metrics.jsonl", self._trackers(config), after=self.step) as log:
+        with (
+            MetricLog(folder / "metrics.jsonl", self._trackers(config), after=self.step) as log,
+            self.prepared.followers.training(self._order(state)),
+        ):
             trained = train(model, self.sampler, config, log, hooks, folder, state)
         with deferred_signals() as pending:
             save_model(model, self.prepared.data.tokenizer, folder / FINAL)
@@ -239,6 +244,12 @@ class Attempt:
         if pending:
             raise pending[0]
         return trained
+
+    def _order(self, state: TrainingState | None) -> Order:
+        """Returns what other ranks have to train with this one."""
+        prepared = self.prepared
+        checkpoint = None if state is None else self.folder / f"{FINAL}-{state.step}"
+        return Order(prepared.config, self.variant, self.seed, prepared.data.fingerprint, checkpoint)
 
     def _continue(self, step: int) -> None:
         """Notes from which step the run goes on, and with which code it came there."""

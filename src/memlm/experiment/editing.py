@@ -123,8 +123,8 @@ def open_editing(folder: Path, tuning: Tuning | None = None, shows_bars: bool = 
         EditError: the log is damaged or belongs to other weights.
         MemlmError: as `open_finished`.
     """
-    for name in (log.LINES, log.ROWS):
-        inside(folder, f"{log.FOLDER}/{name}")
+    for path in (folder / log.FOLDER / log.LINES, *(folder / log.FOLDER / log.ROWS).glob("*")):
+        inside(folder, str(path.relative_to(folder)))
     finished = open_finished(folder, "edit", shows_bars)
     data, config = finished.data, finished.config
     background = spread_sequences(data.train.ids, config.data.seq_len, TOKENS)[:, :-1].tolist()

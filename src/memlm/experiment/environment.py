@@ -321,6 +321,7 @@ def _data_checks(config: DataConfig) -> Iterator[Check]:
         ("corpus", config.corpus),
         ("validation", config.validation or []),
         ("test", config.test or []),
+        ("tune", config.tune or []),
     ):
         for name in [named] if isinstance(named, str) else named:
             yield _source_check(f"data.{field}", name, config)

@@ -18,6 +18,7 @@ from memlm.experiment.record import config_hash
 from memlm.experiment.solution import Solution
 from memlm.experiment.variants import QUANTITIES, VariantConfig
 from memlm.model.cost import cost
+from memlm.train.ranks import alone
 from memlm.train.schedule import Plan
 
 MULTIPLES = (8, 4, 2, 1)
@@ -63,7 +64,8 @@ def solve_steps(
     for name, variant in config.variants.items():
         if variant.match is None or variant.match.by != "wall_clock":
             continue
-        solutions.append(_solve_steps(config, name, variant.match.to, data, tokenizer, device))
+        with alone():  # the time of one process: what matters is the ratio
+            solutions.append(_solve_steps(config, name, variant.match.to, data, tokenizer, device))
         config = _resolved(config, solutions[-1])
     return config, solutions
 

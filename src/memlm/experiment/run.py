@@ -26,6 +26,7 @@ from memlm.evaluate.suite import Suite
 from memlm.experiment.attempt import Attempt, Prepared, Watcher
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.environment import processor
+from memlm.experiment.followers import Followers
 from memlm.experiment.locks import locked
 from memlm.experiment.match import recall_steps, solve_steps, solve_widths
 from memlm.experiment.models import database_fingerprint
@@ -37,6 +38,7 @@ from memlm.experiment.solution import Solution
 from memlm.storage import write_json
 from memlm.train.checkpoint import FINAL, checkpoints, verify
 from memlm.train.loop import OUT_OF_MEMORY, build_accelerator
+from memlm.train.ranks import Ranks
 from memlm.train.trackers import require
 
 logger = logging.getLogger(__name__)
@@ -62,10 +64,29 @@ def run_experiment(
     Raises:
         DivergedError: a run diverged (recorded there as failed); all others have been made.
         MemlmError: of the data, of a run (recorded there as failed), or of a folder that holds another experiment.
+
+    Under a launcher this is rank 0's part; the other ranks call `memlm.experiment.followers.follow`.
     """
     disable_progress_bar()  # transformers would draw bars of its own for every checkpoint
     folder = root / config.name
-    build_accelerator(config.train)  # refuses a device or a launcher before anything else is done
+    ranks = Ranks.of(build_accelerator(config.train))  # refuses a device before anything else is done
+    followers = Followers(ranks)
+    exit_code = 1
+    try:
+        _make(config, folder, watcher or Watcher(), progress, command, followers)
+        exit_code = 0
+    except (MemlmError, Interrupted) as error:
+        exit_code = error.exit_code
+        raise
+    finally:
+        followers.dismiss(exit_code)
+    return folder
+
+
+def _make(
+    config: ExperimentConfig, folder: Path, watcher: Watcher, progress: bool, command: str, followers: Followers
+) -> None:
+    """Does the work of `run_experiment`."""
     for tracker in config.train.trackers:
         require(tracker)
     stated = config
@@ -84,12 +105,10 @@ def run_experiment(
         planned = [(variant, seed) for seed in config.seeds for variant in config.variants]
         added = added_after_test(folder, [run_name(*run) for run in planned])
         write_json(folder / "experiment.json", plan | {"added_after_test": added})
-        watcher = watcher or Watcher()
         for solution in (*widths, *steps):
             watcher.matched(solution)
-        prepared = Prepared(config, folder, data, suite, watcher, _data_record(data, suite), device)
+        prepared = Prepared(config, folder, data, suite, watcher, _data_record(data, suite), device, followers)
         _run_all(prepared, planned)
-    return folder
 
 
 def _run_all(prepared: Prepared, planned: Sequence[tuple[str, int]]) -> None:
@@ -280,12 +299,14 @@ def _run_if_needed(prepared: Prepared, variant: str, seed: int) -> None:
 
 
 def device_record(config: TrainConfig) -> dict[str, str]:
-    """Returns the kind and the name of the device that training uses."""
-    device = build_accelerator(config).device
+    """Returns the kind and the name of the device that training uses; of several ranks, how many there are."""
+    accelerator = build_accelerator(config)
+    device, ranks = accelerator.device, accelerator.num_processes
+    together = f", {ranks} ranks" if ranks > 1 else ""
     if device.type == "cuda":
-        return {"kind": "cuda", "name": torch.cuda.get_device_name(device)}
+        return {"kind": "cuda", "name": torch.cuda.get_device_name(device) + together}
     vectors = torch.backends.cpu.get_cpu_capability()  # they decide the order of sums, and with it the last bits
-    return {"kind": device.type, "name": f"{processor()}, {vectors}, {torch.get_num_threads()} threads"}
+    return {"kind": device.type, "name": f"{processor()}, {vectors}, {torch.get_num_threads()} threads{together}"}
 
 
 def _data_record(data: TokenData, suite: Suite) -> dict[str, Any]:

@@ -14,8 +14,12 @@ from transformers.utils.logging import disable_progress_bar
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import Run, read_finished
 from memlm.hf import MemlmForCausalLM
-from memlm.train.checkpoint import FINAL, load_model
+from memlm.offload import load
+from memlm.train.checkpoint import FINAL, load_model, verify
+from memlm.train.loading import loading_errors
+from memlm.train.trust import refuse_code
 
+ON_DEVICE = "device"
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 """How messages become text: one after the other. These models go on with text; they were not taught roles."""
 
@@ -29,26 +33,35 @@ def checkpoint_of(run: Run) -> Path:
     return inside(run.folder, FINAL)
 
 
-def open_model(folder: Path, device: str | None = None) -> tuple[MemlmForCausalLM, PreTrainedTokenizerFast]:
+def open_model(
+    folder: Path, device: str | None = None, values: str = ON_DEVICE
+) -> tuple[MemlmForCausalLM, PreTrainedTokenizerFast]:
     """Loads a finished run's model, in eval mode, and its tokenizer.
 
     Args:
         folder: The run's folder.
         device: Where the model goes, as torch names it; a GPU if there is one, if not given.
+        values: How its memory's values are held: `ON_DEVICE`, as parameters, or a name of `memlm.offload.HELD`.
 
     Raises:
         RunError: the folder holds no finished run, or its model is a link out of it.
         CheckpointError: its model is damaged.
     """
     run = read_finished(folder)
-    return model_of(run, device), open_tokenizer(checkpoint_of(run))
+    return model_of(run, device, values), open_tokenizer(checkpoint_of(run))
 
 
-def model_of(run: Run, device: str | None = None) -> MemlmForCausalLM:
-    """Loads a finished run's model, in eval mode; device and errors as of `open_model`."""
+def model_of(run: Run, device: str | None = None, values: str = ON_DEVICE) -> MemlmForCausalLM:
+    """Loads a finished run's model, in eval mode; arguments and errors as of `open_model`."""
     disable_progress_bar()  # transformers would draw a bar of its own for the weights
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return load_model(checkpoint_of(run), torch.device(device)).eval()
+    checkpoint = checkpoint_of(run)
+    if values == ON_DEVICE:
+        return load_model(checkpoint, torch.device(device)).eval()
+    verify(checkpoint)
+    refuse_code(checkpoint)
+    with loading_errors(checkpoint):
+        return load(checkpoint, values, torch.device(device))
 
 
 def open_tokenizer(checkpoint: Path) -> PreTrainedTokenizerFast:

@@ -130,10 +130,10 @@ def write_tuned(tune: Tune, path: Path, overrides: Sequence[str] = ()) -> dict[s
 
 def _refuse(config: ExperimentConfig) -> None:
     """Refuses what no trial could make good, before anything is prepared."""
-    if not config.data.tune_share:
+    if not config.data.tune_share and config.data.tune is None:
         raise RunError(
             "data.tune_share is 0, so there is no text to tune on that runs are not judged by; set it, such as "
-            "-o data.tune_share=0.05 (runs then leave that text alone)"
+            "-o data.tune_share=0.05 (runs then leave that text alone), or name such text in data.tune"
         )
     for variant in config.variants:
         for name, rate in _own_rates(config, variant).items():
@@ -157,7 +157,7 @@ def _suite(config: ExperimentConfig, data: TokenData) -> Suite:
     if len(data.tune.ids) <= config.data.seq_len:
         raise RunError(
             f"the tune split has {len(data.tune.ids)} tokens, fewer than one sequence of {config.data.seq_len + 1}; "
-            "raise data.tune_share"
+            "raise data.tune_share, or give more text in data.tune"
         )
     # The held-out text of `evaluate.split: test` is not for tuning, so here it is never the test split.
     evaluate = config.evaluate.model_copy(update={"samples": 0, "split": "validation"})

@@ -18,8 +18,8 @@ class LayerReads:
     Attributes:
         layer: The layer.
         bank: Its bank, counted from 0.
-        slots: [T][H][K], each head's best first.
-        weights: [T][H][K].
+        slots: [T, H, K] as lists, each head's best first.
+        weights: [T, H, K] as lists.
     """
 
     layer: int

@@ -46,8 +46,8 @@ def result_dtype(tensor: Tensor) -> torch.dtype:
 
 def obstacle(*tensors: Tensor) -> str | None:
     """Returns why the fast versions cannot serve tensors of these dtypes, None if they can."""
-    others = [t.dtype for t in tensors if t.dtype not in {torch.bfloat16, torch.float32}]
-    return f"it is made for bfloat16 and float32, not {others[0]}" if others else None
+    others = [t.dtype for t in tensors if t.dtype not in {torch.bfloat16, torch.float32, torch.int8}]
+    return f"it is made for bfloat16, float32 and int8, not {others[0]}" if others else None
 
 
 @torch.library.custom_op("memlm::read_gradients", mutates_args=())

@@ -6,87 +6,34 @@ differs from the paper stands in docs/memories.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache
-from math import isqrt
-from typing import Annotated, Literal, Self
+from typing import Literal
 
-import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memlm.bank.base import Bank
-from memlm.memory.base import Memory, MemoryConfig, MemoryRead
+from memlm.memory.base import MemoryRead
+from memlm.memory.ngram_embedding import NgramEmbedding, NgramEmbeddingConfig
 from memlm.registry import MEMORIES
-
-MULTIPLIER = 0x9E3779B1
-"""2**32 over the golden ratio, made odd; its powers scatter the bits of ids (Knuth 1973, section 6.4)."""
 
 
 @MEMORIES.register
-class NgramHashConfig(MemoryConfig):
-    """Reads the rows that the last n tokens hash to, for several n, from tables of their own."""
+class NgramHashConfig(NgramEmbeddingConfig):
+    """Reads the rows that the last n tokens hash to, for several n, from tables of their own, through a gate."""
 
     type: Literal["ngram_hash"]
-    orders: list[Annotated[int, Field(ge=1, le=8)]] = Field(default=[2, 3])
-    """Lengths n of the n-grams."""
-    n_heads: int = Field(default=8, ge=1)
-    """Tables for each n; two n-grams that meet in one of them are apart in the others."""
-    n_rows: int = Field(default=8192, ge=2, le=10**9)
-    """Rows of a table, at least: each has a prime number of rows, and no two the same."""
-    d_value: int = Field(default=64, ge=1)
-    """Width of a row."""
-
-    @property
-    def table_sizes(self) -> tuple[int, ...]:
-        """Rows of each table, those of the first n-gram first."""
-        return primes(len(self.orders) * self.n_heads, self.n_rows)
-
-    @property
-    def n_slots(self) -> int:
-        """Rows of all tables."""
-        return sum(self.table_sizes)
-
-    @property
-    def n_reads(self) -> int:
-        """Rows that one token reads in one layer, one of each table."""
-        return len(self.orders) * self.n_heads
-
-    @property
-    def value_width(self) -> int:
-        """Width of a row."""
-        return self.d_value
-
-    @property
-    def n_tokens(self) -> int:
-        """The longest n."""
-        return max(self.orders)
 
     @property
     def is_normalised(self) -> bool:
         """The weights of a head sum to its gate."""
         return False
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields what the fields cannot see alone."""
-        yield from super().problems()
-        if not self.orders or len(set(self.orders)) < len(self.orders):
-            yield "orders", "must name at least one length, and none twice"
-
-    def shrunken(self) -> Self:
-        """Returns the memory with few small tables."""
-        most = {"n_heads": 2, "n_rows": 23, "d_value": 12}
-        smaller = {name: min(limit, getattr(self, name)) for name, limit in most.items()}
-        smaller |= {"bank": self.bank.shrunken()}
-        return type(self).model_validate(self.model_dump() | smaller)
-
     def build(self, d_model: int) -> NgramHash:
         """Returns the module that selects rows."""
         return NgramHash(self, d_model)
 
 
-class NgramHash(Memory):
+class NgramHash(NgramEmbedding):
     """Selects one row of each table by the last tokens, and gates all of them by the hidden state.
 
     ``gate = sigmoid(<rms(u), rms(W e)> / sqrt(D))`` with the rows read side by side as ``e`` (the paper's equation for
@@ -98,9 +45,7 @@ class NgramHash(Memory):
     """
 
     def __init__(self, config: NgramHashConfig, d_model: int) -> None:
-        super().__init__()
-        self.config = config
-        self.sizes = config.table_sizes
+        super().__init__(config)
         self.key = nn.Linear(config.n_reads * config.d_value, d_model, bias=False)
         self.reset_parameters()
 
@@ -120,35 +65,3 @@ class NgramHash(Memory):
         gate = ((query * key).sum(-1) * hidden.shape[-1] ** -0.5).sigmoid()
         weights = (gate / self.config.n_heads)[..., None, None].expand(slots.shape)
         return MemoryRead(slots, weights, bank)
-
-    def slots(self, tokens: Tensor) -> Tensor:
-        """Returns the rows [B, T, n-grams, K] that ``tokens`` [B, T, n_tokens], the nearest first, hash to."""
-        K = self.config.n_heads
-        found: list[Tensor] = []
-        first = 0
-        for index, order in enumerate(self.config.orders):
-            mixed = mix(tokens[..., :order])
-            for size in self.sizes[index * K : (index + 1) * K]:
-                found.append(mixed % size + first)
-                first += size
-        return torch.stack(found, dim=-1).unflatten(-1, (-1, K))
-
-
-def mix(tokens: Tensor) -> Tensor:
-    """Returns one number for the ids ``tokens`` [..., n]: each times a factor of its place, joined by exclusive or."""
-    mixed = torch.zeros_like(tokens[..., 0])
-    for place in range(tokens.shape[-1]):
-        mixed = mixed ^ ((tokens[..., place] + 1) * pow(MULTIPLIER, place + 1, 1 << 32))  # 0 for NO_TOKEN; below 2**63
-    return mixed
-
-
-@cache
-def primes(count: int, least: int) -> tuple[int, ...]:
-    """Returns the ``count`` smallest prime numbers from ``least`` on."""
-    found: list[int] = []
-    number = max(2, least)
-    while len(found) < count:
-        if all(number % divisor for divisor in range(2, isqrt(number) + 1)):
-            found.append(number)
-        number += 1
-    return tuple(found)

@@ -17,13 +17,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def deferred_signals() -> Generator[list[Interrupted]]:
-    """Lends a list that SIGINT and SIGTERM enter instead of cutting short what runs inside.
+def deferred_signals(pending: list[Interrupted] | None = None) -> Generator[list[Interrupted]]:
+    """Lends a list, ``pending`` if given, that SIGINT and SIGTERM enter instead of cutting short what runs inside.
 
     A second signal of the same kind ends the process at once. Outside the main thread, which alone receives signals,
-    the list stays empty.
+    the list stays as it is.
     """
-    pending: list[Interrupted] = []
+    pending = [] if pending is None else pending
     if threading.current_thread() is not threading.main_thread():
         yield pending
         return

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor
 
 from memlm.config.train import TrainConfig, interval
 from memlm.data.sampler import Sampler
-from memlm.errors import DivergedError, RunError
+from memlm.errors import DivergedError, Interrupted, RunError
 from memlm.hf import MemlmForCausalLM
-from memlm.model.loss import TokenLoss
 from memlm.train.alarms import Alarm, Alarms
+from memlm.train.gradient import add_up_gradient, joined
 from memlm.train.interrupts import deferred_signals
 from memlm.train.monitor import MetricLog, PeakMemory, Stopwatch, write_profile
 from memlm.train.optimizer import build_optimizer, compact_gradients, freeze_router, freeze_values, set_learning_rates
+from memlm.train.ranks import Ranks, telling_lost_ranks
 from memlm.train.revival import Revival
 from memlm.train.schedule import Plan, lr_factor
 from memlm.train.state import History, TrainingState, capture, restore
@@ -82,8 +85,10 @@ class TrainResult:
 def build_accelerator(config: TrainConfig) -> Accelerator:
     """Returns the accelerator for the configured device and precision.
 
+    Under a launcher it joins its processes, the ranks of the run.
+
     Raises:
-        RunError: the device is not there.
+        RunError: the device is not there, or the ranks cannot share a batch.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise RunError("train.device is cuda, and torch sees no GPU; use train.device=auto, or run: memlm doctor")
@@ -95,16 +100,23 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
     if bf16 and not on_gpu:
         raise RunError("train.precision is bf16, some 20 times slower on this CPU; use -o train.precision=auto")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RunError("several processes for one run are not supported yet; start memlm run without a launcher")
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to be deterministic without it
         torch.use_deterministic_algorithms(True)
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision="bf16" if bf16 else "no",
-        cpu=config.device == "cpu",
+        # accelerate joins the processes of a launcher on a CPU only if it is told that there is nothing else.
+        cpu=config.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available()),
         dynamo_backend="inductor" if config.compile else "no",
+        # The others wait as long as rank 0 prepares and evaluates.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
     )
+    if config.batch_size % accelerator.num_processes:
+        raise RunError(
+            f"train.batch_size is {config.batch_size}, and {accelerator.num_processes} processes cannot have equal "
+            "shares of it; make it a multiple, or start another number of processes"
+        )
+    return accelerator
 
 
 def train(
@@ -133,11 +145,13 @@ def train(
     Raises:
         DivergedError: a loss or gradient is not finite, more often than the config allows; such steps leave the model
             as it was, and on a GPU the step after may have been taken.
-        Interrupted: a signal came; the state was saved.
+        Interrupted: a signal came, to this or another rank; the state was saved.
+        RunError: another rank has ended.
     """
     training = _Training(model, sampler, config, log, hooks, folder, state)
     try:
-        return training.run()
+        with telling_lost_ranks():
+            return training.run()
     finally:
         training.release()
 
@@ -150,7 +164,8 @@ class _Launched:
         step: The step.
         start: When it was begun, as `time.perf_counter` tells.
         revival: Seconds that were spent on a revival after it.
-        results: Its loss and gradient norm, [2], on the CPU; they are there when ``done`` is.
+        results: Its loss, gradient norm and the signals that ranks had got before, [3], on the CPU; they are there when
+            ``done`` is.
         profile: The trace of its first micro-step, if one was due.
         done: Recorded after it, on a GPU.
     """
@@ -180,16 +195,18 @@ class _Training:
         self.model, self.sampler, self.config = model, sampler, config
         self.log, self.hooks, self.folder = log, hooks, folder
         self.accelerator = build_accelerator(config)
-        self.plan = Plan.of(config, sampler.seq_len, sampler.n_sequences, self.accelerator.num_processes)
+        self.ranks = Ranks.of(self.accelerator)
+        self.plan = Plan.of(config, sampler.seq_len, sampler.n_sequences)
         model.to(self.accelerator.device)  # pyright: ignore[reportArgumentType]
         if config.router_lr == 0:
             freeze_router(model)
         self.optimizer = build_optimizer(model, config)
-        self.updater = Updater(self.optimizer, model, config.clip)
-        self.module = self.accelerator.prepare(TokenLoss(model.decoder))
+        self.updater = Updater(self.optimizer, model, config.clip, self.ranks)
+        compact_gradients(model.decoder, self.plan.tokens_per_step, self.ranks.number)
+        self.module = joined(self.accelerator, model.decoder, self.plan)
         self.history, self.done = (History(), 0) if state is None else (state.history, state.step)
-        self.revival = Revival(model.decoder, self.optimizer, sampler.seed) if config.revive_every else None
-        self.writers = WriterRecorder(model.decoder) if config.record_writers else None
+        self.revival = Revival(model.decoder, self.optimizer, sampler.seed, self.ranks) if config.revive_every else None
+        self.writers = WriterRecorder(model.decoder, self.ranks) if config.record_writers else None
         self.companions = [each for each in (self.revival, self.writers) if each is not None]
         if state is not None:
             restore(state.tensors, model, self.optimizer)
@@ -206,7 +223,8 @@ class _Training:
         self.ahead = AHEAD.get(self.accelerator.device.type, 0)
         self.launched: deque[_Launched] = deque()
         self.metrics: dict[str, Any] = {}
-        compact_gradients(model.decoder, self.plan.tokens_per_step // self.accelerator.num_processes)
+        self.signals: list[Interrupted] = []
+        self.is_asked_to_end = False
 
     def run(self) -> TrainResult:
         """Takes the steps that are left to take."""
@@ -214,7 +232,7 @@ class _Training:
             self.hooks.alarm(entry)
         self.model.train()
         for step in range(self.done + 1, self.plan.steps + 1):
-            with deferred_signals() as pending:
+            with deferred_signals(self.signals):
                 if self._is_due("profile", step):
                     self._settle_until(0)  # or the trace would show the end of another step
                 try:
@@ -225,11 +243,12 @@ class _Training:
                 stops = step == self.plan.steps or any(self._is_due(n, step) for n in ("evaluate", "save", "profile"))
                 self._settle_until(0 if stops else self.ahead)
                 # The last step is saved by the caller, as the result, unless a signal keeps it from that.
-                if pending or (step < self.plan.steps and self._is_due("save", step)):
+                ends = self._must_end()
+                if ends or (step < self.plan.steps and self._is_due("save", step)):
                     self._settle_until(0)  # a signal may have come while the host waited
                     self._save(step)
-            if pending:
-                raise pending[0]
+            if ends or self._must_end():
+                raise next(iter(self.signals), Interrupted("SIGTERM", signal.SIGTERM))
         if self.writers is not None:
             self.writers.write(self.folder)
         return TrainResult(
@@ -253,6 +272,10 @@ class _Training:
         every = self.every[name]
         return bool(every) and (step % every == 0 or step == self.plan.steps)
 
+    def _must_end(self) -> bool:
+        """Whether a signal ends the training: among ranks, as soon as all know that one of them has got one."""
+        return bool(self.signals) if self.ranks.number == 1 else self.is_asked_to_end
+
     def _launch(self, step: int) -> None:
         """Takes one step, or has the device begin it; nothing here waits for the device."""
         if self.plan.freeze_values_at is not None and step > self.plan.freeze_values_at:
@@ -260,8 +283,12 @@ class _Training:
         profile = torch.profiler.profile() if self._is_due("profile", step) else None
         start = time.perf_counter()
         set_learning_rates(self.optimizer, self.config, step - 1, self.plan.steps)
-        loss = _backward(self.accelerator, self.module, self.sampler, step - 1, self.plan, self.config, profile)
-        results = torch.stack([loss, self.updater.clip()])
+        summed = add_up_gradient(
+            self.accelerator, self.module, self.sampler, step - 1, self.config.accumulation, profile
+        )
+        told = torch.stack([summed, torch.full_like(summed, len(self.signals))])
+        self.ranks.add(told)
+        results = torch.stack([told[0] / self.plan.tokens_per_step, self.updater.clip(), told[1]])
         is_finite = results.isfinite().all()
         self.updater.step(is_finite)
         self.updater.clear()
@@ -301,7 +328,8 @@ class _Training:
         if launched.done is not None:
             launched.done.synchronize()
         self.watch.stop(launched.start, launched.revival)
-        step, (loss, norm) = launched.step, launched.results.tolist()
+        step, (loss, norm, signals) = launched.step, launched.results.tolist()
+        self.is_asked_to_end |= signals > 0
         is_finite = math.isfinite(loss) and math.isfinite(norm)
         self.history.losses.append(loss if is_finite else math.nan)
         begun = self._told(self.alarms.after_step(step, self.history.losses))
@@ -354,37 +382,3 @@ class _Training:
             tensors |= companion.tensors()
         validation_loss = self.metrics.get("evaluate/validation_loss")
         self.hooks.save(TrainingState(step, tensors, self.history, validation_loss))
-
-
-def _backward(
-    accelerator: Accelerator,
-    module: nn.Module,
-    sampler: Sampler,
-    step: int,
-    plan: Plan,
-    config: TrainConfig,
-    profile: torch.profiler.profile | None,
-) -> Tensor:
-    """Adds up the gradient of one step's mean loss over tokens; returns that loss, in nats per token.
-
-    A profile covers the first micro-step: the others are the same, and a trace of all would take seconds to write.
-    """
-    ranks = accelerator.num_processes
-    total = torch.zeros((), device=accelerator.device)
-    for micro_step in range(config.accumulation):
-        index = (step * config.accumulation + micro_step) * ranks + accelerator.process_index
-        sequences = torch.from_numpy(sampler.batch(index))
-        on_cuda = accelerator.device.type == "cuda"
-        if on_cuda:
-            sequences = sequences.pin_memory()  # from other memory the copy would wait for all that runs
-        sequences = sequences.to(accelerator.device, non_blocking=on_cuda)
-        last = micro_step == config.accumulation - 1
-        watched = profile if profile is not None and micro_step == 0 else nullcontext()
-        with watched, nullcontext() if last else accelerator.no_sync(module):
-            summed, balance = module(sequences)
-            # Gradients are averaged over ranks, and the sum is over all of them.
-            loss = summed * ranks / plan.tokens_per_step + balance / config.accumulation
-            accelerator.backward(loss)
-        total += summed.detach()
-    reduced: Tensor = accelerator.reduce(total, reduction="sum")  # pyright: ignore[reportAssignmentType]
-    return reduced / plan.tokens_per_step

@@ -82,20 +82,21 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, st
         group["lr"] = peak_lr(group["name"], config) * lr_factor(step, steps, config, low)
 
 
-def compact_gradients(decoder: Decoder, tokens: int) -> None:
+def compact_gradients(decoder: Decoder, tokens: int, ranks: int = 1) -> None:
     """Gives a compact gradient to every bank of which a step reads a part that is small enough.
 
     Args:
         decoder: The model.
-        tokens: Tokens of an optimizer step on this device.
+        tokens: Tokens of an optimizer step.
+        ranks: Processes that share them.
     """
     for bank in (module for module in decoder.banks if isinstance(module, VectorBank)):
         layers = sum(decoder.bank_of(layer) is bank for layer in decoder.config.memory_layers)
-        give_compact_gradient(bank, layers * decoder.config.memory.n_reads * tokens)
+        give_compact_gradient(bank, layers * decoder.config.memory.n_reads * tokens, ranks)
 
 
-def give_compact_gradient(bank: VectorBank, reads: int) -> None:
-    """Gives a bank a compact gradient if ``reads`` of it in a step are a part that is small enough.
+def give_compact_gradient(bank: VectorBank, reads: int, ranks: int = 1) -> None:
+    """Gives a bank a compact gradient if ``reads`` of it in a step, over all ranks, are a part that is small enough.
 
     Reads are taken to be spread evenly, as those of a memory that works are; any other spread reads fewer rows. Apple
     GPUs, on which none of this was tried, keep dense gradients.
@@ -103,7 +104,7 @@ def give_compact_gradient(bank: VectorBank, reads: int) -> None:
     share = -math.expm1(-reads / bank.n_slots)
     is_worth = share <= COMPACT_SHARE and bank.values.numel() >= COMPACT_SIZE
     if is_worth and bank.values.device.type != "mps":
-        capacity = min(reads, bank.n_slots)
+        capacity = min(reads // ranks, bank.n_slots)
         bank.compact = CompactGradient(bank.values.detach(), capacity)
         logger.info("bank: compact gradients for up to %s of %s rows", f"{capacity:,}", f"{bank.n_slots:,}")
 

@@ -12,6 +12,7 @@ from memlm.bank.base import Bank
 from memlm.bank.vectors import VectorBank
 from memlm.memory.base import Memory, MemoryRead, Revived
 from memlm.model.decoder import Decoder
+from memlm.train.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +26,13 @@ class Revival:
         decoder: The model.
         optimizer: Holds the moments that begin anew with what is revived.
         seed: Decides the noise, together with the step.
+        ranks: The processes that train together; what one of them reads counts for all.
     """
 
-    def __init__(self, decoder: Decoder, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    def __init__(
+        self, decoder: Decoder, optimizer: torch.optim.Optimizer, seed: int, ranks: Ranks | None = None
+    ) -> None:
+        self._ranks = ranks or Ranks()
         self._decoder, self._optimizer, self._seed = decoder, optimizer, seed
         memories = {layer: block.memory for layer, block in enumerate(decoder.blocks)}
         self._memories: dict[int, Memory] = {
@@ -51,6 +56,8 @@ class Revival:
     def revive(self, step: int) -> None:
         """Revives in every memory what was not read since the last call; values that are frozen are left alone."""
         banks = self._banks()
+        for counts in self._counts.values():
+            self._ranks.add(counts)
         reads: dict[Bank, Tensor] = {}
         for layer, bank in banks.items():
             reads[bank] = reads.get(bank, 0) + self._counts[layer].sum(0)
@@ -83,7 +90,11 @@ class Revival:
                 moment[entries] = 0
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns the counts for the training state."""
+        """Returns the counts for the training state: rank 0 takes over those of the others, which begin anew."""
+        for counts in self._counts.values():
+            self._ranks.add(counts)
+            if self._ranks.index:
+                counts.zero_()
         return {f"{COUNTS}{layer}": counts for layer, counts in self._counts.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -91,7 +102,8 @@ class Revival:
         for layer, memory in self._memories.items():
             if f"{COUNTS}{layer}" in tensors:
                 device = next(memory.parameters()).device
-                self._counts[layer] = tensors[f"{COUNTS}{layer}"].to(device)
+                counts = tensors[f"{COUNTS}{layer}"].to(device)
+                self._counts[layer] = torch.zeros_like(counts) if self._ranks.index else counts
 
     def release(self) -> None:
         """Ceases to count."""

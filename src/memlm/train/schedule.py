@@ -23,9 +23,9 @@ class Plan:
     freeze_values_at: int | None
 
     @classmethod
-    def of(cls, config: TrainConfig, seq_len: int, n_sequences: int, n_ranks: int = 1) -> Plan:
+    def of(cls, config: TrainConfig, seq_len: int, n_sequences: int) -> Plan:
         """Returns the plan for ``n_sequences`` training sequences of ``seq_len`` tokens; budgets round up to a step."""
-        sequences_per_step = config.batch_size * config.accumulation * n_ranks
+        sequences_per_step = config.batch_size * config.accumulation
         tokens_per_step = sequences_per_step * seq_len
         if config.steps is not None:
             steps = config.steps

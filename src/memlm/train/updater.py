@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from memlm.bank.vectors import VectorBank
 from memlm.errors import RunError
 from memlm.kernels.rowwise_adamw import RowGradient, Settings, rowwise_adamw
+from memlm.train.ranks import Ranks
 
 
 class Updater:
@@ -22,13 +23,16 @@ class Updater:
         optimizer: AdamW over all parameters, in its fused form.
         model: The model, whose banks may have a compact gradient.
         clip: Largest norm of the whole gradient; 0 turns clipping off.
+        ranks: The processes that train together; compact gradients are merged over them.
     """
 
-    def __init__(self, optimizer: torch.optim.AdamW, model: nn.Module, clip: float) -> None:
+    def __init__(self, optimizer: torch.optim.AdamW, model: nn.Module, clip: float, ranks: Ranks | None = None) -> None:
+        self._ranks = ranks or Ranks()
         self._optimizer, self._limit = optimizer, clip or math.inf
         self._parameters = list(model.parameters())
         self._banks = [module for module in model.modules() if isinstance(module, VectorBank)]
         self._factor = torch.ones(())
+        self._rows: list[tuple[VectorBank, RowGradient]] = []
 
     def clip(self) -> Tensor:
         """Clips the gradient; returns its norm before clipping, a scalar on the device.
@@ -37,7 +41,8 @@ class Updater:
             RunError: a part of a bank's gradient is compact and a part is not.
         """
         dense = [p.grad for p in self._parameters if p.grad is not None]
-        sums = [gradient.sums for _, gradient in self._of_rows()]
+        self._rows = self._of_rows()
+        sums = [gradient.sums for _, gradient in self._rows]
         norm = torch.nn.utils.get_total_norm(dense + sums)
         torch.nn.utils.clip_grads_with_norm_(self._parameters, self._limit, norm)
         self._factor = (self._limit / (norm + 1e-6)).clamp(max=1.0)  # as there; rows are scaled where they are used
@@ -50,7 +55,7 @@ class Updater:
         self._optimizer.found_inf = (~is_finite).float()  # pyright: ignore[reportAttributeAccessIssue]
         self._optimizer.step()
         factor = self._factor.where(is_finite, math.nan)
-        for bank, gradient in self._of_rows():
+        for bank, gradient in self._rows:
             self._step_rows(bank, gradient, factor, is_finite)
 
     def _step_rows(self, bank: VectorBank, gradient: RowGradient, factor: Tensor, is_finite: Tensor) -> None:
@@ -67,14 +72,20 @@ class Updater:
     def clear(self) -> None:
         """Forgets the gradient."""
         self._optimizer.zero_grad(set_to_none=True)
+        self._rows = []
         for bank in self._banks:
             if bank.compact is not None:
                 bank.compact.clear()
 
     @property
     def compact_rows(self) -> int:
-        """Rows for which a bank with a compact gradient has room, 0 without one."""
-        return max((len(bank.compact.carrier) for bank in self._banks if bank.compact is not None), default=0)
+        """Rows for which a bank with a compact gradient has room, over all ranks; 0 without one."""
+        rooms = [
+            min(self._ranks.number * len(bank.compact.carrier), bank.n_slots)
+            for bank in self._banks
+            if bank.compact is not None
+        ]
+        return max(rooms, default=0)
 
     def release(self) -> None:
         """Lets every bank's gradient be dense again."""
@@ -82,7 +93,7 @@ class Updater:
             bank.compact = None
 
     def _of_rows(self) -> list[tuple[VectorBank, RowGradient]]:
-        """Returns the compact gradients that there are, each with its bank; raises as `clip` does."""
+        """Returns the compact gradients that there are, over all ranks, each with its bank; raises as `clip` does."""
         found = [(bank, bank.compact.gradient()) for bank in self._banks if bank.compact is not None]
         pairs = [(bank, gradient) for bank, gradient in found if gradient is not None]
         if any(bank.values.grad is not None for bank, _ in pairs):
@@ -90,4 +101,4 @@ class Updater:
                 "a bank's gradient is compact, and some of its values are read past its methods, as bank.values; read "
                 "all of them by gather and weighted_sum"
             )
-        return pairs
+        return [(bank, self._ranks.mean_rows(gradient, bank.n_slots)) for bank, gradient in pairs]

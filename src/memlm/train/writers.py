@@ -24,6 +24,7 @@ from memlm.memory.base import MemoryRead
 from memlm.model.block import Block
 from memlm.model.decoder import Decoder
 from memlm.storage import replaced_folder
+from memlm.train.ranks import Ranks
 
 FOLDER = "writers"
 """In the folder of a run."""
@@ -64,11 +65,13 @@ class WriterRecorder:
 
     Args:
         decoder: The decoder, on its device.
+        ranks: The processes that train together.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, ranks: Ranks | None = None) -> None:
+        self._ranks = ranks or Ranks()
         self._banks = [_BankRecord(bank) for bank in decoder.banks if isinstance(bank, Bank)]
-        self._begin = self._end = 0  # the tokens of the micro-step among those of the step
+        self._begin = self._end = 0  # where the tokens of this rank, and those of the micro-step, stand in the step
         by_bank = {record.bank: record for record in self._banks}
         self._handles = [decoder.register_forward_pre_hook(self._count)]
         for layer, block in enumerate(decoder.blocks):
@@ -85,6 +88,7 @@ class WriterRecorder:
         """Ends a step; nothing of it counts if ``is_finite``, a boolean scalar on the device, is false."""
         self._begin = self._end = 0
         for record in self._banks:
+            self._ranks.maximum(record.strongest)
             record.commit(step, is_finite)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -119,7 +123,9 @@ class WriterRecorder:
 
     def _count(self, _module: nn.Module, arguments: tuple[Any, ...]) -> None:
         if torch.is_grad_enabled():
-            self._begin, self._end = self._end, self._end + arguments[0].numel()
+            tokens = arguments[0].numel()
+            self._begin = self._end + self._ranks.index * tokens
+            self._end += self._ranks.number * tokens
 
     def _watching(self, record: _BankRecord) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
         def watch(_module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -167,15 +173,15 @@ class _BankRecord:
         self.writers = Writers.empty(bank.n_slots, device)
         # A pull's bits above a token's index, so that one maximum finds both, in whatever order: bits of floats that
         # are not negative sort as the floats do. -1: not read.
-        self._strongest = torch.full((bank.n_slots,), -1, dtype=torch.int64, device=device)
+        self.strongest = torch.full((bank.n_slots,), -1, dtype=torch.int64, device=device)
 
     def add(self, slots: Tensor, pull: Tensor, index: Tensor) -> None:
         """Counts reads: slots and pulls [N, R], indices of tokens [N, 1]."""
         packed = (pull.float().view(torch.int32).long() << 32) | index
-        self._strongest.scatter_reduce_(0, slots.flatten(), packed.flatten(), "amax")
+        self.strongest.scatter_reduce_(0, slots.flatten(), packed.flatten(), "amax")
 
     def commit(self, step: int, is_finite: Tensor) -> None:
-        known, strongest = self.writers, self._strongest
+        known, strongest = self.writers, self.strongest
         was_read = (strongest >= 0) & is_finite
         pull = (strongest >> 32).int().view(torch.float32)
         stronger = was_read & (pull > known.pull)

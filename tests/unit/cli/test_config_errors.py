@@ -36,7 +36,7 @@ error: bad.yaml: 5 problems, nothing was run
   bad.yaml:1  data.vocab_size = 3  Input should be greater than or equal to 272
   bad.yaml:2  train.lrr = 1  TrainConfig has no such field. Did you mean 'lr'?
   bad.yaml:3  variants.a.memory.type = 'prodct_key'  unknown memory 'prodct_key'. Did you mean 'product_key'? \
-Known: ngram_hash, product_key, product_key_batch_norm, product_key_relu, product_key_sigmoid.
+Known: ngram_embedding, ngram_hash, product_key, product_key_batch_norm, product_key_relu, product_key_sigmoid.
   -o seeds  must read dotted.path=value, such as train.lr=1e-3
   -o train.lr=.nan  train.lr = nan  Input should be a finite number
 """

@@ -135,7 +135,7 @@ def test_without_metadata_the_source_tree_counts(monkeypatch):
 
 def test_every_extra_for_users_is_known():
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert {*project["optional-dependencies"]} - {"dev"} == {*environment.EXTRAS}
+    assert {*project["optional-dependencies"]} - {"dev", "docs"} == {*environment.EXTRAS}
 
 
 def test_a_gpu_is_named_with_its_memory(examine):

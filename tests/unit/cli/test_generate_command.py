@@ -64,3 +64,8 @@ def test_a_seed_that_torch_does_not_take_is_told(runs):
 def test_what_is_no_finished_run_is_told(generate, runs, tmp_path):
     with pytest.raises(MemlmError, match=r"record\.json"):
         CliRunner().invoke(app, ["generate", str(tmp_path), "x"], catch_exceptions=False)
+
+
+def test_values_may_be_elsewhere(generate):
+    greedy = ("ka lo", "--temperature", "0")
+    assert generate(*greedy, "--values", "host") == generate(*greedy, "--values", "mapped") == generate(*greedy)

@@ -83,6 +83,12 @@ DATA = [
         "test_share = 0.1",
         "has no effect, because test names the held-out text",
     ),
+    ("corpus: x, tune: 3", "tune = 3", "must be text or a list of texts"),
+    (
+        "corpus: x, tune: y, tune_share: 0.1",
+        "tune_share = 0.1",
+        "has no effect, because tune names the held-out text",
+    ),
     ("corpus: x, seq_length: 8", "seq_length = 8", "DataConfig has no such field. Did you mean 'seq_len'?"),
 ]
 
@@ -292,7 +298,7 @@ def fusion(fields):
 
 
 WIRING = [
-    ("memory: product_key", "memory = 'product_key'", "must be a mapping with a type, such as {type: ngram_hash}"),
+    ("memory: product_key", "memory = 'product_key'", "must be a mapping with a type, such as {type: ngram_embedding}"),
     ("memory: {n_keys: 4}", "memory", f"needs a type. Known: {MEMORIES}"),
     (
         "memory: {type: prodct_key}",

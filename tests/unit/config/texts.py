@@ -4,7 +4,7 @@ SOUND = {"data": "corpus: x", "train": "steps: 4", "variants": "a: {}"}
 LINE = {"data": 1, "train": 2, "variants": 3}  # any other section is on line 4
 WIRED = "memory: {type: product_key}, fusion: {type: gated_mlp}"
 
-MEMORIES = "ngram_hash, product_key, product_key_batch_norm, product_key_relu, product_key_sigmoid."
+MEMORIES = "ngram_embedding, ngram_hash, product_key, product_key_batch_norm, product_key_relu, product_key_sigmoid."
 FUSIONS = "cross_attention, gated_mlp, one_neuron_experts, weighted_sum."
 
 FINITE = "Input should be a finite number"

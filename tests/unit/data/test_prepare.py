@@ -116,6 +116,9 @@ def test_a_test_text_is_held_out_as_given(corpus, cache, tmp_path):
     fields = {"validation": write(tmp_path / "v.jsonl", held_out), "test": write(tmp_path / "t.jsonl", test)}
     data = run(config(corpus, **fields), cache)
     assert (decoded(data, "validation"), decoded(data, "test")) == (held_out, test)
+    tuned = run(config(corpus, **fields, tune=write(tmp_path / "tune.jsonl", texts(20, seed=7))), cache)
+    assert decoded(tuned, "tune") == texts(20, seed=7) and tuned.fingerprint != data.fingerprint
+    assert (decoded(tuned, "test"), decoded(tuned, "train")) == (test, decoded(data, "train"))
     write(tmp_path / "t.jsonl", [*test, held_out[3]])
     with pytest.raises(DataError) as caught:
         run(config(corpus, **fields), cache)

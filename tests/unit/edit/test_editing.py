@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from memlm.data.asking import edits
 from memlm.data.world import World
+from memlm.edit import log
 from memlm.edit.background import Background
 from memlm.edit.finetune import pick_rows
 from memlm.edit.log import write_pack
@@ -152,9 +154,61 @@ def test_the_exported_folder_is_the_edited_model(run, editing, facts, tmp_path):
         editing.export(tmp_path / "edited")
 
 
+def test_a_save_writes_the_rows_of_new_edits_alone(run, editing, facts):
+    rows = run / "edits" / "rows"
+    for fact in facts[:2]:
+        editing.editor.make(request(fact))
+        editing.save()
+        written = {path.name: path.stat().st_mtime_ns for path in rows.iterdir()}
+    editing.editor.make(request(facts[2]))
+    (rows / ".3-cut_off.safetensors").write_bytes(b"x")
+    editing.save()
+    now = {path.name: path.stat().st_mtime_ns for path in rows.iterdir()}
+    assert len(now) == 3 and now.items() >= written.items(), "earlier ones are as they were, and nothing else is left"
+    editing.editor.undo(3)
+    editing.editor.make(request(facts[3]))
+    editing.save()
+    assert len({path.name for path in rows.iterdir()} & now.keys()) == 2, "number 3 came again, with other rows"
+    assert open_editing(run).editor.edits == editing.editor.edits
+
+
+@pytest.mark.parametrize("cut_off", ["save_file", "write_text"])
+def test_a_save_that_is_cut_off_leaves_the_log_before_it(run, editing, facts, monkeypatch, cut_off):
+    def full(*arguments, **named):
+        raise OSError("No space left on device")
+
+    def fails():
+        with monkeypatch.context() as patched:
+            patched.setattr(log, cut_off, full)
+            with pytest.raises(EditError, match="cannot be written"):
+                editing.save()
+
+    editor = editing.editor
+    editor.make(request(facts[0]))
+    fails()
+    assert open_editing(run).editor.edits == []
+    editing.save()
+    one = list(editor.edits)
+    editor.undo(1)
+    editor.make(request(facts[1]))
+    fails()
+    assert open_editing(run).editor.edits == one
+
+
 def damage_line(folder, **fields):
     path = folder / "edits.jsonl"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields) + "\n")
+
+
+def rows_file(folder):
+    (path,) = (folder / "rows").iterdir()
+    return path
+
+
+def damage_rows(folder):
+    rows = load_file(rows_file(folder))
+    rows["before"][0, 0] += 1  # what undo would have restored
+    save_file(rows, rows_file(folder))
 
 
 DAMAGE = {
@@ -163,7 +217,10 @@ DAMAGE = {
     "edits.jsonl:1: kind: ": lambda folder: damage_line(folder, kind="add"),
     "the rows of edit 1 do not fit the model": lambda folder: damage_line(folder, rows=[5000]),
     "edits.jsonl:1: ": lambda folder: (folder / "edits.jsonl").write_text("{\n"),
-    "rows.safetensors: cannot be read": lambda folder: (folder / "rows.safetensors").write_bytes(b"x"),
+    "edits.jsonl:1: change: ": lambda folder: damage_line(folder, change="../" * 21 + "x"),
+    "cannot be read (Error while deserializing": lambda folder: rows_file(folder).write_bytes(b"x"),
+    "restore it, or remove": lambda folder: rows_file(folder).unlink(),
+    "the rows of edit 1 are not those of its line": lambda folder: damage_rows(folder),
     "edits.jsonl: cannot be read": lambda folder: (folder / "edits.jsonl").unlink(),
 }
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from memlm.cli.main import app
 from memlm.edit.log import write_pack
 from memlm.edit.request import Replacement, Request, parse_replacement, read_requests
-from memlm.edit.rows import EntryRows, VectorRows
+from memlm.edit.rows import EntryRows, VectorRows, fingerprint
 from memlm.errors import EditError, MemlmError, RunError
 from memlm.experiment.config import load_experiment
 from memlm.experiment.editing import only_editor, open_editing
@@ -154,6 +154,7 @@ def test_entries_that_no_model_has_are_refused(run, editing, damage):
     editing.editor.make(Replacement(3, "moon"))
     (change,) = editing.editor.log.changes
     object.__setattr__(change, "after", damage(change.after))
+    object.__setattr__(editing.editor.edits[0], "change", fingerprint(change))
     editing.save()
     with pytest.raises(EditError, match="the rows of edit 1 do not fit the model"):
         open_editing(run)

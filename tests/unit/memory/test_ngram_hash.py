@@ -11,7 +11,8 @@ from memlm.hf import MemlmConfig, MemlmForCausalLM
 from memlm.hf.modeling import CACHE_FIELD
 from memlm.kernels.compact import CompactGradient
 from memlm.memory.base import NO_TOKEN
-from memlm.memory.ngram_hash import NgramHashConfig, mix, primes
+from memlm.memory.ngram_embedding import NgramEmbeddingConfig, mix, primes
+from memlm.memory.ngram_hash import NgramHashConfig
 from memlm.model.config import ModelConfig
 from memlm.model.cost import cost
 from memlm.model.loss import TokenLoss
@@ -54,6 +55,14 @@ def test_slots_are_the_hashes_of_the_last_tokens():
         three = two ^ text[2] * factors[2]
         expected = [[two % 31, 31 + two % 37], [68 + three % 41, 109 + three % 43]]
         assert memory.slots(tokens)[b, t].tolist() == expected
+
+
+def test_without_a_gate_the_same_rows_weigh_alike():
+    plain = NgramEmbeddingConfig.model_validate(MEMORY | {"type": "ngram_embedding"}).build(32)
+    gated, tokens = NgramHashConfig.model_validate(MEMORY).build(32), last_tokens(ids(), 3, None, None, 0)
+    read = plain(torch.randn(2, 12, 32), VectorBank(plain.config.n_slots, 8), tokens)
+    assert torch.equal(read.slots, gated.slots(tokens)) and not list(plain.parameters())
+    assert read.weights.shape == read.slots.shape and (read.weights == 1 / 2).all()
 
 
 def test_n_grams_are_spread_like_random_numbers():

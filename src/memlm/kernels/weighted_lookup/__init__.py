@@ -20,13 +20,13 @@ def weighted_lookup(values: Tensor, slots: Tensor, weights: Tensor, compact: Com
     Products are summed in float32 at least.
 
     Args:
-        values: The table, [S, d].
+        values: The table, [S, d]; of numbers, or of integers that weights make numbers of.
         slots: Rows to read, [..., R] int64.
         weights: Their weights, [..., R].
         compact: Where the gradient of ``values`` goes instead, if given.
 
     Returns:
-        [..., d] in the dtype of ``values``, or that of autocast where it is on.
+        [..., d] in the dtype of ``values``, of integers in that of ``weights``, or that of autocast where it is on.
     """
     reads = slots.shape[-1]
     total = torch.ops.memlm.weighted_lookup(
@@ -34,7 +34,7 @@ def weighted_lookup(values: Tensor, slots: Tensor, weights: Tensor, compact: Com
         slots.reshape(-1, reads),
         weights.reshape(-1, reads),
         *segments.flat(compact, reads),
-        segments.result_dtype(values),
+        segments.result_dtype(values if values.is_floating_point() else weights),
     )
     return total.view(*slots.shape[:-1], values.shape[1])
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor
 
 from memlm.config.train import TrainConfig
@@ -17,6 +14,7 @@ from memlm.data.sampler import Sampler
 from memlm.hf import MemlmForCausalLM
 from memlm.train.loop import Hooks, train
 from memlm.train.monitor import MetricLog
+from memlm.train.ranks import alone
 
 
 class Sequences(Sampler):
@@ -62,23 +60,9 @@ def run_loop(model: MemlmForCausalLM, sampler: Sampler, config: TrainConfig) -> 
     losses: list[float] = []
     hooks = Hooks(progress=lambda _step, loss, _speed: losses.append(loss))
     with (
-        _own_accelerate(),
+        alone(),
         tempfile.TemporaryDirectory() as scratch,
         MetricLog(Path(scratch) / "metrics.jsonl", []) as log,
     ):
         train(model, sampler, config, log, hooks, Path(scratch))
     return losses
-
-
-@contextmanager
-def _own_accelerate() -> Iterator[None]:
-    """Puts accelerate's state, one for the whole process, aside: the run has another device and precision."""
-    kept = [(cls._shared_state, dict(cls._shared_state)) for cls in (PartialState, AcceleratorState, GradientState)]
-    try:
-        for shared, _ in kept:
-            shared.clear()
-        yield
-    finally:
-        for shared, state in kept:
-            shared.clear()
-            shared.update(state)

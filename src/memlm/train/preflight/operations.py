@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import memlm.kernels
+from memlm.kernels.fetch_rows import HotRows
 from memlm.kernels.rowwise_adamw import RowGradient, Settings
 from memlm.train.preflight.findings import Fault
 from memlm.train.preflight.selection import every_slot
@@ -110,7 +111,27 @@ def _rowwise_adamw(draw: int) -> Case:
     return Case(arguments, formula, in_place=3)
 
 
+def _fetch_rows(draw: int) -> Case:
+    generator = torch.Generator().manual_seed(draw)
+    source, slots = torch.randn(11, 6, generator=generator), torch.randint(11, (8,), generator=generator)
+    slot_at, place_of = torch.tensor([7, 2, 9]), torch.full((11,), -1, dtype=torch.int32)
+    place_of[slot_at] = torch.arange(3, dtype=torch.int32)
+    table = torch.cat([source[slot_at], torch.zeros(8, 6)])
+
+    def formula(hot: HotRows, source: Tensor, slots: Tensor) -> None:
+        for read, slot in enumerate(slots.tolist()):
+            is_hot = slot in (7, 2, 9)
+            hot.counts[slot] += 1
+            hot.tally.add_(torch.tensor([1, not is_hot], device=hot.tally.device))
+            if not is_hot:
+                hot.table[3 + read] = source[slot]
+
+    hot = HotRows(table, slot_at, place_of, torch.zeros_like(place_of), torch.tensor([draw, 0]))
+    return Case((hot, source, slots), formula, in_place=1)
+
+
 CASES: dict[str, Callable[[int], Case]] = {
+    "fetch_rows": _fetch_rows,
     "gather_joined": _gather_joined,
     "product_key_select": _product_key_select,
     "read_attention": _read_attention,
@@ -160,10 +181,11 @@ def _changed(function: Callable[..., Any], case: Case, device: torch.device) -> 
     """Returns what an operation in place makes of its arguments."""
     given = [_copied(argument, device) for argument in case.arguments]
     function(*given)
-    return given[: case.in_place]
+    changed = given[: case.in_place]
+    return [tensor for each in changed for tensor in (each if isinstance(each, HotRows) else [each])]
 
 
 def _copied(argument: Any, device: torch.device) -> Any:
-    if isinstance(argument, RowGradient):
-        return RowGradient(*(tensor.clone().to(device) for tensor in argument))
+    if isinstance(argument, (HotRows, RowGradient)):
+        return type(argument)(*(tensor.clone().to(device) for tensor in argument))
     return argument.detach().clone().to(device) if isinstance(argument, Tensor) else argument

@@ -1,0 +1,119 @@
+"""Small trainings that several processes must take as one does, and what each of them measures.
+
+`python -m tests.distributed.cases FILE`, under torchrun, writes what all cases give to FILE.
+"""
+
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import distributed as dist
+
+from memlm.config.train import TrainConfig
+from memlm.data.sampler import Sampler
+from memlm.hf import MemlmConfig, MemlmForCausalLM
+from memlm.train import optimizer as rules
+from memlm.train.loop import Hooks, train
+from memlm.train.monitor import MetricLog
+from memlm.train.updater import Updater
+from memlm.train.writers import FILE, FOLDER
+from tests.contract.test_wirings import SHAPE, VOCABULARY, settings
+from tests.golden.wirings import corpus
+
+SEQ_LEN, BATCH_SIZE, STEPS = 16, 8, 3
+TEXT = corpus()[: 40 * SEQ_LEN + 1]
+"""40 sequences, five steps of an epoch."""
+SAME = "same"
+"""Whether all ranks end with the same bits."""
+
+
+def wired(fusion, memory="product_key", **more):
+    """Returns the wiring of two of three layers that share a bank."""
+    return settings(
+        {"memory": memory, "fusion": fusion, "placement": "parallel", "layers": [0, 2], "shared_bank": True, **more}
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, how it is trained, and whether its bank's gradient is compact."""
+
+    model: dict
+    train: dict = field(default_factory=dict)
+    by_rows: bool = False
+
+
+SPARSE = wired("weighted_sum")
+SPARSE["memory"] = SPARSE["memory"] | {"n_keys": 48, "top_k": 2}  # some keys are never chosen
+CASES = {
+    "dense": Case({}),
+    "experts": Case({"experts": {"n_experts": 6, "top_k": 1, "balance_weight": 0.0}}),
+    "weighted_sum": Case(wired("weighted_sum")),
+    "gated_mlp": Case(wired("gated_mlp"), {"accumulation": 2}),
+    "cross_attention": Case(wired("cross_attention"), {"clip": 0.1}),
+    "ngram_hash": Case(wired("weighted_sum", "ngram_hash"), {"accumulation": 2}, by_rows=True),
+    "rows": Case(wired("weighted_sum"), {"clip": 0.1}, by_rows=True),
+    "rows_joined": Case(wired("gated_mlp"), by_rows=True),
+    "tokens": Case(wired("weighted_sum", bank={"type": "tokens"})),
+    "frozen": Case(wired("weighted_sum"), {"steps": 7, "train_values_epochs": 1}),
+    "watched": Case(SPARSE, {"record_writers": True, "revive_every": 2, "accumulation": 2}),
+}
+
+
+def trained(case: Case) -> dict[str, torch.Tensor]:
+    """Trains a case; returns losses, the last gradient before clipping, weights, and who wrote the slots."""
+    torch.manual_seed(0)
+    model = MemlmForCausalLM(MemlmConfig(model=SHAPE | case.model, vocab_size=VOCABULARY, pad_token_id=1))
+    defaults = {"steps": STEPS, "batch_size": BATCH_SIZE, "lr": 1e-3, "evaluate_every": 0, "device": "cpu"}
+    config = TrainConfig(**defaults | case.train)
+    found, losses, clip = {}, [], Updater.clip
+
+    def clip_and_keep(self):
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        norm = clip(self)
+        for bank, (rows, sums, n_rows) in self._rows:
+            kept = torch.arange(len(rows)) < n_rows
+            dense = torch.zeros_like(bank.values).index_add_(0, rows[kept], sums[kept])
+            gradients["decoder.banks.0.values"] = dense
+        found.update({f"gradient/{name}": gradient for name, gradient in gradients.items()})
+        return norm
+
+    sampler = Sampler(TEXT, SEQ_LEN, config.batch_size, seed=0)
+    hooks = Hooks(progress=lambda _step, loss, _speed: losses.append(loss))
+    size, share = (0, 1.0) if case.by_rows else (rules.COMPACT_SIZE, rules.COMPACT_SHARE)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        MetricLog(Path(scratch) / "metrics.jsonl", []) as log,
+        patch.object(Updater, "clip", clip_and_keep),
+        patch.multiple(rules, COMPACT_SIZE=size, COMPACT_SHARE=share),
+    ):
+        result = train(model, sampler, config, log, hooks, Path(scratch))
+        if config.record_writers:
+            written = load_file(Path(scratch) / FOLDER / FILE)
+            found |= {f"writers/{name}": tensor for name, tensor in written.items() if not name.endswith("pull")}
+    assert bool(result.compact_rows) == case.by_rows
+    found |= {f"weight/{name}": parameter.detach() for name, parameter in model.named_parameters()}
+    return found | {"losses": torch.tensor(losses)}
+
+
+def main(path: Path) -> None:
+    """Trains every case, and has rank 0 write what it measured."""
+    found = {}
+    for name, case in CASES.items():
+        own = trained(case)
+        found |= {f"{name}/{key}": tensor for key, tensor in own.items()}
+        weights = torch.cat([tensor.flatten() for key, tensor in own.items() if key.startswith("weight/")])
+        everyones = [torch.empty_like(weights) for _ in range(dist.get_world_size())]
+        dist.all_gather(everyones, weights)
+        found[f"{name}/{SAME}"] = torch.tensor(all(torch.equal(part, weights) for part in everyones))
+    if dist.get_rank() == 0:
+        save_file({name: tensor.contiguous().clone() for name, tensor in found.items()}, path)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
