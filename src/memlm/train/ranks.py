@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,5 +112,7 @@ def telling_lost_ranks() -> Generator[None]:
     except RuntimeError as error:
         # gloo raises RuntimeErrors of torch's with the path of its own source, and no class of its own.
         if isinstance(error, dist.DistError) or "gloo" in str(error):
+            # The launcher notices too, and ends those that are left; what they have to tell comes first.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             raise RunError(LOST) from error
         raise
