@@ -37,8 +37,8 @@ class Tuning:
         rows: Most rows of an edit, as a number.
         steps: Most steps.
         lr: The norm of a step, in those coordinates, over all rows of the edit.
-        sure: It ends when every token of the answer is at least so likely in every wording; to delete, when every
-            answer as a whole is at most as likely as this leaves.
+        sure: It ends when every token of the answer is at least so likely in every wording.
+        gone: A deletion ends when every answer as a whole is at most so likely.
         calm: Weight of what the background reads in the coordinates in which rows are trained.
         earlier: How many times what the texts of earlier edits read counts there.
         near: Background sequences that must stay as they are, where other weights than rows are trained.
@@ -50,6 +50,7 @@ class Tuning:
     steps: int = 120
     lr: float = 0.6
     sure: float = 0.5
+    gone: float = 0.1
     calm: float = 1.0
     earlier: float = 10.0
     near: int = 24
@@ -182,10 +183,11 @@ def train_until_sure(
     goal = _Goal.of(texts, decoder.embedding.weight.device, is_deletion)
     stay = _Locality.of(decoder, near) if near and tuning.locality else None
     inputs = goal.inputs if stay is None else _stacked(goal.inputs, stay.inputs)
+    enough = 1 - tuning.gone if is_deletion else tuning.sure
     for _ in range(tuning.steps):
         hidden = decoder(inputs).hidden
         outcome = goal.outcome(decoder, hidden)
-        if outcome.certainty >= tuning.sure:
+        if outcome.certainty >= enough:
             break
         apart = 0 if stay is None else stay.divergence(decoder, hidden[len(goal.inputs) :])
         update(outcome.loss + tuning.locality * apart)
