@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from memlm.bank.base import Bank
+from memlm.bank.columns import ColumnBank
 from memlm.bank.vectors import VectorBank
 from memlm.config.train import TrainConfig
 from memlm.kernels.compact import CompactGradient
@@ -92,7 +93,8 @@ def compact_gradients(decoder: Decoder, tokens: int, ranks: int = 1) -> None:
     """
     for bank in (module for module in decoder.banks if isinstance(module, VectorBank)):
         layers = sum(decoder.bank_of(layer) is bank for layer in decoder.config.memory_layers)
-        give_compact_gradient(bank, layers * decoder.config.memory.n_reads * tokens, ranks)
+        reads = layers * decoder.config.memory.n_reads * tokens
+        give_compact_gradient(bank, reads, 1 if isinstance(bank, ColumnBank) else ranks)
 
 
 def give_compact_gradient(bank: VectorBank, reads: int, ranks: int = 1) -> None:
