@@ -65,10 +65,10 @@ CASES = {
     "rows_joined": Case(wired("gated_mlp"), by_rows=True),
     "tokens": Case(wired("weighted_sum", bank={"type": "tokens"})),
     "frozen": Case(wired("weighted_sum"), {"steps": 7, "train_values_epochs": 1}),
-    "columns": Case(wired("weighted_sum"), {"shard_bank": True, "clip": 0.1, "accumulation": 2}),
-    "columns_joined": Case(wired("gated_mlp"), {"shard_bank": True, "clip": 0.1, "record_writers": True}, by_rows=True),
-    "columns_attention": Case(wired("cross_attention"), {"shard_bank": True}),
-    "columns_hash": Case(wired("weighted_sum", "ngram_hash"), {"shard_bank": True}, by_rows=True),
+    "columns": Case(wired("weighted_sum"), {"shard": "bank", "clip": 0.1, "accumulation": 2}),
+    "columns_joined": Case(wired("gated_mlp"), {"shard": "bank", "clip": 0.1, "record_writers": True}, by_rows=True),
+    "columns_attention": Case(wired("cross_attention"), {"shard": "bank"}),
+    "columns_hash": Case(wired("weighted_sum", "ngram_hash"), {"shard": "bank"}, by_rows=True),
     "watched": Case(SPARSE, {"record_writers": True, "revive_every": 2, "accumulation": 2}),
 }
 
@@ -141,7 +141,7 @@ def main(path: Path, device: str) -> None:
             own = trained(case, device)
         found[f"{name}/{SENT}"] = torch.tensor(sent)
         found |= {f"{name}/{key}": tensor for key, tensor in own.items()}
-        apart = f"weight/{VALUES}" if case.train.get("shard_bank") else None  # only rank 0 has all columns in the end
+        apart = f"weight/{VALUES}" if case.train.get("shard") else None  # only rank 0 has all columns in the end
         weights = torch.cat([t.flatten() for key, t in own.items() if key.startswith("weight/") and key != apart])
         everyones: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyones, weights)

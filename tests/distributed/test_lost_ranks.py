@@ -13,7 +13,7 @@ from tests.distributed.launch import torchrun
 
 ONE_RUN = ["seeds=[0]", "variants={gated_mlp: {memory: {type: product_key, n_keys: 8}, fusion: {type: gated_mlp}}}"]
 SETTINGS = [*ONE_RUN, "hypotheses=[]", "train.save_every=2"]
-SHARDED = [*SETTINGS, "train.shard_bank=true"]
+SHARDED = [*SETTINGS, "train.shard=bank"]
 RUN = "tiny/gated_mlp-s0"
 
 

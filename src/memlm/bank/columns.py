@@ -42,7 +42,7 @@ class ColumnBank(VectorBank):
         if whole.d_value % n_ranks:
             raise RunError(
                 f"memory.d_value is {whole.d_value}, and {n_ranks} processes cannot have equal columns of it; make it "
-                "a multiple, or set train.shard_bank: false"
+                "a multiple, or set train.shard: none"
             )
         super().__init__(whole.n_slots, whole.d_value // n_ranks)
         self.d_value = whole.d_value

@@ -124,7 +124,7 @@ def _train(order: Order) -> None:
         model = load_model(order.checkpoint, starting_device(settings))
     sampler = Sampler(data.train.ids, config.data.seq_len, settings.batch_size, order.seed)
     hooks = Hooks()
-    if settings.shard_bank:  # what rank 0 evaluates reads the columns that are here
+    if settings.shard == "bank":  # what rank 0 evaluates reads the columns that are here
         asked = question_set(config.data, config.evaluate)
         suite = Suite.of(config.evaluate, data, config.data.seq_len, asked)
         hooks = Hooks(evaluate=lambda: suite.evaluate_quick(model))

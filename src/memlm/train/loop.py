@@ -199,7 +199,7 @@ class _Training:
         self.accelerator = build_accelerator(config)
         self.ranks = Ranks.of(self.accelerator)
         self.plan = Plan.of(config, sampler.seq_len, sampler.n_sequences)
-        self.banks = ShardedBanks(model.decoder, self.ranks if config.shard_bank else Ranks())
+        self.banks = ShardedBanks(model.decoder, self.ranks if config.shard == "bank" else Ranks())
         model.to(self.accelerator.device)  # pyright: ignore[reportArgumentType]
         if config.router_lr == 0:
             freeze_router(model)
