@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed as dist
 
-from memlm.bank import columns
-from memlm.bank.columns import ColumnBank
 from memlm.config.train import TrainConfig
 from memlm.data.sampler import Sampler
 from memlm.hf import MemlmConfig, MemlmForCausalLM
+from memlm.train import columns
 from memlm.train import optimizer as rules
+from memlm.train.columns import ColumnBank
 from memlm.train.loop import Hooks, train
 from memlm.train.monitor import MetricLog
 from memlm.train.updater import Updater

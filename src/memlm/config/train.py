@@ -102,7 +102,7 @@ class TrainConfig(Config):
     """Record which training position pulled hardest at each slot's value, and when a slot was read first and last;
     `memlm inspect` shows it (docs/inspect.md has what it costs)."""
     shard: Literal["none", "bank"] = "none"
-    """What several processes share, each holding a part: bank is some columns of every bank of vectors (docs/scaling.md)."""
+    """Of what each of several processes holds a part: bank is of every bank of vectors (docs/scaling.md)."""
     skip_checks: list[Check] = Field(default_factory=list[Check])
     """Checks of the preflight to leave out; the record says so."""
     trackers: list[Tracker] = Field(default_factory=list[Tracker])

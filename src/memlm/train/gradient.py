@@ -10,11 +10,11 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from memlm.bank.columns import ColumnBank
 from memlm.bank.vectors import VectorBank
 from memlm.data.sampler import Sampler
 from memlm.model.decoder import Decoder
 from memlm.model.loss import TokenLoss
+from memlm.train.columns import ColumnBank
 from memlm.train.ranks import Ranks
 from memlm.train.schedule import Plan
 

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from memlm.bank.base import Bank
-from memlm.bank.columns import ColumnBank
 from memlm.bank.vectors import VectorBank
 from memlm.config.train import TrainConfig
 from memlm.kernels.compact import CompactGradient
 from memlm.memory.base import Memory
 from memlm.model.decoder import Decoder
+from memlm.train.columns import ColumnBank
 from memlm.train.schedule import lr_factor
 
 logger = logging.getLogger(__name__)

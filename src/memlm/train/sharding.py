@@ -9,12 +9,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
-from memlm.bank.columns import ColumnBank
 from memlm.bank.vectors import VectorBank
 from memlm.model.decoder import Decoder
+from memlm.train.columns import ColumnBank
 from memlm.train.ranks import Ranks
 from memlm.train.state import OPTIMIZER
 
@@ -57,10 +57,9 @@ class ShardedBanks:
     def restore(self) -> None:
         """Puts whole banks into rank 0's model for good."""
         for index, bank in self._banks.items():
-            whole = VectorBank(0, bank.d_value)
-            whole.n_slots = bank.n_slots
-            whole.values.data = self._whole(bank.values.detach())
-            whole.values.requires_grad_(bank.values.requires_grad)
+            with torch.device("meta"):  # nothing is drawn
+                whole = VectorBank(bank.n_slots, bank.d_value)
+            whole.values = nn.Parameter(self._whole(bank.values.detach()), bank.values.requires_grad)
             self._decoder.banks[index] = whole
 
     def whole_moments(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from memlm.bank.columns import ColumnBank
 from memlm.bank.vectors import VectorBank
 from memlm.errors import RunError
 from memlm.kernels.rowwise_adamw import RowGradient, Settings, rowwise_adamw
+from memlm.train.columns import ColumnBank
 from memlm.train.ranks import Ranks
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 from memlm.bank.vectors import VectorBank
@@ -44,11 +44,10 @@ class ColumnBank(VectorBank):
                 f"memory.d_value is {whole.d_value}, and {n_ranks} processes cannot have equal columns of it; make it "
                 "a multiple, or set train.shard: none"
             )
-        super().__init__(whole.n_slots, whole.d_value // n_ranks)
-        self.d_value = whole.d_value
+        with torch.device("meta"):  # nothing is drawn
+            super().__init__(whole.n_slots, whole.d_value)
         self.n_ranks, self.rank = n_ranks, rank
-        self.values.data = self.columns_of(whole.values.detach())
-        self.values.requires_grad_(whole.values.requires_grad)
+        self.values = nn.Parameter(self.columns_of(whole.values.detach()), whole.values.requires_grad)
 
     def columns_of(self, table: Tensor) -> Tensor:
         """Returns a copy of the own columns of ``table`` [S, d_value]."""
