@@ -5,7 +5,12 @@ BIN := $(VENV)/bin
 # One thread for each test worker; two workers share two cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo demo-edit test check docs bench format torture test-range clean
+# What pyproject.toml says of torch, and both ends of its range of transformers.
+torch := torch>=2.11,<2.14
+oldest := transformers==5.17.0
+newest := transformers<5.25
+
+.PHONY: demo demo-edit test check docs bench format torture test-range test-export clean
 
 demo: $(VENV)/.installed  ## Train three variants x three seeds on Python's own docs and write runs/demo/report.html
 	$(BIN)/memlm run configs/demo.yaml
@@ -43,12 +48,24 @@ test-range: $(VENV)/.oldest $(VENV)/.newest  ## Run the contract tests on the ol
 
 $(VENV)/.oldest: pyproject.toml
 	$(PYTHON) -m venv $(VENV)/oldest
-	$(VENV)/oldest/bin/pip install -q -e '.[dev]' 'transformers==5.17.0'
+	$(VENV)/oldest/bin/pip install -q -e '.[dev]' '$(oldest)'
 	touch $@
 
 $(VENV)/.newest: pyproject.toml
 	$(PYTHON) -m venv $(VENV)/newest
 	$(VENV)/newest/bin/pip install -q -U -e '.[dev]'
+	touch $@
+
+test-export: test-export-oldest test-export-newest  ## Load exports where memlm was never installed, on both ends of the range
+
+test-export-%: $(VENV)/.installed-dev $(VENV)/.bare-%
+	@$(VENV)/bare-$*/bin/pip freeze | grep -E '^(memlm|pydantic|torch|transformers)\b'
+	$(ONE_THREAD) MEMLM_EXPORT_PYTHON=$(VENV)/bare-$*/bin/python $(BIN)/pytest -n 1 tests/unit/export/test_export.py
+
+.PRECIOUS: $(VENV)/.bare-%
+$(VENV)/.bare-%: pyproject.toml
+	$(PYTHON) -m venv $(VENV)/bare-$*
+	$(VENV)/bare-$*/bin/pip install -q '$(torch)' '$($*)' pydantic
 	touch $@
 
 $(VENV)/.installed: pyproject.toml

@@ -23,7 +23,7 @@ def test_its_commands_have_the_options_that_it_names():
     parameters = typer.main.get_command(app).commands["bench"].params
     known = {option for parameter in parameters for option in parameter.opts}
     commands = [shlex.split(line, comments=True) for line in re.findall(r"^memlm bench.*$", PAGE, flags=re.M)]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         assert {word for word in command if word.startswith("--")} <= known
         assert {after for word, after in pairwise(command) if word == "--config"} <= set(SHAPES)

@@ -72,6 +72,15 @@ def weighted_lookup(*sizes, dtype=torch.float32):
     weighted_lookup(values.detach(), slots, weights).sum().backward()  # frozen values take a kernel of their own
 
 
+def integers(n, reads, width, n_slots):
+    from memlm.kernels.gather_joined import gather_joined
+    from memlm.kernels.weighted_lookup import weighted_lookup
+
+    values, slots = torch.zeros(n_slots, width, dtype=torch.int8), torch.zeros(n, reads, dtype=torch.int64)
+    weighted_lookup(values, slots, torch.zeros(n, reads))
+    gather_joined(torch.zeros(n, width), values, slots, torch.zeros(n, reads))
+
+
 def gather_joined(width, *sizes):
     from memlm.kernels.gather_joined import gather_joined
 
@@ -108,6 +117,7 @@ SIZES = {
     },
     "large": {
         "weighted_lookup": lambda: weighted_lookup(512, 128, 1024, 4096, dtype=torch.bfloat16),
+        "integers": lambda: integers(256, 128, 1024, 4096),
         "rowwise_adamw": lambda: rowwise_adamw(4096, 1024, 4096),
         "product_key_select": lambda: product_key_select(8192, 4, 256, 1024, 32),
         "read_attention": lambda: read_attention(8192, 64, 64, 128),

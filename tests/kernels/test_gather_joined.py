@@ -33,6 +33,16 @@ def test_what_is_joined_is_that_of_the_formula(size, width, dtype):
     assert_near(reference.gather_joined(hidden, *reads[:3]), right)
 
 
+def test_integers_are_joined_as_numbers():
+    from memlm.kernels.gather_joined import fast
+
+    reads = draw(9, 5, 20, 30)
+    integers, hidden = (40 * reads.values).round().clamp(-127, 127).to(torch.int8), hidden_for(reads, 7)
+    right = formula(hidden, integers, *reads[1:3])
+    assert_near(fast.gather_joined(hidden, integers, *reads[1:3], torch.float32), right)
+    assert_near(gather_joined(hidden, integers, *reads[1:3]), right)
+
+
 def test_the_fast_version_reads_tables_of_any_strides():
     from memlm.kernels.gather_joined import fast
 

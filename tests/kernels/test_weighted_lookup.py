@@ -33,6 +33,17 @@ def test_the_fast_version_reads_tables_of_any_strides():
     assert_near(fast.weighted_lookup(off, *reads[1:3], torch.float32), 2 * reads.weights.sum(-1, True).expand(5, 20))
 
 
+@pytest.mark.parametrize("size", SIZES_OF_READS)
+def test_integers_are_read_as_numbers(size):
+    from memlm.kernels.weighted_lookup import fast
+
+    reads = draw(*size)
+    integers = (40 * reads.values).round().clamp(-127, 127).to(torch.int8)
+    right = (integers[reads.slots].double() * reads.weights[..., None]).sum(-2)
+    assert_near(fast.weighted_lookup(integers, *reads[1:3], torch.float32), right)
+    assert_near(weighted_lookup(integers, *reads[1:3]), right)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (3, 7), (2, 5, 6)])
 def test_gradients_are_those_of_plain_torch(shape):
     generator = torch.Generator().manual_seed(sum(shape))

@@ -62,7 +62,10 @@ def _block(block: str, everything: Sequence[Results], drawn: dict[tuple[str, str
 
 def _tables(block: str, results: Results) -> list[str]:
     if block == "targets":
-        return [markdown.table(targets.table(results))] if targets.DEVICE in results.device["name"] else []
+        is_meant = targets.DEVICE in results.device["name"] and any(
+            results.of(target.part) for target in targets.TARGETS
+        )
+        return [markdown.table(targets.table(results))] if is_meant else []
     if block == "profiles":
         rows = {name: row for group in results.of("steps") for name, row in group.rows.items() if row.get("profile")}
         return [part for name, row in rows.items() for part in (name, markdown.table(tables.profile(row)))]

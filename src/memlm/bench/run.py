@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from memlm.bench import ceilings, growth, layers, stages, steps
+from memlm.bench import ceilings, decode, growth, layers, stages, steps
 from memlm.bench.setting import Setting
-from memlm.bench.shapes import GROWN, SHAPES, TINY, Shape
+from memlm.bench.shapes import DECODED, GROWN, SHAPES, TINY, Shape
 from memlm.bench.store import Group, Results, resumed, write
 from memlm.errors import printable
 from memlm.experiment.record import code_state, now, versions
@@ -38,11 +38,19 @@ def default_shapes(setting: Setting) -> list[str]:
 
 
 def plan(names: Sequence[str], parts: Sequence[str], setting: Setting) -> list[Job]:
-    """Returns every row of ``parts`` at the shapes ``names``; growth has a shape of its own."""
+    """Returns every row of ``parts`` at the shapes ``names``; growth and decode have shapes of their own."""
     jobs = [job for name in names for part in parts for job in _jobs(part, SHAPES[name], setting)]
     if "growth" in parts:
         shape = GROWN if setting.on_gpu else TINY
         jobs += [Job("growth", shape, name, partial(growth.measure, name, shape)) for name in growth.points(shape)]
+    if "decode" in parts:
+        shape = DECODED if setting.on_gpu else TINY
+        assert shape.decoding is not None, "both decode"
+        jobs += [
+            Job("decode", shape, f"{each.name}, batch {batch}", partial(each.measure, batch))
+            for each in decode.decoders(shape, setting)
+            for batch in shape.decoding.batches
+        ]
     return jobs
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 PLAIN = "plain torch"
 """Ends the name of what runs without fast kernels."""
-PARTS = ("stages", "layers", "steps", "growth")
-"""What can be measured, in this order; `growth` only if it is asked for."""
+PARTS = ("stages", "layers", "steps", "growth", "decode")
+"""What can be measured, in this order; `growth` and `decode`, which have shapes of their own, only if asked for."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,23 @@ class Growth:
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """A whole model that writes, with the memory of its shape.
+
+    Attributes:
+        model: The rest of the model, as the `model` section of a YAML file has it.
+        vocab_size: Size of the vocabulary, V.
+        context: Tokens so far.
+        batches: Sequences that are written at once.
+    """
+
+    model: Mapping[str, Any]
+    vocab_size: int
+    context: int
+    batches: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Shape:
     """The sizes of a memory layer and of the dense layer that it is compared with.
 
@@ -68,6 +85,7 @@ class Shape:
         fusions: The fusions whose layer is timed, each with its settings.
         models: Whole models to train, if any.
         growth: How far slots and reads are driven, if at all.
+        decoding: A whole model to write with, if any.
     """
 
     name: str
@@ -82,6 +100,7 @@ class Shape:
     fusions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     models: Models | None = None
     growth: Growth | None = None
+    decoding: Decoding | None = None
 
     @property
     def n_slots(self) -> int:
@@ -104,6 +123,14 @@ class Shape:
         if part == "steps":
             assert self.models is not None, "only a shape with models has steps"
             return self.models.described()
+        if part == "decode":
+            assert self.decoding is not None, "only a shape with decoding decodes"
+            model = self.decoding.model
+            return (
+                f"{model['n_layers']} layers x {model['d_model']}, {len(model['layers'])} of them with a memory of "
+                f"{self.n_keys} x {self.n_keys} slots, {self.n_heads} heads x {self.top_k} reads, values "
+                f"{self.d_value} wide; vocabulary {self.decoding.vocab_size:,}, {self.decoding.context} tokens so far"
+            )
         slots = f"{self.n_keys} x {self.n_keys} slots, {self.n_heads} heads x {self.top_k} reads"
         if part == "growth":
             slots = f"{self.n_heads} heads"
@@ -135,6 +162,8 @@ def _memory(n_keys: int, n_heads: int, top_k: int, d_key: int, d_value: int) -> 
 
 _EVERY_FUSION: dict[str, dict[str, Any]] = {"gated_mlp": {}, "cross_attention": {"n_heads": 8}, "weighted_sum": {}}
 
+_PLUS: dict[str, Any] = {"fusion": {"type": "weighted_sum"}, "placement": "parallel"}
+
 TINY = Shape(
     "tiny", 256, 64, 192, 32, 2, 4, 32, 32,
     fusions=_EVERY_FUSION,
@@ -144,6 +173,7 @@ TINY = Shape(
         vocab_size=320, seq_len=32, batch_size=4,
     ),
     growth=Growth((16, 32, 64), (2, 4, 8), 32),
+    decoding=Decoding({"d_model": 64, "n_layers": 2, "n_heads": 4, "layers": [1], **_PLUS}, 320, 16, (1, 8)),
 )  # fmt: skip
 S = Shape(
     "S", 32_768, 512, 1408, 256, 1, 8, 128, 128,
@@ -158,6 +188,13 @@ M8K = Shape("M8k", 8192, 1024, 4096, 1024, 4, 32, 512, 1024, fusions={"weighted_
 GROWN = Shape(
     "grown", 8192, 512, 1408, 1024, 4, 8, 128, 128,
     growth=Growth((128, 256, 512, 1024, 2048, 4096), (2, 4, 8, 16, 32, 64), 1024),
+)  # fmt: skip
+DECODED = replace(
+    M8K, name="decoded", tokens=1,
+    decoding=Decoding(
+        {"d_model": 1024, "n_layers": 20, "n_heads": 16, "d_ff": 4096, "layers": [3, 11, 19], **_PLUS},
+        vocab_size=32_000, context=256, batches=(1, 16, 64, 256),
+    ),
 )  # fmt: skip
 
 SHAPES: dict[str, Shape] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from memlm.errors import RunError
 from memlm.storage import write_json
 
 FORMAT = 1
+ALONE = "decode"
 
 
 @dataclass(frozen=True)
@@ -108,16 +109,19 @@ def read(path: Path) -> Results:
 
 
 def newest(folder: Path) -> list[Results]:
-    """Returns for each device what was measured last, GPUs first.
+    """Returns for each device what was measured last, GPUs first: decoding, which is measured alone, by itself.
 
     Raises:
         RunError: there are no timings in ``folder``.
     """
-    last: dict[str, Results] = {}
-    for results in map(read, sorted(folder.glob("*/*.json"))):
-        name = results.device["name"]
-        if name not in last or results.newest > last[name].newest:
-            last[name] = results
+    last: dict[tuple[str, bool], Results] = {}
+    for everything in map(read, sorted(folder.glob("*/*.json"))):
+        for is_alone in (False, True):
+            groups = {key: group for key, group in everything.groups.items() if (group.part == ALONE) == is_alone}
+            results = replace(everything, groups=groups)
+            key = (results.device["name"], is_alone)
+            if groups and (key not in last or results.newest > last[key].newest):
+                last[key] = results
     if not last:
         raise RunError(f"{folder}: no timings here; measure some with: memlm bench")
     return sorted(last.values(), key=lambda results: (results.device["kind"] == "cpu", results.device["name"]))

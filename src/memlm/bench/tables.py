@@ -81,7 +81,40 @@ def growth(group: Group) -> Table:
     return Table(columns, rows)
 
 
-TABLES: dict[str, Callable[[Group], Table]] = {"stages": stages, "layers": layers, "steps": steps, "growth": growth}
+def decode(group: Group) -> Table:
+    """The speed of writing by how the values are held, beside the same on the device in the same form."""
+    columns = ["Values", "Tokens/s", "Of device", "Step, ms", "Hit rate", "Moved, MB a step", "On device, GiB", "Error"]
+    rows = [
+        [
+            Cell(name),
+            Cell(fixed(0)(row["tokens_per_s"])),
+            Cell(_of_device(group, name)),
+            _time(row["time"]),
+            Cell(percent(row["hit_rate"]) if "hit_rate" in row else NOTHING),
+            Cell(fixed(2)(row["moved_bytes"] / 1e6) if "moved_bytes" in row else NOTHING),
+            Cell(fixed(2)(row["values_gib"])),
+            _error(row),
+        ]
+        if row["status"] == "ok"
+        else _failed(name, row, len(columns))
+        for name, row in group.rows.items()
+    ]
+    return Table(columns, rows)
+
+
+def _of_device(group: Group, name: str) -> str:
+    form, batch = name.split(", ")[-2:]
+    there = group.rows.get(f"device, {form}, {batch}", {})
+    return percent(group.rows[name]["tokens_per_s"] / there["tokens_per_s"]) if "tokens_per_s" in there else NOTHING
+
+
+TABLES: dict[str, Callable[[Group], Table]] = {
+    "stages": stages,
+    "layers": layers,
+    "steps": steps,
+    "growth": growth,
+    "decode": decode,
+}
 
 
 def multiple(group: Group, row: Row, key: str) -> float | None:

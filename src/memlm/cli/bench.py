@@ -26,7 +26,8 @@ def command(
         typer.Option("--config", help="Sizes: tiny, S, M8k, M32k, L8k or L32k; may be given many times."),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="stages, layers, steps or growth; may be given many times.")
+        list[str] | None,
+        typer.Option("--only", help="stages, layers, steps, growth or decode; may be given many times."),
     ] = None,
     growth: Annotated[bool, typer.Option("--growth", help="Also how cost grows with slots and with reads.")] = False,
     out: Annotated[Path, typer.Option("--out", help="The folder of all timings.")] = Path("benchmarks"),
@@ -47,7 +48,7 @@ def command(
         for path in write_page(docs, newest(out)):
             typer.echo(str(path))
         return
-    parts = only or [part for part in PARTS if part != "growth"]
+    parts = only or [part for part in PARTS if part not in ("growth", "decode")]
     if growth and "growth" not in parts:
         parts = [*parts, "growth"]
     _measure(screen.output(), config, parts, out)
@@ -98,7 +99,8 @@ def _told(row: dict[str, Any]) -> str:
     if row["status"] != "ok":
         return status(row)
     if "tokens_per_s" in row:
-        return f"{row['tokens_per_s']:,.0f} tokens/s"
+        hits = f", hit rate {row['hit_rate']:.3f}" if "hit_rate" in row else ""
+        return f"{row['tokens_per_s']:,.0f} tokens/s{hits}"
     return ", ".join(
         f"{name.replace('_', ' + ')} {row[name]['median_ms']:.3f} ms"
         for name in ("time", "forward", "forward_backward")

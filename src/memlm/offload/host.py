@@ -46,4 +46,6 @@ class _Pages:
 
 def _on_gpu(pinned: Tensor) -> Tensor:
     """Returns the same memory as a tensor of the GPU."""
-    return torch.as_tensor(_Pages(pinned), device="cuda").view(pinned.dtype)
+    seen = torch.as_tensor(_Pages(pinned), device="cuda").view(pinned.dtype)
+    assert seen.data_ptr() == pinned.data_ptr(), "it is the same memory, not a copy"
+    return seen

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from memlm.bench.setting import Setting
-from memlm.bench.shapes import Growth, Models, Shape
+from memlm.bench.shapes import Decoding, Growth, Models, Shape
 from memlm.bench.store import Group, Results
 
 MEMORY = {"type": "product_key", "n_keys": 8, "n_heads": 2, "top_k": 3, "d_key": 8, "d_value": 12}
@@ -31,6 +31,19 @@ def shape():
         fusions={"gated_mlp": {}, "cross_attention": {"n_heads": 2}, "weighted_sum": {}},
         models=Models({"d_model": 16, "n_layers": 1, "n_heads": 2}, {"dense": {}, "fused": fused}, 50, 8, 2),
         growth=Growth((6, 9), (2, 3, 4), 9),
+        decoding=Decoding(
+            {
+                "d_model": 16,
+                "n_layers": 2,
+                "n_heads": 2,
+                "layers": [1],
+                "fusion": {"type": "weighted_sum"},
+                "placement": "parallel",
+            },
+            50,
+            4,
+            (1, 3),
+        ),
     )
 
 
@@ -85,6 +98,13 @@ def fabricated(name="NVIDIA H100 80GB HBM3", kind="cuda", commit="abc", started=
                 for slots, reads in [(1 << 14, 32), (1 << 16, 32), (1 << 20, 32), (1 << 20, 8), (1 << 20, 64)]
             },
         },
+    }
+    written = {"status": "ok", "time": timing(2.0), "tokens_per_s": 8e3, "values_gib": 2.0, "error": 0.0}
+    rows["decode", "decoded"] = {
+        "device, graph, batch 16": written,
+        "host, a quarter hot, graph, batch 16": {**written, "tokens_per_s": 6e3, "hit_rate": 0.9, "moved_bytes": 3e6},
+        "int8, graph, batch 16": {"status": "wrong", "error": 0.3, "values_gib": 1.0},
+        "mapped, eager, batch 16": {**written, "hit_rate": 0.5, "moved_bytes": 1e7},
     }
     groups = {f"{p}/{s}": Group(p, s, started, f"sizes of {s}", rates, found) for (p, s), found in rows.items()}
     return Results({"name": name, "kind": kind}, commit, {"torch": "2.11.0"}, groups)

@@ -50,6 +50,16 @@ def test_steps_are_told_as_a_share_of_the_dense_model():
     assert found["gated_mlp in every layer"] == ["800,000", "80.0 %", "6.00", "31.0", "20.0 %", "26 M"]
 
 
+def test_decoding_is_told_as_a_share_of_the_same_on_the_device():
+    found = texts(tables.decode(fabricated().groups["decode/decoded"]))
+    assert found == {
+        "device, graph, batch 16": ["8,000", "100.0 %", "2.000", "–", "–", "2.00", "0.0e+00"],
+        "host, a quarter hot, graph, batch 16": ["6,000", "75.0 %", "2.000", "90.0 %", "3.00", "2.00", "0.0e+00"],
+        "int8, graph, batch 16": ["wrong (error 0.3)", "–", "–", "–", "–", "–", "–"],
+        "mapped, eager, batch 16": ["8,000", "–", "2.000", "50.0 %", "10.00", "2.00", "0.0e+00"],
+    }
+
+
 def test_a_profile_tells_the_share_of_each_kernel():
     row = fabricated().groups["steps/S"].rows["gated_mlp in every layer"]
     assert texts(tables.profile(row)) == {"gemm": ["6.00", "75.0 %"], "others": ["2.00", "25.0 %"]}

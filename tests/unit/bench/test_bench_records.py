@@ -100,7 +100,13 @@ def test_the_newest_of_each_device_counts_and_gpus_come_first(tmp_path):
     for commit, started in (("one", "2026-01-02"), ("two", "2026-01-03"), ("three", "2026-01-01")):
         write(tmp_path, fabricated("A processor", "cpu", commit, started))
     write(tmp_path, fabricated())
-    assert [(r.device["kind"], r.commit) for r in newest(tmp_path)] == [("cuda", "abc"), ("cpu", "two")]
+    alone = fabricated("A processor", "cpu", "four", "2026-01-04")
+    alone.groups.clear()
+    alone.groups["decode/decoded"] = fabricated(started="2026-01-04").groups["decode/decoded"]
+    write(tmp_path, alone)
+    found = [(r.device["kind"], r.commit, set(r.groups) == {"decode/decoded"}) for r in newest(tmp_path)]
+    assert sorted(found[:2]) == [("cuda", "abc", False), ("cuda", "abc", True)]
+    assert sorted(found[2:]) == [("cpu", "four", True), ("cpu", "two", False)]
 
 
 def test_an_empty_folder_is_told(tmp_path):
@@ -126,6 +132,8 @@ def test_the_plan_follows_what_is_asked_for(setting):
     assert plan(["M8k"], ["steps"], setting) == [], "whole models are trained at S alone"
     grown = plan(["M8k", "S"], ["growth"], Setting(torch.device("cuda"), torch.bfloat16))
     assert len(grown) == 1 + 6 + 5 and {j.shape.name for j in grown} == {"grown"}
+    written = plan(["S"], ["decode"], Setting(torch.device("cuda"), torch.bfloat16))
+    assert len(written) == 6 * 4 and written[4].name == "host, graph, batch 1"
     assert grown[6].name == f"{1 << 24} slots, 32 reads"
 
 

@@ -1,10 +1,14 @@
 """`memlm generate`, as a person runs it."""
 
+import json
+import re
+
 import pytest
 from typer.testing import CliRunner
 
 from memlm.cli.main import app
 from memlm.errors import MemlmError, RunError
+from memlm.experiment.reading import read_finished
 from memlm.experiment.trained import open_model
 from tests.unit.export.conftest import runs as runs  # a fixture is found by its name
 
@@ -69,3 +73,24 @@ def test_what_is_no_finished_run_is_told(generate, runs, tmp_path):
 def test_values_may_be_elsewhere(generate):
     greedy = ("ka lo", "--temperature", "0")
     assert generate(*greedy, "--values", "host") == generate(*greedy, "--values", "mapped") == generate(*greedy)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_held_out_loss_by_where_the_values_are(runs, as_json):
+    line = ["eval", str(runs / "gated_mlp-s0"), "--values", "host", "--values", "int8", *(["--json"] * as_json)]
+    told = CliRunner().invoke(app, line, catch_exceptions=False).stdout
+    recorded = read_finished(runs / "gated_mlp-s0")
+    if not as_json:
+        assert told.splitlines()[0] == f"device: held-out loss {recorded.result('validation_loss'):.5f} nats, +0.00000"
+        assert re.fullmatch(r"host: .* nats, \+0\.00000, hit rate 0\.\d{3}", told.splitlines()[2])
+        return
+    device, off, host, int8 = json.loads(told)
+    assert device["loss"] == host["loss"] == recorded.result("validation_loss")
+    assert off["loss"] == recorded.result("memory_off_loss") and off["values"] == "memory off"
+    assert host["more"] == 0 and 0 < host["hit_rate"] < 1
+    assert 0 < abs(int8["more"]) < 0.01 and int8["hit_rate"] is None
+
+
+def test_a_model_without_a_memory_has_nothing_to_evaluate_so(runs):
+    with pytest.raises(RunError, match="dense has no memory to evaluate; give a run of a variant that has one"):
+        CliRunner().invoke(app, ["eval", str(runs / "dense-s0")], catch_exceptions=False)

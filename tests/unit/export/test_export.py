@@ -26,6 +26,8 @@ from tests.unit.export.conftest import VARIANTS
 
 WITHOUT_MEMLM = "import runpy, sys; sys.modules['memlm'] = None; sys.argv.pop(0); runpy.run_path(sys.argv[0])"
 """Runs a script where any import of memlm fails."""
+PYTHON = os.environ.get("MEMLM_EXPORT_PYTHON", sys.executable)
+"""The interpreter that loads them; `make test-export` names those of environments that hold no memlm."""
 TOKENS = torch.arange(2, 22).view(2, 10)
 
 
@@ -35,7 +37,7 @@ def elsewhere(exported, tmp_path_factory):
     folder = tmp_path_factory.mktemp("elsewhere")
     script, out = Path(__file__).with_name("elsewhere.py"), folder / "out.safetensors"
     done = subprocess.run(
-        [sys.executable, "-I", "-c", WITHOUT_MEMLM, str(script), str(exported), str(out), *VARIANTS],
+        [PYTHON, "-I", "-c", WITHOUT_MEMLM, str(script), str(exported), str(out), *VARIANTS],
         stdin=subprocess.DEVNULL,
         env=os.environ | {"HF_MODULES_CACHE": str(folder / "modules"), "HF_HUB_OFFLINE": "1"},
         capture_output=True,

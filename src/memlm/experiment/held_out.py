@@ -1,0 +1,65 @@
+"""The held-out loss of a finished run's model again, by how its memory's values are held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from memlm.evaluate.controls import memory_off
+from memlm.evaluate.loss import mean_loss, spread_sequences
+from memlm.experiment.finished import open_finished
+from memlm.experiment.trained import ON_DEVICE, model_of
+from memlm.model.decoder import Decoder
+from memlm.offload.cached import CachedBank
+
+MEMORY_OFF = "memory off"
+
+
+class HeldOut(NamedTuple):
+    """A loss.
+
+    Attributes:
+        values: How the values were held, or `MEMORY_OFF`.
+        loss: On the held-out text of the run's own evaluation, nats per token.
+        more: That loss less the one with the values on the device.
+        hit_rate: Share of the reads whose rows were on the device, None where all are.
+    """
+
+    values: str
+    loss: float
+    more: float
+    hit_rate: float | None
+
+
+def held_out(folder: Path, values: Sequence[str], shows_bars: bool = False) -> Iterator[HeldOut]:
+    """Yields the loss with the values on the device, that with the memory off, and those of ``values``, as they come.
+
+    Args:
+        folder: The run's folder.
+        values: Names of `memlm.offload.HELD`.
+        shows_bars: Show bars while the text is prepared.
+
+    Raises:
+        MemlmError: as of `open_finished`, or the model has no values that can be held elsewhere.
+    """
+    finished = open_finished(folder, "evaluate", shows_bars)
+    settings = finished.config.evaluate
+    text = getattr(finished.data, settings.split).ids
+    sequences = spread_sequences(text, finished.config.data.seq_len, settings.tokens)
+
+    def loss_of(decoder: Decoder) -> float:
+        return mean_loss(decoder, sequences, settings.batch_size)
+
+    whole = loss_of(finished.model.decoder)
+    yield HeldOut(ON_DEVICE, whole, 0.0, None)
+    with memory_off(finished.model.decoder):
+        off = loss_of(finished.model.decoder)
+    yield HeldOut(MEMORY_OFF, off, off - whole, None)
+    for name in values:
+        decoder = model_of(finished.run, values=name).decoder
+        loss = loss_of(decoder)
+        traffic = [bank.traffic() for bank in decoder.banks if isinstance(bank, CachedBank)]
+        reads = sum(each.reads for each in traffic)
+        hit_rate = 1 - sum(each.misses for each in traffic) / reads if reads else None
+        yield HeldOut(name, loss, loss - whole, hit_rate)
