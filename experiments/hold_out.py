@@ -1,0 +1,51 @@
+"""Holds whole works out of a corpus: the test text of `configs/pays.yaml` is of books that no run has read.
+
+    python experiments/hold_out.py 'corpus/train-*.jsonl.xz' corpus/works
+
+writes train.jsonl and test.jsonl there. A work is a book of many chapters, or a file where there are none; a hash of
+its name decides, so that every part of a work is on the same side, whatever the order of the text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import sys
+from contextlib import ExitStack
+from glob import glob
+from pathlib import Path
+
+from memlm.storage import replaced_folder
+
+SHARE = 0.03
+"""Share of the works that are held out."""
+BOOKS = {"standardebooks": 0, "NiuTrans/Classical-Modern": 2}
+"""How many folders below these repositories a whole book lies."""
+
+
+def work_of(source: str) -> str:
+    """Returns the work that a document is of, by its source ``owner/repository:path``."""
+    repository, _, path = source.partition(":")
+    depth = BOOKS.get(repository, BOOKS.get(repository.partition("/")[0]))
+    return source if depth is None else f"{repository}:{'/'.join(path.split('/')[:depth])}"
+
+
+def is_held_out(work: str) -> bool:
+    """Returns whether a work is of the test text."""
+    return int.from_bytes(hashlib.blake2b(work.encode(), digest_size=8).digest()) < SHARE * 2**64
+
+
+def main(pattern: str, folder: Path) -> None:
+    """Writes the two texts and tells their sizes."""
+    with replaced_folder(folder) as staged, ExitStack() as stack:
+        test, train = (stack.enter_context((staged / f"{name}.jsonl").open("wb")) for name in ("test", "train"))
+        for name in sorted(glob(pattern)):
+            for line in stack.enter_context(lzma.open(name)):
+                (test if is_held_out(work_of(json.loads(line)["source"])) else train).write(line)
+    for path in sorted(folder.iterdir()):
+        sys.stdout.write(f"{path}: {path.stat().st_size:,} bytes\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
