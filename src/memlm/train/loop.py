@@ -26,7 +26,14 @@ from memlm.train.alarms import Alarm, Alarms
 from memlm.train.gradient import add_up_gradient, joined
 from memlm.train.interrupts import deferred_signals
 from memlm.train.monitor import MetricLog, PeakMemory, Stopwatch, write_profile
-from memlm.train.optimizer import build_optimizer, compact_gradients, freeze_router, freeze_values, set_learning_rates
+from memlm.train.optimizer import (
+    build_optimizer,
+    compact_gradients,
+    freeze_router,
+    freeze_values,
+    hold_on_host,
+    set_learning_rates,
+)
 from memlm.train.ranks import Ranks, telling_lost_ranks
 from memlm.train.revival import Revival
 from memlm.train.schedule import Plan, lr_factor
@@ -197,6 +204,8 @@ class _Training:
         self.accelerator = build_accelerator(config)
         self.ranks = Ranks.of(self.accelerator)
         self.plan = Plan.of(config, sampler.seq_len, sampler.n_sequences)
+        if config.values_on == "host":
+            hold_on_host(model.decoder, self.accelerator.device, self.ranks.number)
         model.to(self.accelerator.device)  # pyright: ignore[reportArgumentType]
         if config.router_lr == 0:
             freeze_router(model)
