@@ -292,9 +292,8 @@ class _Training:
         profile = torch.profiler.profile() if self._is_due("profile", step) else None
         start = time.perf_counter()
         set_learning_rates(self.optimizer, self.config, step - 1, self.plan.steps)
-        summed = add_up_gradient(
-            self.accelerator, self.module, self.sampler, step - 1, self.config.accumulation, profile
-        )
+        accumulation, tokens = self.config.accumulation, self.plan.tokens_per_step
+        summed = add_up_gradient(self.accelerator, self.module, self.sampler, step - 1, accumulation, tokens, profile)
         told = torch.stack([summed, torch.full_like(summed, len(self.signals))])
         self.ranks.add(told)
         results = torch.stack([told[0] / self.plan.tokens_per_step, self.updater.clip(), told[1]])
