@@ -14,13 +14,12 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from memlm.errors import MemlmError, RunError
-from memlm.experiment.locks import alone
-from memlm.experiment.paths import inside
+from memlm.experiment.locks import locked
 from memlm.experiment.schema import run_name
 from memlm.extras import optional
 
@@ -66,16 +65,10 @@ def make_run(make: Make, variant: str, seed: int) -> dict[str, Any]:
     return make(variant, seed)
 
 
-@contextmanager
-def claimed(run: Path) -> Generator[None]:
-    """Keeps a second process from making a run.
-
-    Raises:
-        RunError: another process does.
-    """
+def claimed(run: Path) -> AbstractContextManager[None]:
+    """Keeps a second process from making a run; raises RunError if another one does."""
     busy = f"{run} is being made by another process; wait for it, and give the same command again"
-    with inside(run.parent, f".{run.name}.lock").open("ab") as file, alone(file, run, busy):
-        yield
+    return locked(run.parent, busy, f".{run.name}.lock")
 
 
 @contextmanager
