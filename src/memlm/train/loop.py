@@ -120,16 +120,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         # The others wait as long as rank 0 prepares and evaluates.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
     )
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes < started:
-        raise RunError(
-            f"{started} processes were started, and accelerate joins none on this device; use train.device=cpu"
-        )
-    if config.batch_size % accelerator.num_processes:
-        raise RunError(
-            f"train.batch_size is {config.batch_size}, and {accelerator.num_processes} processes cannot have equal "
-            "shares of it; make it a multiple, or start another number of processes"
-        )
+    Ranks.of(accelerator).require_shares(config.batch_size)
     return accelerator
 
 
