@@ -54,8 +54,8 @@ class Ranks:
             raise RunError(f"accelerate joins no processes here, and {started} were started; use train.device=cpu")
         if batch_size % self.number:
             raise RunError(
-                f"train.batch_size is {batch_size}, and {self.number} processes cannot have equal shares of it; make it "
-                "a multiple, or start another number of processes"
+                f"train.batch_size is {batch_size}, and {self.number} processes cannot have equal shares of it; make "
+                "it a multiple, or start another number of processes"
             )
 
     def share(self, batch: np.ndarray) -> np.ndarray:
