@@ -23,6 +23,7 @@ def add_up_gradient(
     sampler: Sampler,
     step: int,
     accumulation: int,
+    tokens: int,
     profile: torch.profiler.profile | None,
 ) -> Tensor:
     """Adds up the gradient of one step's mean loss over tokens; returns the sum of this rank's losses, in nats.
@@ -36,10 +37,10 @@ def add_up_gradient(
         sampler: Gives the batches; each is shared by the ranks.
         step: The step, from 0.
         accumulation: Micro-steps of a step.
+        tokens: Tokens of a step, over all ranks.
         profile: Covers the first micro-step: the others are the same, and a trace of all would take seconds to write.
     """
     ranks = Ranks.of(accelerator)
-    tokens = accumulation * sampler.batch_size * sampler.seq_len
     total = torch.zeros((), device=accelerator.device)
     for micro_step in range(accumulation):
         sequences = torch.from_numpy(ranks.share(sampler.batch(step * accumulation + micro_step)))

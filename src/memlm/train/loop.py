@@ -26,7 +26,14 @@ from memlm.train.alarms import Alarm, Alarms
 from memlm.train.gradient import add_up_gradient, joined
 from memlm.train.interrupts import deferred_signals
 from memlm.train.monitor import MetricLog, PeakMemory, Stopwatch, write_profile
-from memlm.train.optimizer import build_optimizer, compact_gradients, freeze_router, freeze_values, set_learning_rates
+from memlm.train.optimizer import (
+    build_optimizer,
+    compact_gradients,
+    freeze_router,
+    freeze_values,
+    hold_on_host,
+    set_learning_rates,
+)
 from memlm.train.ranks import Ranks, telling_lost_ranks
 from memlm.train.revival import Revival
 from memlm.train.schedule import Plan, lr_factor
@@ -197,6 +204,8 @@ class _Training:
         self.accelerator = build_accelerator(config)
         self.ranks = Ranks.of(self.accelerator)
         self.plan = Plan.of(config, sampler.seq_len, sampler.n_sequences)
+        if config.values_on == "host":
+            hold_on_host(model.decoder, self.accelerator.device, self.ranks.number)
         model.to(self.accelerator.device)  # pyright: ignore[reportArgumentType]
         if config.router_lr == 0:
             freeze_router(model)
@@ -283,9 +292,8 @@ class _Training:
         profile = torch.profiler.profile() if self._is_due("profile", step) else None
         start = time.perf_counter()
         set_learning_rates(self.optimizer, self.config, step - 1, self.plan.steps)
-        summed = add_up_gradient(
-            self.accelerator, self.module, self.sampler, step - 1, self.config.accumulation, profile
-        )
+        accumulation, tokens = self.config.accumulation, self.plan.tokens_per_step
+        summed = add_up_gradient(self.accelerator, self.module, self.sampler, step - 1, accumulation, tokens, profile)
         told = torch.stack([summed, torch.full_like(summed, len(self.signals))])
         self.ranks.add(told)
         results = torch.stack([told[0] / self.plan.tokens_per_step, self.updater.clip(), told[1]])

@@ -17,7 +17,8 @@ class Updater:
     """Clips the gradient and takes the optimizer's step, for dense gradients and for those of rows alike.
 
     Values with a compact gradient have no dense one, so AdamW leaves them alone; their moments stand in its state all
-    the same, as if it had made them. Nothing here waits for the device, where rows are updated by the Triton kernel.
+    the same, as if it had made them. Nothing here waits for the device, where rows are updated by the Triton kernel,
+    but for a bank whose values are on the host: its gradient is sent there.
 
     Args:
         optimizer: AdamW over all parameters, in its fused form.
@@ -64,6 +65,11 @@ class Updater:
         if not state:
             state["step"] = torch.zeros((), device=values.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(values), torch.zeros_like(values)
+        if gradient.rows.device != values.device:
+            n_rows = int(gradient.n_rows)
+            meant = RowGradient(gradient.rows[:n_rows], gradient.sums[:n_rows], gradient.n_rows)
+            gradient = RowGradient(*(tensor.to(values.device) for tensor in meant))
+            factor, is_finite = factor.to(values.device), is_finite.to(values.device)
         state["step"] += is_finite
         beta1, beta2 = group["betas"]
         settings = Settings(group["lr"], beta1, beta2, group["eps"])
