@@ -100,3 +100,8 @@ class MissingDependencyError(MemlmError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{package} is needed for {purpose}; install it with: pip install 'memlm[{extra}]'")
+        self._told = package, extra, purpose
+
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        """Pickles what it was made of: a worker sends its errors to the process that tells them."""
+        return type(self), self._told

@@ -70,3 +70,13 @@ def test_a_signal_to_one_rank_saves_and_ends_all_and_more_ranks_go_on(experiment
     found = record(tmp_path / "runs")
     assert [part["step"] for part in found["continued"]] == [3]
     assert_same(found["results"], untouched)
+
+
+def test_a_signal_during_the_last_step_ends_all_as_well(experiment_yaml, tmp_path, untouched):
+    ended = doomed(2, 1, "6+", "SIGTERM", experiment_yaml, tmp_path)
+    assert ended.returncode != 0
+    assert told(ended) == ["error: stopped by SIGTERM"]
+    assert record(tmp_path / "runs")["status"] == "interrupted"
+    found = go_on(experiment_yaml, tmp_path / "runs")
+    assert [part["step"] for part in found["continued"]] == [6]
+    assert_same(found["results"], untouched)

@@ -3,8 +3,11 @@
 import json
 
 import pytest
+import torch
 
 from memlm.cli import main
+from memlm.errors import FollowerError
+from memlm.experiment import followers
 from memlm.experiment.config import load_experiment
 from memlm.experiment.run import run_experiment
 from tests.distributed.launch import torchrun
@@ -61,3 +64,14 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(experiment_yaml, tmp
         "error: train.batch_size is 4, and 3 processes cannot have equal shares of it; make it a multiple, or start "
         "another number of processes"
     ]
+
+
+def test_a_follower_without_memory_left_tells_so_in_one_line(experiment_yaml, monkeypatch):
+    def run_out(_order):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    order = followers.Order(load_experiment(experiment_yaml), "dense", 0, "", None)
+    monkeypatch.setattr(followers.dist, "broadcast_object_list", lambda told, src: told.__setitem__(src, order))
+    monkeypatch.setattr(followers, "_train", run_out)
+    with pytest.raises(FollowerError, match="^rank 0: out of memory; halve train.batch_size"):
+        followers.follow(order.config)

@@ -1,5 +1,6 @@
 """An error is one line, whatever names and values went into it."""
 
+import pickle
 import sys
 
 import pytest
@@ -48,3 +49,8 @@ def test_the_oracle_refuses_what_is_no_line(told):
     with pytest.raises(AssertionError):
         one_error(f"{told}\n")
     assert one_error("error: c.yaml: is empty\n", "c.yaml") == "c.yaml: is empty"
+
+
+def test_what_is_missing_is_told_by_another_process_too():
+    error = MissingDependencyError("swanlab", "swanlab", "trackers")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -88,15 +88,15 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
             editing.save()
             console.print(f"{len(editing.editor.edits)} edits applied")
     _hand_on(console, editing, pack, export)
-    with editing.editor.without_edits() if trial or stream or demo else nullcontext():
+    with editing.editor.without_edits() if trial or stream or demo or abstention else nullcontext():
         if trial is not None:
             _try(console, editing, trial, way)
         if stream is not None:
             _stream(console, editing, stream, way)
         if demo is not None:
             _demonstrate(console, editing, demo)
-    if abstention:
-        _tell_apart(console, editing)
+        if abstention:
+            _tell_apart(console, editing)
     if figures:
         for name in ("edit-trial", "edit-stream", "edit-abstention"):
             _draw(console, editing, name)

@@ -25,6 +25,7 @@ from memlm.data.asking import ask
 from memlm.data.questions import Question
 from memlm.data.world import World
 from memlm.edit.results import Row, Trial
+from memlm.errors import EditError
 from memlm.evaluate.recall import answer, encode
 from memlm.model.decoder import Decoder
 
@@ -51,11 +52,16 @@ def measure(decoder: Decoder, tokenizer: Tokenizer, seq_len: int, world: World) 
     Returns:
         ``auroc``: the AUROC of each score, a row for each spelling of the names and kind of unknown (``what``);
         ``risk``: the share of wrong answers among the surest, by each score, a row for each ``coverage``, as told.
+
+    Raises:
+        EditError: the world has nothing unknown.
     """
     asked = [question for question in ask(world, MOST) if question.kind in (KNOWN, *UNKNOWN)]
+    kinds = np.array([question.kind for question in asked])
+    if not np.isin(kinds, UNKNOWN).any():
+        raise EditError("the world tells all its facts, and has no unknown entities; there is nothing to tell apart")
     spelt = {"as told": asked, "alias": [alias(q) for q in asked], "misspelt": [misspelt(q) for q in asked]}
     scored = {spelling: score(decoder, tokenizer, seq_len, world, questions) for spelling, questions in spelt.items()}
-    kinds = np.array([question.kind for question in asked])
     found: list[Row] = []
     for spelling, unknown in product(scored, UNKNOWN):
         chosen = np.isin(kinds, (KNOWN, unknown))

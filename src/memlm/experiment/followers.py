@@ -26,7 +26,7 @@ from memlm.evaluate.suite import Suite
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.models import new_model, starting_device
 from memlm.train.checkpoint import load_model
-from memlm.train.loop import Hooks, build_accelerator, train
+from memlm.train.loop import OUT_OF_MEMORY, Hooks, build_accelerator, train
 from memlm.train.monitor import MetricLog
 from memlm.train.ranks import Ranks, telling_lost_ranks
 from memlm.train.state import TrainingState
@@ -105,6 +105,8 @@ def follow(config: ExperimentConfig) -> int:
                 _train(message[0])
             except DivergedError:
                 continue  # rank 0 tells it
+    except torch.OutOfMemoryError as error:
+        raise FollowerError(f"rank {ranks.index}: {OUT_OF_MEMORY}") from error
     except MemlmError as error:
         raise FollowerError(f"rank {ranks.index}: {error}") from error
 

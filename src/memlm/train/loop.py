@@ -250,6 +250,8 @@ class _Training:
                     raise
                 stops = step == self.plan.steps or any(self._is_due(n, step) for n in ("evaluate", "save", "profile"))
                 self._settle_until(0 if stops else self.ahead)
+                if step == self.plan.steps:  # no later one tells the signals that came since it was begun
+                    self.is_asked_to_end |= self.ranks.any(bool(self.signals), self.accelerator.device)
                 # The last step is saved by the caller, as the result, unless a signal keeps it from that.
                 ends = self._must_end()
                 if ends or (step < self.plan.steps and self._is_due("save", step)):

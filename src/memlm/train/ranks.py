@@ -73,6 +73,12 @@ class Ranks:
         if self.number > 1:
             dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
 
+    def any(self, here: bool, device: torch.device) -> bool:
+        """Tells whether it is so on any rank; waits for all of them, and for the device."""
+        number = torch.tensor(int(here), device=device)
+        self.add(number)
+        return bool(number)
+
     def mean_rows(self, gradient: RowGradient, n_slots: int) -> RowGradient:
         """Returns the mean over the ranks of their compact gradients of a table with ``n_slots`` rows.
 

@@ -1,14 +1,19 @@
 """Knowing what is known: scores, their AUROC and risk against plain counting, and what breaks an index."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from memlm.cli.main import app
 from memlm.config.facts import FactsConfig
 from memlm.data.asking import ask
 from memlm.data.world import World
 from memlm.edit.abstention import UNKNOWN, PairIndex, alias, auroc, measure, misspelt, risk
+from memlm.edit.results import read_parts
+from memlm.errors import EditError
 from memlm.experiment.editing import open_editing
 
 
@@ -49,3 +54,22 @@ def test_a_model_is_measured(trained):
     risks = {row.pop("coverage"): row for row in found["risk"]}
     assert list(risks) == sorted(risks) and len(set(risks[1.0].values())) == 1
     assert all(0 <= value <= 1 for row in (*risks.values(), *told_apart.values()) for value in row.values())
+
+
+def test_a_world_without_anything_unknown_is_refused():
+    world = World(FactsConfig(entities=20, values=8, untold_share=0, unknown_share=0, hops=1))
+    with pytest.raises(EditError, match="tells all its facts, and has no unknown entities; there is nothing to tell"):
+        measure(None, None, 64, world)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_command_measures_the_base_whatever_edits_there_are(trained, tmp_path):
+    run = shutil.copytree(trained / "memory-s0", tmp_path / "memory-s0")
+    editing = open_editing(run)
+    world, base = editing.world(), editing.editor.base
+    expected = measure(editing.editor.model.decoder, editing.editor.tokenizer, editing.editor.seq_len, world)
+    fact = next(question for question in ask(world, 1) if question.kind == "paraphrase")
+    edit = ["--set", f"{fact.subject} | {fact.relation} | Rome"]
+    shown = CliRunner().invoke(app, ["edit", str(run), *edit, "--abstention"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    assert read_parts(run / "edit-abstention", base) == expected
+    assert open_editing(run).editor.edits, "the edit is still there"

@@ -1,10 +1,14 @@
 """Training whose values stay on the host: it is the training with compact gradients on the device."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from memlm.config.train import TrainConfig
 from memlm.errors import RunError
 from memlm.evaluate.controls import memory_off, memory_shuffled
+from memlm.experiment import models
 from memlm.hf import MemlmConfig, MemlmForCausalLM
 from memlm.offload.trained import TrainedOnHost
 from memlm.train.loop import Hooks
@@ -119,3 +123,10 @@ def test_what_cannot_be_held_on_the_host_is_refused():
     decoder = MemlmForCausalLM(MemlmConfig(model=shape, vocab_size=V)).decoder
     with pytest.raises(RunError, match=r"values_on is host, and a bank holds tokens; leave it out, or use bank\.type"):
         hold_on_host(decoder, torch.device("cpu"), 1)
+
+
+@pytest.mark.parametrize(("apart", "expected"), [({}, "cuda"), ({"values_on": "host"}, "cpu"), ({"shard": "bank"}, "cpu")])
+def test_what_no_device_holds_alone_is_loaded_on_the_host_to_go_on(apart, expected, monkeypatch):
+    accelerator = SimpleNamespace(device=torch.device("cuda"))
+    monkeypatch.setattr(models, "build_accelerator", lambda _config: accelerator)
+    assert models.starting_device(TrainConfig(steps=1, **apart)).type == expected
