@@ -28,6 +28,9 @@ def command(
     override: Overrides = None,
     runs: RunsOption = Path("runs"),
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background; follow with: memlm logs")] = False,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Runs at a time, each in its own process, by Ray; 0: one, here.")
+    ] = 0,
 ) -> None:
     """Train and evaluate every variant with every seed; finished runs are kept, and a report is written."""
     from memlm.experiment.config import load_experiment
@@ -38,10 +41,12 @@ def command(
 
         raise typer.Exit(follow(experiment))
     console = screen.output()
+    if workers and launcher.n_ranks() > 1:
+        raise RunError("--workers starts processes itself; leave out the launcher, or --workers")
     if detach and launcher.n_ranks() > 1:
         raise RunError("--detach is for one process; leave it out, and start the launcher itself in the background")
     if detach:
-        _detach(console, experiment.name, config, override or [], runs)
+        _detach(console, experiment.name, config, override or [], runs, workers)
         return
     _print_header(console, experiment, runs)
 
@@ -53,7 +58,7 @@ def command(
         watcher = view.watcher()
         diverged: DivergedError | None = None
         try:
-            run_experiment(experiment, runs, watcher, screen.shows_bars(), screen.command_line())
+            run_experiment(experiment, runs, watcher, screen.shows_bars(), screen.command_line(), workers)
         except DivergedError as error:
             diverged = error  # the other runs are worth a report
         except Interrupted:
@@ -69,10 +74,10 @@ def command(
         raise diverged
 
 
-def _detach(console: Console, name: str, config: Path, overrides: list[str], runs: Path) -> None:
+def _detach(console: Console, name: str, config: Path, overrides: list[str], runs: Path, workers: int) -> None:
     from memlm.experiment.jobs import start_detached
 
-    arguments = [str(config), "--runs", str(runs)]
+    arguments = [str(config), "--runs", str(runs), "--workers", str(workers)]
     for override in overrides:
         arguments += ["-o", override]
     job = start_detached(arguments, runs / name)

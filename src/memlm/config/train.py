@@ -82,6 +82,8 @@ class TrainConfig(Config):
     """Where to train."""
     compile: bool = False
     """Run the model through torch.compile (30-40 s at the start of a run, faster steps on a GPU)."""
+    values_on: Literal["device", "host"] = "device"
+    """Where the bank's values and their moments are; of those on the host, a step brings the rows that it reads."""
     deterministic: bool = False
     """Ask torch for deterministic algorithms on a GPU (slower); a CPU run always repeats bit for bit."""
     log_every: Every = Field(default=10, ge=0)
@@ -101,6 +103,8 @@ class TrainConfig(Config):
     record_writers: bool = False
     """Record which training position pulled hardest at each slot's value, and when a slot was read first and last;
     `memlm inspect` shows it (docs/inspect.md has what it costs)."""
+    shard: Literal["none", "bank"] = "none"
+    """Of what each of several processes holds a part: bank is of every bank of vectors (docs/scaling.md)."""
     skip_checks: list[Check] = Field(default_factory=list[Check])
     """Checks of the preflight to leave out; the record says so."""
     trackers: list[Tracker] = Field(default_factory=list[Tracker])
@@ -121,6 +125,9 @@ class TrainConfig(Config):
             yield "precision", "bf16 on a CPU is some 20 times slower than fp32; use fp32 or auto"
         if self.record_writers and self.compile:
             yield "record_writers", "cannot look into a compiled model; set compile: false"
+        for name in ("compile", "revive_every", "record_writers"):
+            if self.values_on == "host" and getattr(self, name):
+                yield "values_on", f"values on the host do not go with {name}; leave one of them out"
         for name in ("save_every", "evaluate_every"):
             if self.keep_best and not getattr(self, name):
                 yield "keep_best", f"has no effect, because {name} is 0"

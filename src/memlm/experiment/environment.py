@@ -35,6 +35,7 @@ EXTRAS = {
     "swanlab": "train.trackers: [swanlab]",
     "wandb": "train.trackers: [wandb]",
     "tune": "memlm tune",
+    "ray": "memlm run --workers",
     "lm-eval": "memlm lm-eval",
     "fill": "memlm fill and bank.database",
     "bench": "comparison in memlm bench",

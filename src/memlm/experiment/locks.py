@@ -19,12 +19,13 @@ LOCK = ".lock"
 
 
 @contextmanager
-def locked(folder: Path, busy: str | None = None) -> Generator[None]:
+def locked(folder: Path, busy: str | None = None, name: str = LOCK) -> Generator[None]:
     """Keeps a second process from writing into the folder of an experiment, a tune, a rerun or an edited run.
 
     Args:
         folder: The folder.
         busy: What to tell who comes second; if not given, that an experiment is run here.
+        name: The file that is locked, where a folder has several.
 
     Raises:
         RunError: another process does, or the file that is locked is a link out of the folder.
@@ -33,7 +34,7 @@ def locked(folder: Path, busy: str | None = None) -> Generator[None]:
         f"{folder} is being run by another process; wait for it (memlm ps, memlm logs), or give this "
         "experiment another name (-o name=...)"
     )
-    with inside(folder, LOCK).open("ab") as file, alone(file, folder, busy):
+    with inside(folder, name).open("ab") as file, alone(file, folder, busy):
         yield
 
 

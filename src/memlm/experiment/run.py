@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from memlm.experiment.reading import Run, read_plan, read_run
 from memlm.experiment.record import config_hash
 from memlm.experiment.schema import run_name
 from memlm.experiment.solution import Solution
+from memlm.experiment.spread import claimed, spread
 from memlm.storage import write_json
 from memlm.train.checkpoint import FINAL, checkpoints, verify
 from memlm.train.loop import OUT_OF_MEMORY, build_accelerator
@@ -47,7 +49,12 @@ AGAIN = "mend that and give the same command again: it goes on from what was sav
 
 
 def run_experiment(
-    config: ExperimentConfig, root: Path, watcher: Watcher | None = None, progress: bool = True, command: str = ""
+    config: ExperimentConfig,
+    root: Path,
+    watcher: Watcher | None = None,
+    progress: bool = True,
+    command: str = "",
+    workers: int = 0,
 ) -> Path:
     """Trains and evaluates every variant with every seed that is not finished yet.
 
@@ -57,6 +64,8 @@ def run_experiment(
         watcher: Is told how it goes.
         progress: Show bars while the data are prepared.
         command: The command line, for the record.
+        workers: Make so many runs at a time, each in a process of its own (`memlm.experiment.spread`); 0: one after
+            the other, here.
 
     Returns:
         The experiment's folder.
@@ -73,7 +82,7 @@ def run_experiment(
     followers = Followers(ranks)
     exit_code = 1
     try:
-        _make(config, folder, watcher or Watcher(), progress, command, followers)
+        _make(config, folder, watcher or Watcher(), progress, command, followers, workers)
         exit_code = 0
     except (MemlmError, Interrupted) as error:
         exit_code = error.exit_code
@@ -84,7 +93,13 @@ def run_experiment(
 
 
 def _make(
-    config: ExperimentConfig, folder: Path, watcher: Watcher, progress: bool, command: str, followers: Followers
+    config: ExperimentConfig,
+    folder: Path,
+    watcher: Watcher,
+    progress: bool,
+    command: str,
+    followers: Followers,
+    workers: int,
 ) -> None:
     """Does the work of `run_experiment`."""
     for tracker in config.train.trackers:
@@ -108,7 +123,10 @@ def _make(
         for solution in (*widths, *steps):
             watcher.matched(solution)
         prepared = Prepared(config, folder, data, suite, watcher, _data_record(data, suite), device, followers)
-        _run_all(prepared, planned)
+        if workers:
+            _run_apart(prepared, planned, workers)
+        else:
+            _run_all(prepared, planned)
 
 
 def _run_all(prepared: Prepared, planned: Sequence[tuple[str, int]]) -> None:
@@ -121,6 +139,43 @@ def _run_all(prepared: Prepared, planned: Sequence[tuple[str, int]]) -> None:
             name = run_name(variant, seed)
             prepared.watcher.diverged(name, str(error))
             diverged[name] = str(error)
+    _refuse_diverged(diverged, planned)
+
+
+def _run_apart(prepared: Prepared, planned: Sequence[tuple[str, int]], workers: int) -> None:
+    """Does what `_run_all` does, in other processes; those that are at work when one fails are waited for."""
+    diverged: dict[str, str] = {}
+    failed: MemlmError | None = None
+    make = partial(_run_here, prepared.config, prepared.folder)
+    for name, outcome in spread(make, planned, workers, on_gpu=prepared.device["kind"] == "cuda"):
+        if isinstance(outcome, DivergedError):
+            prepared.watcher.diverged(name, str(outcome))
+            diverged[name] = str(outcome)
+        elif isinstance(outcome, MemlmError):
+            failed = failed or outcome
+        else:
+            prepared.watcher.finished(name, outcome)
+    if failed is not None:
+        raise failed
+    _refuse_diverged(diverged, planned)
+
+
+def _run_here(config: ExperimentConfig, folder: Path, variant: str, seed: int) -> dict[str, Any]:
+    """Makes a run in a worker's process; returns its results, or nothing if it was finished before."""
+    disable_progress_bar()
+    followers = Followers(Ranks.of(build_accelerator(config.train)))
+    data = prepare(config.data, progress=False)
+    suite = Suite.of(config.evaluate, data, config.data.seq_len, question_set(config.data, config.evaluate))
+    results: dict[str, Any] = {}
+    watcher = Watcher(finished=lambda _name, found: results.update(found))
+    record, device = _data_record(data, suite), device_record(config.train)
+    with claimed(folder / run_name(variant, seed)):
+        _run_if_needed(Prepared(config, folder, data, suite, watcher, record, device, followers), variant, seed)
+    return results
+
+
+def _refuse_diverged(diverged: Mapping[str, str], planned: Sequence[tuple[str, int]]) -> None:
+    """Tells which runs diverged, if any did."""
     if diverged:
         first = next(iter(diverged.values()))
         names = f"{len(diverged)} of {len(planned)} runs diverged: {', '.join(diverged)}; the first: "

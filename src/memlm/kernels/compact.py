@@ -26,6 +26,7 @@ class CompactGradient:
     Attributes:
         carrier: Leaf [capacity, d_value] that takes no memory; its gradient is that of the rows, zero where the list
             is not used.
+        rows: The row at each position, [capacity] int64; meant are the first `n_rows`.
     """
 
     def __init__(self, values: Tensor, capacity: int) -> None:
@@ -33,19 +34,24 @@ class CompactGradient:
         whole = {"dtype": torch.int32, "device": values.device}
         self.carrier = values.new_zeros(()).expand(capacity, width).requires_grad_()
         self._position_of = torch.full((n_slots,), -1, **whole)  # -1: the row was not read
-        self._rows = torch.zeros(capacity, dtype=torch.int64, device=values.device)
+        self.rows = torch.zeros(capacity, dtype=torch.int64, device=values.device)
         self._count = torch.zeros(1, **whole)
 
     def assign(self, slots: Tensor) -> CompactRows:
         """Returns where the gradient of ``slots`` [...] goes; rows that were not read before are added to the list."""
-        positions = torch.ops.memlm.assign_positions(slots, self._position_of, self._rows, self._count)
+        positions = torch.ops.memlm.assign_positions(slots, self._position_of, self.rows, self._count)
         return CompactRows(self.carrier, positions)
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows were read so far; waits for the device."""
+        return int(self._count)
 
     def gradient(self) -> RowGradient | None:
         """Returns the gradient that has added up, None if there is none."""
         if self.carrier.grad is None:
             return None
-        return RowGradient(self._rows, self.carrier.grad, self._count)
+        return RowGradient(self.rows, self.carrier.grad, self._count)
 
     def clear(self) -> None:
         """Forgets rows and gradient."""

@@ -10,9 +10,11 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from memlm.bank.vectors import VectorBank
 from memlm.data.sampler import Sampler
 from memlm.model.decoder import Decoder
 from memlm.model.loss import TokenLoss
+from memlm.train.columns import ColumnBank
 from memlm.train.ranks import Ranks
 from memlm.train.schedule import Plan
 
@@ -23,6 +25,7 @@ def add_up_gradient(
     sampler: Sampler,
     step: int,
     accumulation: int,
+    tokens: int,
     profile: torch.profiler.profile | None,
 ) -> Tensor:
     """Adds up the gradient of one step's mean loss over tokens; returns the sum of this rank's losses, in nats.
@@ -36,10 +39,10 @@ def add_up_gradient(
         sampler: Gives the batches; each is shared by the ranks.
         step: The step, from 0.
         accumulation: Micro-steps of a step.
+        tokens: Tokens of a step, over all ranks.
         profile: Covers the first micro-step: the others are the same, and a trace of all would take seconds to write.
     """
     ranks = Ranks.of(accelerator)
-    tokens = accumulation * sampler.batch_size * sampler.seq_len
     total = torch.zeros((), device=accelerator.device)
     for micro_step in range(accumulation):
         sequences = torch.from_numpy(ranks.share(sampler.batch(step * accumulation + micro_step)))
@@ -61,7 +64,8 @@ def add_up_gradient(
 def joined(accelerator: Accelerator, decoder: Decoder, plan: Plan) -> nn.Module:
     """Returns what `add_up_gradient` takes: the decoder with its loss, joined to those of the other ranks."""
     module = TokenLoss(decoder)
-    apart = [f"{name}.values" for name, bank in module.named_modules() if getattr(bank, "compact", None) is not None]
+    banks = {name: bank for name, bank in module.named_modules() if isinstance(bank, VectorBank)}
+    apart = [f"{n}.values" for n, bank in banks.items() if bank.compact is not None or isinstance(bank, ColumnBank)]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, apart)
     if plan.freeze_values_at is not None or decoder.config.experts is not None:
         # Some parameters have no gradient in some steps, and each rank would wait for it.

@@ -12,9 +12,12 @@ from torch import nn
 from memlm.bank.base import Bank
 from memlm.bank.vectors import VectorBank
 from memlm.config.train import TrainConfig
+from memlm.errors import RunError
 from memlm.kernels.compact import CompactGradient
 from memlm.memory.base import Memory
 from memlm.model.decoder import Decoder
+from memlm.offload.trained import TrainedOnHost
+from memlm.train.columns import ColumnBank
 from memlm.train.schedule import lr_factor
 
 logger = logging.getLogger(__name__)
@@ -83,7 +86,7 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, st
 
 
 def compact_gradients(decoder: Decoder, tokens: int, ranks: int = 1) -> None:
-    """Gives a compact gradient to every bank of which a step reads a part that is small enough.
+    """Gives a compact gradient to every bank on the host, and to those of which a step reads a small enough part.
 
     Args:
         decoder: The model.
@@ -92,7 +95,11 @@ def compact_gradients(decoder: Decoder, tokens: int, ranks: int = 1) -> None:
     """
     for bank in (module for module in decoder.banks if isinstance(module, VectorBank)):
         layers = sum(decoder.bank_of(layer) is bank for layer in decoder.config.memory_layers)
-        give_compact_gradient(bank, layers * decoder.config.memory.n_reads * tokens, ranks)
+        reads = layers * decoder.config.memory.n_reads * tokens
+        if isinstance(bank, TrainedOnHost):
+            bank.make_room(min(reads, bank.n_slots))
+        else:
+            give_compact_gradient(bank, reads, 1 if isinstance(bank, ColumnBank) else ranks)
 
 
 def give_compact_gradient(bank: VectorBank, reads: int, ranks: int = 1) -> None:
@@ -107,6 +114,25 @@ def give_compact_gradient(bank: VectorBank, reads: int, ranks: int = 1) -> None:
         capacity = min(reads // ranks, bank.n_slots)
         bank.compact = CompactGradient(bank.values.detach(), capacity)
         logger.info("bank: compact gradients for up to %s of %s rows", f"{capacity:,}", f"{bank.n_slots:,}")
+
+
+def hold_on_host(decoder: Decoder, device: torch.device, ranks: int) -> None:
+    """Has the values of every bank stay on the host.
+
+    Args:
+        decoder: The model; its banks are replaced.
+        device: Where all else is.
+        ranks: Processes that train together.
+
+    Raises:
+        RunError: there are several processes, or a bank does not hold vectors.
+    """
+    if ranks > 1:
+        raise RunError("train.values_on is host, which is for one process; leave it out, or the launcher")
+    for i, bank in enumerate(decoder.banks):
+        if not isinstance(bank, VectorBank):
+            raise RunError("train.values_on is host, and a bank holds tokens; leave it out, or use bank.type vectors")
+        decoder.banks[i] = TrainedOnHost(bank, device)
 
 
 def freeze_router(model: nn.Module) -> None:

@@ -147,7 +147,7 @@ def test_a_gpu_is_named_with_its_memory(examine):
 def test_kernels_that_run_are_named(examine, versions):
     versions["triton"] = "3.6.0"
     about = lines_about(examine(found=GPU), "kernels").splitlines()[0]
-    assert about.startswith("ok ") and "Triton 3.6.0: gather_joined, product_key_select" in about
+    assert about.startswith("ok ") and "Triton 3.6.0: fetch_rows, gather_joined, product_key_select" in about
 
 
 @pytest.mark.parametrize(

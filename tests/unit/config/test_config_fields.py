@@ -187,12 +187,26 @@ TRAIN = [
         "unknown value 'tpu'. Did you mean 'cpu'? Known: auto, cpu, cuda, mps.",
     ),
     ("steps: 4, record_writers: 3", "record_writers = 3", "Input should be a valid boolean, unable to interpret input"),
+    ("steps: 4, shard: banks", "shard = 'banks'", "unknown value 'banks'. Did you mean 'bank'? Known: bank, none."),
     (
         "steps: 4, record_writers: true, compile: true",
         "record_writers = True",
         "cannot look into a compiled model; set compile: false",
     ),
     ("steps: 4, compile: maybe", "compile = 'maybe'", "Input should be a valid boolean, unable to interpret input"),
+    (
+        "steps: 4, values_on: hots",
+        "values_on = 'hots'",
+        "unknown value 'hots'. Did you mean 'host'? Known: device, host.",
+    ),
+    *[
+        (
+            f"steps: 4, values_on: host, {name}: {text}",
+            "values_on = 'host'",
+            f"values on the host do not go with {name}; leave one of them out",
+        )
+        for name, text in (("compile", "true"), ("revive_every", "2"), ("record_writers", "true"))
+    ],
     ("steps: 4, deterministic: 3", "deterministic = 3", "Input should be a valid boolean, unable to interpret input"),
     *[
         (f"steps: 4, {name}_every: {text}", f"{name}_every = {value}", reason)
