@@ -187,6 +187,7 @@ TRAIN = [
         "unknown value 'tpu'. Did you mean 'cpu'? Known: auto, cpu, cuda, mps.",
     ),
     ("steps: 4, record_writers: 3", "record_writers = 3", "Input should be a valid boolean, unable to interpret input"),
+    ("steps: 4, shard: banks", "shard = 'banks'", "unknown value 'banks'. Did you mean 'bank'? Known: bank, none."),
     (
         "steps: 4, record_writers: true, compile: true",
         "record_writers = True",
@@ -373,6 +374,16 @@ WIRING = [
         memory("bank: {type: tokens, database: a.jsonl}", "ngram_hash"),
         "memory.bank.database = 'a.jsonl'",
         "needs a memory with product keys, which lead to the entries; leave it out",
+    ),
+    (
+        memory("bank: {type: tokens, facts: true}"),
+        "memory.bank.facts = True",
+        "needs a memory that reads by the tokens alone (ngram_hash); leave it out",
+    ),
+    (
+        memory("bank: {type: tokens, facts: true, database: a.jsonl}"),
+        "memory.bank.facts = True",
+        "there is a database already; leave one of the two out",
     ),
     (
         memory("bank: {type: tokens, encoder: {type: mean}}"),
