@@ -113,6 +113,7 @@ SIZES = {
         "fetch_rows": lambda: fetch_rows(32768, 128, 65536, 4096),
         "rowwise_adamw": lambda: rowwise_adamw(65536, 128, 65536),
         "product_key_select": lambda: product_key_select(32768, 1, 64, 256, 8),
+        "product_key_select, many keys": lambda: product_key_select(512, 1, 64, 1024, 8),
         "read_attention": lambda: read_attention(32768, 8, 8, 128),
     },
     "large": {

@@ -81,7 +81,7 @@ def versions(n_keys, top_k):
     """Returns the fast versions that serve these sizes, with blocks that suit the interpreter on a CPU."""
     from memlm.kernels.product_key_select import fast, fast_large
 
-    blocks = {} if DEVICE == "cuda" else {"warps": 2, "programs": 2}
+    blocks = {} if DEVICE == "cuda" else {"block": 32, "keys_block": 64}
     found = [partial(fast_large.select, **blocks)]  # first, as it serves all
     if n_keys <= IN_REGISTERS["n_keys"] and top_k <= IN_REGISTERS["top_k"]:
         found.append(fast.select if DEVICE == "cuda" else partial(fast.select, block=32))
@@ -188,7 +188,7 @@ def test_infinite_scores_stay_inside_the_table():
 @pytest.mark.parametrize("traffic", ["drawn", "Zipf", "one slot"])
 @pytest.mark.parametrize("size", [(37, 2, 16, 20, 3), (33, 1, 20, 33, 16), (9, 1, 16, 257, 33)])
 def test_the_fast_gradients_are_those_of_the_formulas(size, traffic):
-    from memlm.kernels.product_key_select import fast_gradient
+    from memlm.kernels.product_key_select import fast_gradient, fast_gradient_large
 
     query, keys = (tensor.to(DEVICE) for tensor in draw(*size[:4], torch.float16))
     slots, scores = reference.product_key_select(query, keys, size[-1])
@@ -199,10 +199,11 @@ def test_the_fast_gradients_are_those_of_the_formulas(size, traffic):
     elif traffic == "one slot":
         slots = torch.full_like(slots, size[3] + 1)
     seed = torch.randn(scores.shape, generator=draws).to(DEVICE)
-    backward = partial(fast_gradient.backward, seed, slots, query, keys)
-    backward = backward if DEVICE == "cuda" else partial(backward, block=32, programs=4)
-    gradients = backward()
+    blocks = {"block": 32, "keys_block": 32, "programs": 4}  # that suit the interpreter on a CPU
     exact = reference.backward(seed.double(), slots, query.double(), keys.double())
-    for found, right in zip(gradients, exact, strict=True):
-        assert (found.double() - right).norm() <= 3e-3 * right.norm()
-    assert all(torch.equal(*pair) for pair in zip(gradients, backward(), strict=True))
+    for version in (fast_gradient, fast_gradient_large):
+        backward = partial(version.backward, seed, slots, query, keys, **({} if DEVICE == "cuda" else blocks))
+        gradients = backward()
+        for found, right in zip(gradients, exact, strict=True):
+            assert (found.double() - right).norm() <= 3e-3 * right.norm()
+        assert all(torch.equal(*pair) for pair in zip(gradients, backward(), strict=True))

@@ -76,6 +76,17 @@ def test_a_task_that_nobody_knows_is_told(opened, tasks):
         evaluate_tasks(*opened, ["tiny_chioce"], tasks)
 
 
+def test_a_hub_that_cannot_be_reached_is_told_in_one_line(runs, monkeypatch, caplog):
+    pytest.importorskip("lm_eval")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    done = CliRunner().invoke(app, ["lm-eval", str(runs / "gated_mlp-s0"), "hellaswag"])
+    assert isinstance(done.exception, RunError)
+    told = str(done.exception)
+    assert told.startswith("hellaswag: the data cannot be fetched (Couldn't reach 'Rowan/hellaswag' on the Hub")
+    assert told.endswith("lm-eval takes it from the hub, unless a task of your own (--include) names files")
+    assert "\n" not in told and (done.output, caplog.records) == ("", [])
+
+
 def test_without_lm_eval_its_install_line_is_told(opened, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(MissingDependencyError, match=r"lm.eval is needed for .*pip install 'memlm\[lm-eval\]'"):

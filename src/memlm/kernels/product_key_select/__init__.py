@@ -14,7 +14,7 @@ from memlm.kernels.product_key_select import reference
 LIMITS = {"n_keys": 4096, "top_k": 64, "width of a half key": 256}
 """What the fast versions serve; a card with little shared memory takes narrower half keys."""
 IN_REGISTERS = {"n_keys": 512, "top_k": 16}
-"""Up to here all scores are sorted; beyond, only those that a bound lets through."""
+"""Up to here all scores are sorted; beyond, only those of the best groups of keys."""
 
 
 def product_key_select(query: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -40,9 +40,8 @@ def _select(query: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     if _is_fast(query, keys, top_k):
         from memlm.kernels.product_key_select import fast, fast_large
 
-        is_small = keys.shape[2] <= IN_REGISTERS["n_keys"] and top_k <= IN_REGISTERS["top_k"]
         with torch.cuda.device(query.device):
-            return (fast if is_small else fast_large).select(query.contiguous(), keys.contiguous(), top_k)
+            return (fast if _is_small(keys, top_k) else fast_large).select(query.contiguous(), keys.contiguous(), top_k)
     with torch.autocast(query.device.type, enabled=False):  # the sums are float32's
         return reference.product_key_select(query, keys, top_k)
 
@@ -56,10 +55,11 @@ def _(query: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("memlm::product_key_select_backward", mutates_args=())
 def _backward(grad: Tensor, slots: Tensor, query: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     if _is_fast(query, keys, slots.shape[-1]):
-        from memlm.kernels.product_key_select import fast_gradient
+        from memlm.kernels.product_key_select import fast_gradient, fast_gradient_large
 
+        version = fast_gradient if _is_small(keys, slots.shape[-1]) else fast_gradient_large
         with torch.cuda.device(query.device):
-            return fast_gradient.backward(grad.contiguous(), slots, query.contiguous(), keys.contiguous())
+            return version.backward(grad.contiguous(), slots, query.contiguous(), keys.contiguous())
     with torch.autocast(query.device.type, enabled=False):
         return reference.backward(grad, slots, query, keys)
 
@@ -89,6 +89,10 @@ def _flops(query: Any, keys: Any, top_k: int, *_: Any, **__: Any) -> int:
 @register_flop_formula(torch.ops.memlm.product_key_select_backward)
 def _backward_flops(_grad: Any, _slots: Any, query: Any, keys: Any, *_: Any, **__: Any) -> int:
     return 2 * _flops(query, keys, 0)
+
+
+def _is_small(keys: Tensor, top_k: int) -> bool:
+    return keys.shape[2] <= IN_REGISTERS["n_keys"] and top_k <= IN_REGISTERS["top_k"]
 
 
 def _is_fast(query: Tensor, keys: Tensor, top_k: int) -> bool:

@@ -1,4 +1,4 @@
-"""The second half of the selection: four lists of a half's best keys become one, and two halves become slots.
+"""The second half of the selection: a half's lists of best keys become one, and two halves become slots.
 
 A thread has a token to itself and sorts in its registers. The sum and the slot of a pair travel as one integer of 64
 bits, the sum's bits above and the slot's complement below, so that ties fall to the lowest slot in the same comparison.
@@ -18,13 +18,15 @@ NO_PAIR = tl.constexpr(-(2**63))
 
 
 @triton.jit
-def _half(lists, tokens, N, LEVELS: tl.constexpr):
+def _half(lists, tokens, N, LISTS: tl.constexpr, LEVELS: tl.constexpr):
     """Returns the best keys of one half, [BT, KP] in falling order."""
     KP: tl.constexpr = 1 << LEVELS
     live = (tokens < N)[:, None]
     stride = tl.cast(N, tl.int64)
     # Elements of a token are one load each: if N were known to be even, a load would take several tokens at once.
     falls = lists + tokens[:, None] + tl.arange(0, KP)[None, :] * stride
+    if LISTS == 1:
+        return tl.load(falls, live, NO_KEY)
     rises = lists + tokens[:, None] + (KP - 1 - tl.arange(0, KP))[None, :] * stride
     first = tl.maximum(tl.load(falls, live, NO_KEY), tl.load(rises + KP * stride, live, NO_KEY))
     second = tl.maximum(tl.load(falls + 2 * KP * stride, live, NO_KEY), tl.load(rises + 3 * KP * stride, live, NO_KEY))
@@ -102,14 +104,15 @@ def _combine(
     BT: tl.constexpr,
     BM: tl.constexpr,
     K: tl.constexpr,
+    LISTS: tl.constexpr,
     LEVELS: tl.constexpr,
 ):
     KP: tl.constexpr = 1 << LEVELS
     head = tl.program_id(1)
     tokens = tl.program_id(0) * BT + tl.arange(0, BT)
-    lists += head.to(tl.int64) * (8 * KP) * N
-    a = _half(lists, tokens, N, LEVELS)
-    b = _half(lists + tl.cast(N, tl.int64) * (4 * KP), tokens, N, LEVELS)
+    lists += head.to(tl.int64) * (2 * LISTS * KP) * N
+    a = _half(lists, tokens, N, LISTS, LEVELS)
+    b = _half(lists + tl.cast(N, tl.int64) * (LISTS * KP), tokens, N, LISTS, LEVELS)
     pairs = ()
     for level in tl.static_range(LEVELS):
         pairs = _pairs_of(pairs, a, b, M, BM, K, KP, 1 << level, 1 << (LEVELS // 2))
@@ -128,17 +131,17 @@ def combine(lists: Tensor, n_keys: int, top_k: int, warps: int = 2) -> tuple[Ten
     """Returns slots and scores [N, H, K] of the best half keys.
 
     Args:
-        lists: Packed scores and keys, [H, 2, 4, KP, N] int32: of each half four lists of distinct keys, falling.
+        lists: Packed scores and keys, [H, 2, L, KP, N] int32: of each half one or four lists of distinct keys, falling.
         n_keys: M.
         top_k: K, at most KP.
         warps: Warps of a program; each thread has one token.
     """
-    H, _, _, KP, N = lists.shape
+    H, _, n_lists, KP, N = lists.shape
     slots = torch.empty(N, H, top_k, dtype=torch.int64, device=lists.device)
     scores = torch.empty(N, H, top_k, dtype=torch.float32, device=lists.device)
     _combine[triton.cdiv(N, 32 * warps), H](
         lists, slots, scores, N, H, n_keys,
-        BT=32 * warps, BM=max(16, triton.next_power_of_2(n_keys)), K=top_k, LEVELS=KP.bit_length() - 1,
-        num_warps=warps,
+        BT=32 * warps, BM=max(16, triton.next_power_of_2(n_keys)), K=top_k,
+        LISTS=n_lists, LEVELS=KP.bit_length() - 1, num_warps=warps,
     )  # fmt: skip
     return slots, scores

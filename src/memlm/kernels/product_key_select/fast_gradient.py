@@ -1,4 +1,4 @@
-"""The gradients of the selection in Triton, deterministic.
+"""The gradients of the selection in Triton where there are few half keys, deterministic.
 
 The best slots of a token share half keys, so the first kernel adds up the gradients of each half key that it chose. A
 query's gradient is then a weighted sum of the chosen half keys. A key's gradient is a matrix product: for a tile of
@@ -17,7 +17,7 @@ from memlm.kernels.product_key_select.fast import load_tile
 
 
 @triton.jit
-def _half_key(slots, row, M: tl.constexpr):
+def half_key(slots, row, M: tl.constexpr):
     """Returns what a query ``(token * H + head) * 2 + half`` chose of its half keys."""
     return tl.where(row % 2 == 0, slots // M, slots % M).to(tl.int32)
 
@@ -32,11 +32,11 @@ def _merge_reads(
     live = row < rows
     mask = live[:, None] & (ranks < K)[None, :]
     reads = (row // 2).to(tl.int64) * K
-    key = _half_key(tl.load(slots + reads[:, None] + ranks[None, :], mask=mask, other=0), row[:, None], M)
+    key = half_key(tl.load(slots + reads[:, None] + ranks[None, :], mask=mask, other=0), row[:, None], M)
     total = tl.zeros([BR, KP], tl.float32)
     again = tl.zeros([BR, KP], tl.int1)
     for other in tl.static_range(K):
-        other_key = _half_key(tl.load(slots + reads + other, mask=live, other=0), row, M)
+        other_key = half_key(tl.load(slots + reads + other, mask=live, other=0), row, M)
         gradient = tl.load(grad + reads + other, mask=live, other=0.0)
         same = key == other_key[:, None]
         total += tl.where(same, gradient[:, None], 0.0)
