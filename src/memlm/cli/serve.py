@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from memlm.cli.options import RunArgument
+from memlm.cli.options import RunArgument, Values, ValuesOption
 from memlm.extras import optional
 
 
@@ -16,6 +16,7 @@ def command(
     host: Annotated[
         str, typer.Option("--host", help="The address; others than 127.0.0.1 let others in.")
     ] = "127.0.0.1",
+    values: ValuesOption = Values.DEVICE,
 ) -> None:
     """Serve a run's model to OpenAI clients on this machine: chat, completions, streaming."""
     for package in ("fastapi", "uvicorn", "openai"):
@@ -27,4 +28,4 @@ def command(
         if host not in ("127.0.0.1", "::1", "localhost"):
             typer.echo("whoever reaches this address can use the model; there is no password", err=True)
 
-    serve(run, host, port, tell)
+    serve(run, host, port, tell, values)
