@@ -1,12 +1,14 @@
 """Small trainings that several processes must take as one does, and what each of them measures.
 
-`python -m tests.distributed.cases FILE`, under torchrun, writes what all cases give to FILE.
+`python -m tests.distributed.cases FILE DEVICE`, under torchrun, writes what all cases give to FILE.
 """
 
 import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -16,7 +18,9 @@ from torch import distributed as dist
 from memlm.config.train import TrainConfig
 from memlm.data.sampler import Sampler
 from memlm.hf import MemlmConfig, MemlmForCausalLM
+from memlm.train import columns
 from memlm.train import optimizer as rules
+from memlm.train.columns import ColumnBank
 from memlm.train.loop import Hooks, train
 from memlm.train.monitor import MetricLog
 from memlm.train.updater import Updater
@@ -27,8 +31,9 @@ from tests.golden.wirings import corpus
 SEQ_LEN, BATCH_SIZE, STEPS = 16, 8, 3
 TEXT = corpus()[: 40 * SEQ_LEN + 1]
 """40 sequences, five steps of an epoch."""
-SAME = "same"
-"""Whether all ranks end with the same bits."""
+VALUES = "decoder.banks.0.values"
+SAME, SENT = "same", "sent"
+"""Whether all ranks end with the same bits, and how many bytes were sent for a bank whose columns they share."""
 
 
 def wired(fusion, memory="product_key", **more):
@@ -60,25 +65,35 @@ CASES = {
     "rows_joined": Case(wired("gated_mlp"), by_rows=True),
     "tokens": Case(wired("weighted_sum", bank={"type": "tokens"})),
     "frozen": Case(wired("weighted_sum"), {"steps": 7, "train_values_epochs": 1}),
+    "columns": Case(wired("weighted_sum"), {"shard": "bank", "clip": 0.1, "accumulation": 2}),
+    "columns_joined": Case(wired("gated_mlp"), {"shard": "bank", "clip": 0.1, "record_writers": True}, by_rows=True),
+    "columns_attention": Case(wired("cross_attention"), {"shard": "bank"}),
+    "columns_hash": Case(wired("weighted_sum", "ngram_hash"), {"shard": "bank"}, by_rows=True),
     "watched": Case(SPARSE, {"record_writers": True, "revive_every": 2, "accumulation": 2}),
 }
 
 
-def trained(case: Case) -> dict[str, torch.Tensor]:
+def trained(case: Case, device: str) -> dict[str, torch.Tensor]:
     """Trains a case; returns losses, the last gradient before clipping, weights, and who wrote the slots."""
     torch.manual_seed(0)
     model = MemlmForCausalLM(MemlmConfig(model=SHAPE | case.model, vocab_size=VOCABULARY, pad_token_id=1))
-    defaults = {"steps": STEPS, "batch_size": BATCH_SIZE, "lr": 1e-3, "evaluate_every": 0, "device": "cpu"}
-    config = TrainConfig(**defaults | case.train)
+    defaults = {"steps": STEPS, "batch_size": BATCH_SIZE, "lr": 1e-3, "evaluate_every": 0}
+    config = TrainConfig(**defaults | case.train, device=device, precision="fp32")
     found, losses, clip = {}, [], Updater.clip
 
     def clip_and_keep(self):
         gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-        norm = clip(self)
+        norm = found["norm"] = clip(self)
         for bank, (rows, sums, n_rows) in self._rows:
-            kept = torch.arange(len(rows)) < n_rows
-            dense = torch.zeros_like(bank.values).index_add_(0, rows[kept], sums[kept])
-            gradients["decoder.banks.0.values"] = dense
+            kept = torch.arange(len(rows), device=rows.device) < n_rows
+            gradients[VALUES] = torch.zeros_like(bank.values).index_add_(0, rows[kept], sums[kept])
+        (bank,) = model.decoder.banks or [None]
+        if isinstance(bank, ColumnBank):
+            if not case.by_rows:
+                gradients[VALUES] /= bank.n_ranks
+            parts = [torch.empty_like(gradients[VALUES]) for _ in range(bank.n_ranks)]
+            dist.all_gather(parts, gradients[VALUES])
+            gradients[VALUES] = torch.cat(parts, dim=1)
         found.update({f"gradient/{name}": gradient for name, gradient in gradients.items()})
         return norm
 
@@ -97,18 +112,39 @@ def trained(case: Case) -> dict[str, torch.Tensor]:
             found |= {f"writers/{name}": tensor for name, tensor in written.items() if not name.endswith("pull")}
     assert bool(result.compact_rows) == case.by_rows
     found |= {f"weight/{name}": parameter.detach() for name, parameter in model.named_parameters()}
-    return found | {"losses": torch.tensor(losses)}
+    return {name: tensor.cpu() for name, tensor in found.items()} | {"losses": torch.tensor(losses)}
 
 
-def main(path: Path) -> None:
+@contextmanager
+def counted_bytes():
+    """Counts what this rank sends for the sake of a bank whose columns are shared."""
+    sent = [0.0]
+    gathered, exchanged = columns._gathered, columns._exchanged
+
+    def counted_gather(tensor, n_ranks):
+        sent[0] += (n_ranks - 1) * tensor.nbytes
+        return gathered(tensor, n_ranks)
+
+    def counted_exchange(parts):
+        sent[0] += (1 - 1 / len(parts)) * parts.nbytes
+        return exchanged(parts)
+
+    with patch.multiple(columns, _gathered=counted_gather, _exchanged=counted_exchange):
+        yield sent
+
+
+def main(path: Path, device: str) -> None:
     """Trains every case, and has rank 0 write what it measured."""
     found = {}
     for name, case in CASES.items():
-        own = trained(case)
+        with counted_bytes() as sent:
+            own = trained(case, device)
+        found[f"{name}/{SENT}"] = torch.tensor(sent)
         found |= {f"{name}/{key}": tensor for key, tensor in own.items()}
-        weights = torch.cat([tensor.flatten() for key, tensor in own.items() if key.startswith("weight/")])
-        everyones = [torch.empty_like(weights) for _ in range(dist.get_world_size())]
-        dist.all_gather(everyones, weights)
+        apart = f"weight/{VALUES}" if case.train.get("shard") else None  # only rank 0 has all columns in the end
+        weights = torch.cat([t.flatten() for key, t in own.items() if key.startswith("weight/") and key != apart])
+        everyones: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyones, weights)
         found[f"{name}/{SAME}"] = torch.tensor(all(torch.equal(part, weights) for part in everyones))
     if dist.get_rank() == 0:
         save_file({name: tensor.contiguous().clone() for name, tensor in found.items()}, path)
@@ -116,4 +152,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

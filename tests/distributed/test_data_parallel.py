@@ -1,28 +1,50 @@
-"""Two and four processes take the steps that one takes."""
+"""Two and four processes take the steps that one takes; with two GPUs, two of them (`-m gpu`)."""
+
+from functools import cache
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.distributed.cases import CASES, SAME, trained
+from memlm.train.traffic import Reading, columns
+from tests.distributed.cases import BATCH_SIZE, CASES, SAME, SENT, SEQ_LEN, STEPS, trained
 from tests.distributed.launch import torchrun
 from tests.tolerances import FLOAT32, GRADIENT
 
 
+def on(device, ranks):
+    marks = [pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() < ranks, reason="too few GPUs")]
+    return pytest.param((device, ranks), marks=marks if device == "cuda" else [], id=f"{device}-{ranks}")
+
+
+@pytest.fixture(scope="module", params=[on("cpu", 2), on("cpu", 4), on("cuda", 2)])
+def started(request):
+    """The device, and how many processes train on it."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def alone():
-    """What one process gives."""
-    return {name: trained(case) for name, case in CASES.items()}
+def one_process():
+    """What one process gives, by device and name of the case; each is trained once."""
+    return cache(lambda device, name: trained(CASES[name], device))
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def together(request, tmp_path_factory):
+@pytest.fixture
+def alone(started, one_process):
+    """What one process gives, asked by the name of the case."""
+    device, _ = started
+    return lambda name: one_process(device, name)
+
+
+@pytest.fixture(scope="module")
+def together(started, tmp_path_factory):
     """What several processes give, by the name of the case."""
+    device, ranks = started
     path = tmp_path_factory.mktemp("ranks") / "found.safetensors"
-    ended = torchrun(request.param, "tests.distributed.cases", path)
+    ended = torchrun(ranks, "tests.distributed.cases", path, device)
     assert ended.returncode == 0, ended.stderr
     found = load_file(path)
-    return {
+    return {"ranks": ranks} | {
         name: {key.removeprefix(f"{name}/"): t for key, t in found.items() if key.startswith(f"{name}/")}
         for name in CASES
     }
@@ -30,9 +52,10 @@ def together(request, tmp_path_factory):
 
 @pytest.mark.parametrize("name", CASES)
 def test_losses_and_gradients_are_those_of_one_process(name, alone, together):
-    expected, found = alone[name], together[name]
-    assert found.pop(SAME), "the ranks have drifted apart"
-    assert found.keys() == expected.keys()
+    expected, found = alone(name), together[name]
+    assert found[SAME], "the ranks have drifted apart"
+    assert found.keys() - {SAME, SENT} == expected.keys()
+    torch.testing.assert_close(found["norm"], expected["norm"], **FLOAT32)
     torch.testing.assert_close(found["losses"], expected["losses"], **FLOAT32)
     for key, tensor in expected.items():
         if key.startswith("gradient/"):
@@ -41,7 +64,15 @@ def test_losses_and_gradients_are_those_of_one_process(name, alone, together):
             assert torch.equal(found[key], tensor), key
 
 
+@pytest.mark.parametrize(("name", "is_summed"), [("columns", True), ("columns_attention", False)])
+def test_what_is_sent_for_columns_is_what_was_counted(name, is_summed, together):
+    case, ranks = CASES[name], together["ranks"]
+    micro_steps = STEPS * case.train.get("accumulation", 1)
+    reading = Reading(BATCH_SIZE // ranks * SEQ_LEN, 2, 6, 64, 12, is_summed)
+    assert together[name][SENT].item() == micro_steps * columns(reading, ranks)
+
+
 def test_revival_counts_what_all_ranks_read(alone, together):
-    for key, tensor in alone["watched"].items():
+    for key, tensor in alone("watched").items():
         if key.endswith("memory.keys"):
             torch.testing.assert_close(together["watched"][key], tensor, rtol=0, atol=2e-3)

@@ -1,4 +1,7 @@
-"""A rank that dies ends the run for all, in one line, and the run goes on over another number of ranks."""
+"""A rank that dies ends the run for all, in one line, and the run goes on over another number of ranks.
+
+The bank is shared by the ranks, so a checkpoint of two is also read by one and by four.
+"""
 
 import json
 
@@ -10,11 +13,12 @@ from tests.distributed.launch import torchrun
 
 ONE_RUN = ["seeds=[0]", "variants={gated_mlp: {memory: {type: product_key, n_keys: 8}, fusion: {type: gated_mlp}}}"]
 SETTINGS = [*ONE_RUN, "hypotheses=[]", "train.save_every=2"]
+SHARDED = [*SETTINGS, "train.shard=bank"]
 RUN = "tiny/gated_mlp-s0"
 
 
 def doomed(ranks, rank, step, name, yaml, folder):
-    options = [word for setting in SETTINGS for word in ("-o", setting)]
+    options = [word for setting in SHARDED for word in ("-o", setting)]
     return torchrun(ranks, "tests.distributed.dying", rank, step, name, "run", yaml, *options, cwd=folder)
 
 
@@ -26,15 +30,15 @@ def told(ended):
     return [line for line in ended.stderr.splitlines() if line.startswith("error:")]
 
 
-def go_on(yaml, root):
-    run_experiment(load_experiment(yaml, SETTINGS), root, progress=False)
+def go_on(yaml, root, settings=SHARDED):
+    run_experiment(load_experiment(yaml, settings), root, progress=False)
     return record(root)
 
 
 @pytest.fixture
 def untouched(experiment_yaml, tmp_path):
     """The results of one process that nobody touched."""
-    return go_on(experiment_yaml, tmp_path / "untouched")["results"]
+    return go_on(experiment_yaml, tmp_path / "untouched", SETTINGS)["results"]
 
 
 def assert_same(results, untouched):

@@ -120,9 +120,10 @@ SIZES = {
         "weighted_lookup": lambda: weighted_lookup(512, 128, 1024, 4096, dtype=torch.bfloat16),
         "integers": lambda: integers(256, 128, 1024, 4096),
         "rowwise_adamw": lambda: rowwise_adamw(4096, 1024, 4096),
-        "product_key_select": lambda: product_key_select(8192, 4, 256, 1024, 32),
+        "product_key_select": lambda: product_key_select(8192, 4, 128, 1024, 32),
         "read_attention": lambda: read_attention(8192, 64, 64, 128),
     },
+    "wide": {"product_key_select": lambda: product_key_select(8192, 4, 256, 1024, 32)},
     "float32": {"read_attention": lambda: read_attention(8192, 16, 32, 128, torch.float32)},
 }
 """Sizes, and at each the operations that have kernels for it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from memlm.cli import screen
-from memlm.errors import RunError
+from memlm.errors import Interrupted, RunError
 from memlm.extras import optional
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def _serve(run: Path, tokens: str, port: int) -> None:
         inspection = _open(run, tokens)
         host, chosen = listener.getsockname()
         typer.echo(f"http://{host}:{chosen}  (only this machine can see it; Ctrl+C ends it)")
-        serve(inspection, listener)
+        with suppress(Interrupted):  # a signal is how one ends it; it is no failure
+            serve(inspection, listener)
 
 
 def _open(folder: Path, tokens: str) -> Inspection:

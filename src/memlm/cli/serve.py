@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 import typer
 
 from memlm.cli.options import RunArgument, Values, ValuesOption
+from memlm.errors import Interrupted
 from memlm.extras import optional
 
 
@@ -28,4 +30,5 @@ def command(
         if host not in ("127.0.0.1", "::1", "localhost"):
             typer.echo("whoever reaches this address can use the model; there is no password", err=True)
 
-    serve(run, host, port, tell, values)
+    with contextlib.suppress(Interrupted):  # a signal is how one ends it; it is no failure
+        serve(run, host, port, tell, values)

@@ -103,6 +103,8 @@ class TrainConfig(Config):
     record_writers: bool = False
     """Record which training position pulled hardest at each slot's value, and when a slot was read first and last;
     `memlm inspect` shows it (docs/inspect.md has what it costs)."""
+    shard: Literal["none", "bank"] = "none"
+    """Of what each of several processes holds a part: bank is of every bank of vectors (docs/scaling.md)."""
     skip_checks: list[Check] = Field(default_factory=list[Check])
     """Checks of the preflight to leave out; the record says so."""
     trackers: list[Tracker] = Field(default_factory=list[Tracker])

@@ -22,7 +22,7 @@ from memlm.evaluate.recall import per_parameter
 from memlm.evaluate.suite import Suite
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.followers import Followers, Order
-from memlm.experiment.models import database_fingerprint, new_model
+from memlm.experiment.models import database_fingerprint, new_model, starting_device
 from memlm.experiment.preflight import preflight_variant
 from memlm.experiment.record import code_state, config_hash, environment, now
 from memlm.experiment.solution import Solution
@@ -217,8 +217,7 @@ class Attempt:
     def _train(self) -> TrainResult:
         """Trains from the newest sound checkpoint, or from the beginning, and saves the model."""
         config, folder = self.train, self.folder
-        device = build_accelerator(config).device
-        found = newest_sound(folder, device)
+        found = newest_sound(folder, starting_device(config))
         if found is None:
             state = None
             torch.manual_seed(self.seed)

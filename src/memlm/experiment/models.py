@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from tokenizers import Tokenizer
 
+from memlm.config.train import TrainConfig
 from memlm.data.tokenizer import END, PAD
 from memlm.experiment.config import ExperimentConfig
 from memlm.fill.database import fingerprint_of
 from memlm.fill.model import fill_model
 from memlm.hf import MemlmConfig, MemlmForCausalLM
+from memlm.train.loop import build_accelerator
 
 
 def new_model(config: ExperimentConfig, variant: str, tokenizer: Tokenizer) -> MemlmForCausalLM:
@@ -34,6 +37,11 @@ def new_model(config: ExperimentConfig, variant: str, tokenizer: Tokenizer) -> M
     )
     fill_model(model.decoder, tokenizer)
     return model
+
+
+def starting_device(config: TrainConfig) -> torch.device:
+    """Returns where a checkpoint is loaded to go on from: a bank to be shared may be too large for one device."""
+    return torch.device("cpu") if config.shard == "bank" else build_accelerator(config).device
 
 
 def database_fingerprint(config: ExperimentConfig, variant: str) -> str | None:

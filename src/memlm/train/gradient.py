@@ -10,9 +10,11 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from memlm.bank.vectors import VectorBank
 from memlm.data.sampler import Sampler
 from memlm.model.decoder import Decoder
 from memlm.model.loss import TokenLoss
+from memlm.train.columns import ColumnBank
 from memlm.train.ranks import Ranks
 from memlm.train.schedule import Plan
 
@@ -62,7 +64,8 @@ def add_up_gradient(
 def joined(accelerator: Accelerator, decoder: Decoder, plan: Plan) -> nn.Module:
     """Returns what `add_up_gradient` takes: the decoder with its loss, joined to those of the other ranks."""
     module = TokenLoss(decoder)
-    apart = [f"{name}.values" for name, bank in module.named_modules() if getattr(bank, "compact", None) is not None]
+    banks = {name: bank for name, bank in module.named_modules() if isinstance(bank, VectorBank)}
+    apart = [f"{n}.values" for n, bank in banks.items() if bank.compact is not None or isinstance(bank, ColumnBank)]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, apart)
     if plan.freeze_values_at is not None or decoder.config.experts is not None:
         # Some parameters have no gradient in some steps, and each rank would wait for it.

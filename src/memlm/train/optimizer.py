@@ -17,6 +17,7 @@ from memlm.kernels.compact import CompactGradient
 from memlm.memory.base import Memory
 from memlm.model.decoder import Decoder
 from memlm.offload.trained import TrainedOnHost
+from memlm.train.columns import ColumnBank
 from memlm.train.schedule import lr_factor
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def compact_gradients(decoder: Decoder, tokens: int, ranks: int = 1) -> None:
         if isinstance(bank, TrainedOnHost):
             bank.make_room(min(reads, bank.n_slots))
         else:
-            give_compact_gradient(bank, reads, ranks)
+            give_compact_gradient(bank, reads, 1 if isinstance(bank, ColumnBank) else ranks)
 
 
 def give_compact_gradient(bank: VectorBank, reads: int, ranks: int = 1) -> None:

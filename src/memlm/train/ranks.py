@@ -43,6 +43,21 @@ class Ranks:
         """Returns those that accelerate knows of."""
         return cls(accelerator.num_processes, accelerator.process_index)
 
+    def require_shares(self, batch_size: int) -> None:
+        """Refuses what cannot be shared.
+
+        Raises:
+            RunError: the processes of the launcher were not joined, or a batch has no equal shares for them.
+        """
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.number < started:
+            raise RunError(f"accelerate joins no processes here, and {started} were started; use train.device=cpu")
+        if batch_size % self.number:
+            raise RunError(
+                f"train.batch_size is {batch_size}, and {self.number} processes cannot have equal shares of it; make "
+                "it a multiple, or start another number of processes"
+            )
+
     def share(self, batch: np.ndarray) -> np.ndarray:
         """Returns this rank's rows of a batch; all of them have equally many."""
         size = len(batch) // self.number

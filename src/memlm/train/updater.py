@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from memlm.bank.vectors import VectorBank
 from memlm.errors import RunError
 from memlm.kernels.rowwise_adamw import RowGradient, Settings, rowwise_adamw
+from memlm.train.columns import ColumnBank
 from memlm.train.ranks import Ranks
 
 
@@ -41,13 +42,30 @@ class Updater:
         Raises:
             RunError: a part of a bank's gradient is compact and a part is not.
         """
-        dense = [p.grad for p in self._parameters if p.grad is not None]
+        self._average_columns()
         self._rows = self._of_rows()
-        sums = [gradient.sums for _, gradient in self._rows]
-        norm = torch.nn.utils.get_total_norm(dense + sums)
+        norm = self._norm()
         torch.nn.utils.clip_grads_with_norm_(self._parameters, self._limit, norm)
         self._factor = (self._limit / (norm + 1e-6)).clamp(max=1.0)  # as there; rows are scaled where they are used
         return norm
+
+    def _average_columns(self) -> None:
+        """Divides what the tokens of all ranks have added up in the own columns of a bank."""
+        for bank in self._banks:
+            if isinstance(bank, ColumnBank) and bank.values.grad is not None:
+                bank.values.grad /= bank.n_ranks
+
+    def _norm(self) -> Tensor:
+        columns = {id(bank.values) for bank in self._banks if isinstance(bank, ColumnBank)}
+        gradients = [(id(p), p.grad) for p in self._parameters if p.grad is not None]
+        gradients += [(id(bank.values), gradient.sums) for bank, gradient in self._rows]
+        norm = torch.nn.utils.get_total_norm([gradient for owner, gradient in gradients if owner not in columns])
+        if not columns:
+            return norm
+        own = torch.nn.utils.get_total_norm([gradient for owner, gradient in gradients if owner in columns])
+        squares = own.to(norm).square()
+        self._ranks.add(squares)
+        return (norm.square() + squares).sqrt()
 
     def step(self, is_finite: Tensor) -> None:
         """Takes the step; leaves everything as it is if ``is_finite``, a boolean scalar on the device, is false."""
@@ -107,4 +125,9 @@ class Updater:
                 "a bank's gradient is compact, and some of its values are read past its methods, as bank.values; read "
                 "all of them by gather and weighted_sum"
             )
-        return [(bank, self._ranks.mean_rows(gradient, bank.n_slots)) for bank, gradient in pairs]
+        return [(bank, self._mean(bank, gradient)) for bank, gradient in pairs]
+
+    def _mean(self, bank: VectorBank, gradient: RowGradient) -> RowGradient:
+        if isinstance(bank, ColumnBank):  # it has the sum, and all ranks have read the same rows
+            return gradient._replace(sums=gradient.sums / bank.n_ranks)
+        return self._ranks.mean_rows(gradient, bank.n_slots)

@@ -61,8 +61,9 @@ def server(runs):
         told, _ = process.communicate(timeout=30)
     finally:
         process.kill()
+    assert process.returncode == 0
     assert f"http://127.0.0.1:{port}/v1, model {MODEL!r}" in told
-    assert "Traceback" not in told
+    assert "Traceback" not in told and "error" not in told
 
 
 @pytest.fixture(scope="module")
