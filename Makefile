@@ -15,9 +15,11 @@ newest := transformers<5.25
 demo: $(VENV)/.installed  ## Train three variants x three seeds on Python's own docs and write runs/demo/report.html
 	$(BIN)/memlm run configs/demo.yaml
 
-demo-edit: $(VENV)/.installed  ## Train a memory on a made-up world, edit ten facts, undo them; writes runs/edit/memory-s0/edits.html
+demo-edit: $(VENV)/.installed  ## Train two memories on made-up worlds, edit ten facts of each, undo them; writes runs/edit*/memory-s0/edits.html
 	$(BIN)/memlm run configs/edit.yaml
 	$(BIN)/memlm edit runs/edit/memory-s0 --demo 10
+	$(BIN)/memlm run configs/edit_readable.yaml
+	$(BIN)/memlm edit runs/edit_readable/memory-s0 --demo 10
 
 test: $(VENV)/.installed-dev  ## Run the tests
 	$(ONE_THREAD) $(BIN)/pytest -m "not torture and not gpu"

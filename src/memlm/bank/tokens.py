@@ -35,6 +35,13 @@ class TokensConfig(BankConfig):
     """What makes a value of an entry, by type (`memlm list encoders`)."""
     database: str | None = Field(default=None, min_length=1)
     """JSON or JSON Lines of sentences that a new model's entries are filled with; random tokens if not given."""
+    facts: bool = False
+    """Fill a new model with the answers of the generated world (`corpus: facts`), where the memory looks for them."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields what the fields cannot see alone."""
+        if self.facts and self.database is not None:
+            yield "facts", "there is a database already; leave one of the two out"
 
     def n_vectors(self, n_slots: int) -> int:
         """Returns how many of ``n_slots`` slots hold a vector: rounded, but one at least if there is a share."""

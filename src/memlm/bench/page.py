@@ -40,7 +40,7 @@ def write_page(docs: Path, everything: Sequence[Results]) -> list[Path]:
                 figure = docs / "figures" / f"{name}-{results.path(docs).parent.name}.svg"
                 write_text(figure, svg)
                 written.append(figure)
-                drawn[name, results.device["name"]] = figure.relative_to(docs).as_posix()
+                drawn[name, results.commit] = figure.relative_to(docs).as_posix()
     for block in BLOCKS:
         text = _replaced(path, text, block, "\n\n".join(_block(block, everything, drawn)))
     write_text(path, text)
@@ -53,8 +53,8 @@ def _block(block: str, everything: Sequence[Results], drawn: dict[tuple[str, str
     for results in everything:
         device = results.device["name"]
         found = _tables(block, results)
-        if (block, device) in drawn:
-            found.append(f"![{block} on {device}]({drawn[block, device]})")
+        if (block, results.commit) in drawn:
+            found.append(f"![{block} on {device}]({drawn[block, results.commit]})")
         if found:
             parts += [f"**{device}**, commit {results.commit}, torch {results.versions.get('torch')}", *found]
     return parts or ["Not measured yet."]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from memlm.edit.editor import Made
     from memlm.edit.request import Replacement, Request
     from memlm.experiment.editing import Editing
+
+T = TypeVar("T")
+SHOWN = (0.5, 0.8, 1.0)
+"""Coverages whose risk is shown."""
 
 
 def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
@@ -45,8 +49,14 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     stream: Annotated[
         int | None, typer.Option("--stream", min=1, help="Teach so many sets of new facts; see what is forgotten.")
     ] = None,
+    way: Annotated[
+        list[str] | None, typer.Option("--way", help="Let --trial or --stream try this way alone; may be given again.")
+    ] = None,
     abstention: Annotated[
         bool, typer.Option("--abstention", help="Measure how well known and unknown facts are told apart.")
+    ] = False,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Draw what --trial, --stream and --abstention have measured.")
     ] = False,
     demo: Annotated[
         int | None, typer.Option("--demo", min=1, help="Edit so many facts of a generated world, show it, undo it.")
@@ -78,15 +88,34 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
             editing.save()
             console.print(f"{len(editing.editor.edits)} edits applied")
     _hand_on(console, editing, pack, export)
-    for measure, n in ((_try, trial), (_stream, stream), (_demonstrate, demo)):
-        if n is not None:
-            with editing.editor.without_edits():
-                measure(console, editing, n)
+    with editing.editor.without_edits() if trial or stream or demo else nullcontext():
+        if trial is not None:
+            _try(console, editing, trial, way)
+        if stream is not None:
+            _stream(console, editing, stream, way)
+        if demo is not None:
+            _demonstrate(console, editing, demo)
     if abstention:
         _tell_apart(console, editing)
+    if figures:
+        for name in ("edit-trial", "edit-stream", "edit-abstention"):
+            _draw(console, editing, name)
     for prompt in ask or []:
         console.print(f"{prompt}\n  edited: {editing.editor.ask(prompt)}\n  base:   {editing.editor.ask_base(prompt)}")
-    if not (requests or undo or undo_all or apply or pack or export or trial or stream or abstention or demo or ask):
+    if not (
+        requests
+        or undo
+        or undo_all
+        or apply
+        or pack
+        or export
+        or trial
+        or stream
+        or abstention
+        or figures
+        or demo
+        or ask
+    ):
         _list(console, editing)
 
 
@@ -146,15 +175,15 @@ def _list(console: Console, editing: Editing) -> None:
     console.print(table)
 
 
-def _try(console: Console, editing: Editing, n: int) -> None:
-    from memlm.edit.figure import draw_trial
+def _try(console: Console, editing: Editing, n: int, names: list[str] | None) -> None:
     from memlm.edit.finetune import Tuning
+    from memlm.edit.methods import METHODS
     from memlm.edit.trial import run_trial
-    from memlm.experiment.editing import write_trial
 
+    chosen = _chosen({kind.name: kind for kind in METHODS}, names)
     subject = editing.subject(n)
     with _bars() as progress:
-        results = run_trial(subject, Tuning(), progress)
+        results = run_trial(subject, Tuning(), progress, list(chosen.values()), editing.keeper("edit-trial"))
     table = Table("way", "edits", "efficacy", "paraphrase", "neighbourhood", "held-out loss", "fluency", "s an edit")
     for name, measures in results.items():
         for row in measures:
@@ -163,36 +192,61 @@ def _try(console: Console, editing: Editing, n: int) -> None:
             bits = "-" if fluency is None else f"{fluency:.2f} bits"
             table.add_row(name, f"{row['edits']}", *shares, change, bits, f"{row['seconds']:.2f}")
     console.print(table)
-    console.print(f"figure: {write_trial(editing.finished.run.folder, 'edit-trial', results, draw_trial(results))}")
+    _draw(console, editing, "edit-trial")
 
 
-def _stream(console: Console, editing: Editing, sets: int) -> None:
+def _stream(console: Console, editing: Editing, sets: int, names: list[str] | None) -> None:
     from memlm.edit.finetune import Tuning
-    from memlm.edit.stream import draw_stream, run_stream
-    from memlm.experiment.editing import write_trial
+    from memlm.edit.stream import WAYS, run_stream
 
+    chosen = _chosen(WAYS, names)
     subject = editing.subject(1)
     with _bars() as progress:
-        results = run_stream(subject, sets, Tuning(), progress)
+        results = run_stream(subject, sets, Tuning(), progress, chosen, editing.keeper("edit-stream"))
     table = Table("way", "new facts", "of the last set", "of all sets", "old facts forgotten")
     for name, rows in results.items():
         last = rows[-1]
         shares = (_percent(last[field]) for field in ("latest", "learned", "forgotten"))
         table.add_row(name, f"{last['facts']}", *shares)
     console.print(table)
-    console.print(f"figure: {write_trial(editing.finished.run.folder, 'edit-stream', results, draw_stream(results))}")
+    _draw(console, editing, "edit-stream")
+
+
+def _draw(console: Console, editing: Editing, name: str) -> None:
+    """Draws what was measured so far, if anything was, beside the numbers."""
+    from memlm.report.editing import FIGURES
+    from memlm.storage import write_text
+
+    if parts := editing.measured(name):
+        target = editing.finished.run.folder / name / "figure.svg"
+        write_text(target, FIGURES[name](parts))
+        console.print(f"figure: {target}")
+
+
+def _chosen(ways: Mapping[str, T], names: list[str] | None) -> dict[str, T]:
+    """Returns the ways with these names, or all."""
+    for name in names or []:
+        if name not in ways:
+            raise EditError(f"--way {name!r}: there is none; known: {', '.join(map(repr, ways))}")
+    return {name: way for name, way in ways.items() if names is None or name in names}
 
 
 def _tell_apart(console: Console, editing: Editing) -> None:
     from memlm.edit.abstention import measure
 
-    world, editor = editing.world(), editing.editor
+    world, editor, keep = editing.world(), editing.editor, editing.keeper("edit-abstention")
     found = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, world)
-    names = list(next(iter(found.values())))
+    for part, rows in found.items():
+        keep(part, rows)
+    first, *names = found["auroc"][0]
     table = Table("AUROC, or share", *names)
-    for what, row in found.items():
-        table.add_row(what, *(f"{row[name]:.3f}" for name in names))
+    for row in found["auroc"]:
+        table.add_row(row[first], *(f"{row[name]:.3f}" for name in names))
+    for row in found["risk"]:
+        if row["coverage"] in SHOWN:
+            table.add_row(f"wrong among the surest {row['coverage']:.0%}", *(f"{row[name]:.3f}" for name in names))
     console.print(table)
+    _draw(console, editing, "edit-abstention")
 
 
 def _demonstrate(console: Console, editing: Editing, n: int) -> None:

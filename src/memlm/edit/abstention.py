@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 from memlm.data.asking import ask
 from memlm.data.questions import Question
 from memlm.data.world import World
+from memlm.edit.results import Row, Trial
 from memlm.evaluate.recall import answer, encode
 from memlm.model.decoder import Decoder
 
@@ -32,6 +33,8 @@ MOST = 500
 KNOWN = "paraphrase"
 UNKNOWN = ("unknown_entity", "unknown_attribute")
 BATCH = 256
+COVERAGES = tuple(round(0.05 * n, 2) for n in range(1, 21))
+"""Shares of the questions that are answered, the surest first."""
 
 
 class Scored(NamedTuple):
@@ -42,24 +45,30 @@ class Scored(NamedTuple):
     is_right: np.ndarray
 
 
-def measure(decoder: Decoder, tokenizer: Tokenizer, seq_len: int, world: World) -> dict[str, dict[str, float]]:
-    """Returns the AUROC of each score, by what is told apart: a spelling of the names and a kind of unknown."""
+def measure(decoder: Decoder, tokenizer: Tokenizer, seq_len: int, world: World) -> Trial:
+    """Returns how well the scores tell known from unknown.
+
+    Returns:
+        ``auroc``: the AUROC of each score, a row for each spelling of the names and kind of unknown (``what``);
+        ``risk``: the share of wrong answers among the surest, by each score, a row for each ``coverage``, as told.
+    """
     asked = [question for question in ask(world, MOST) if question.kind in (KNOWN, *UNKNOWN)]
     spelt = {"as told": asked, "alias": [alias(q) for q in asked], "misspelt": [misspelt(q) for q in asked]}
-    found: dict[str, dict[str, float]] = {}
-    for spelling, questions in spelt.items():
-        scored = score(decoder, tokenizer, seq_len, world, questions)
-        kinds = np.array([question.kind for question in questions])
-        for unknown in UNKNOWN:
-            chosen = np.isin(kinds, (KNOWN, unknown))
-            if (kinds == unknown).any():
-                row = {name: auroc(each[chosen], kinds[chosen] == KNOWN) for name, each in scored.scores.items()}
-                found[f"{unknown.replace('_', ' ')}, {spelling}"] = row
-        if spelling == "as told":
-            for share in (0.5, 0.8, 1.0):
-                row = {name: risk(each, scored.is_right, share) for name, each in scored.scores.items()}
-                found[f"wrong among the surest {share:.0%}"] = row
-    return found
+    scored = {spelling: score(decoder, tokenizer, seq_len, world, questions) for spelling, questions in spelt.items()}
+    kinds = np.array([question.kind for question in asked])
+    found: list[Row] = []
+    for spelling, unknown in product(scored, UNKNOWN):
+        chosen = np.isin(kinds, (KNOWN, unknown))
+        if (kinds == unknown).any():
+            scores = scored[spelling].scores.items()
+            areas = {name: auroc(each[chosen], kinds[chosen] == KNOWN) for name, each in scores}
+            found.append({"what": f"{unknown.replace('_', ' ')}, {spelling}", **areas})
+    told = scored["as told"]
+    risks = ({name: risk(each, told.is_right, share) for name, each in told.scores.items()} for share in COVERAGES)
+    return {
+        "auroc": found,
+        "risk": [{"coverage": share, **row} for share, row in zip(COVERAGES, risks, strict=True)],
+    }
 
 
 def score(decoder: Decoder, tokenizer: Tokenizer, seq_len: int, world: World, questions: Sequence[Question]) -> Scored:

@@ -115,7 +115,7 @@ class Editor:
         if not isinstance(self.rows, EntryRows):
             raise EditError("the memory holds vectors and no texts; give --set 'subject | relation | new answer'")
         ids = self.tokenizer.encode(request.text, add_special_tokens=False).ids
-        change = self.rows.replacement(request.slot, ids)
+        change = self.rows.replacement([request.slot], ids)
         told = Edit(
             id=self._next_id,
             kind="replace",
@@ -133,7 +133,7 @@ class Editor:
         return Made(self._do(told, change), 0, conflicts)
 
     def _learn(self, request: Request) -> Made:
-        if isinstance(self.rows, EntryRows):
+        if isinstance(self.rows, EntryRows) and not self.rows.are_found_by_text:
             raise EditError(
                 f"{request.subject} | {request.relation}: the memory holds texts; replace one by "
                 f"--replace 'SLOT | new text' ({self._entries_about(self.rows, request)})"
@@ -142,8 +142,11 @@ class Editor:
         is_deletion = request.kind == "delete"
         old = self.ask(prompts[0])
         texts = self._texts(prompts, request)
-        background = self._read_background()
-        change = learn_rows(self.model.decoder, texts, background, self._tuning, is_deletion)
+        if isinstance(self.rows, EntryRows):
+            entry = [] if is_deletion else texts[0].ids[-texts[0].n_answer :]
+            change = self.rows.replacement(self.rows.answering(self.model.decoder, texts), entry)
+        else:
+            change = learn_rows(self.model.decoder, texts, self._read_background(), self._tuning, is_deletion)
         conflicts = self._conflicts(change) + [
             f"edit {edit.id} is about the same fact ({edit.answer or 'deleted'})"
             for edit in self.edits
@@ -163,7 +166,8 @@ class Editor:
             change=fingerprint(change),
         )
         edit = self._do(told, change)
-        self._spare(background, edit)
+        if self._background is not None:
+            self._spare(self._background, edit)
         exact = answer(self.model.decoder, texts, len(texts)).exact
         return Made(edit, int((~exact if is_deletion else exact).sum()), conflicts)
 
@@ -269,7 +273,7 @@ class Editor:
         """Adds an edit's text to what later ones leave alone, as the base reads it: no matter when it is added."""
         questions = [Question(prompt, f" {edit.answer}" if edit.answer else "", "edit") for prompt in edit.prompts]
         with self._state.lent():
-            background.add([text.ids for text in encode(questions, self.tokenizer, self.seq_len)])
+            background.add([text.ids for text in encode(questions, self.tokenizer, self.seq_len)], self._tuning.earlier)
 
 
 @torch.inference_mode()

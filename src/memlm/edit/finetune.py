@@ -1,8 +1,8 @@
 """Sparse memory finetuning (Lin et al. 2025, arXiv:2510.15103): only the rows that are the fact's own are trained.
 
-The rows are those with the highest TF-IDF: read much by the edit's texts, and in little of the background. They learn
-the answer in all wordings at once, while the text that reads them most must go on as before: the divergence from the
-model before the edit is part of the loss. The paper has neither paraphrases in the batch nor this term.
+The rows are those with the highest TF-IDF: read much where the edit's texts answer, and in little of the background.
+They learn the answer in all wordings at once. Two things are not in the paper: paraphrases are in the batch, and rows
+are trained in coordinates in which a step that changes what the background reads is a small one, see `calm_basis`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memlm.edit.background import Background, padded, read_counts
+from memlm.edit.background import Background, padded
 from memlm.edit.rows import Change, VectorRows
 from memlm.evaluate.recall import Encoded
 from memlm.model.decoder import Decoder
 
 FORGOTTEN = 5.0
 """Nats of a deleted answer beyond which it is pushed no further."""
+MOMENTUM = 0.9
+SMALLEST = 1e-12
+"""What a gradient's norm is divided by at least."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +34,25 @@ class Tuning:
 
     Attributes:
         share: Most rows of an edit, as a share of all rows.
-        steps: Most steps of Adam.
-        lr: Its rate.
-        sure: It ends when every token of the answer is at least so likely in every wording; to delete, when every
-            answer as a whole is at most as likely as this leaves.
-        near: Background sequences that must stay as they are.
+        rows: Most rows of an edit, as a number.
+        steps: Most steps.
+        lr: The norm of a step, in those coordinates, over all rows of the edit.
+        sure: It ends when every token of the answer is at least so likely in every wording.
+        gone: A deletion ends when every answer as a whole is at most so likely.
+        calm: Weight of what the background reads in the coordinates in which rows are trained.
+        earlier: How many times what the texts of earlier edits read counts there.
+        near: Background sequences that must stay as they are, where other weights than rows are trained.
         locality: Weight of their mean divergence, in nats per token, beside the mean loss of an answer's token.
     """
 
     share: float = 0.01
-    steps: int = 80
-    lr: float = 0.02
-    sure: float = 0.9
+    rows: int = 256
+    steps: int = 120
+    lr: float = 0.6
+    sure: float = 0.5
+    gone: float = 0.1
+    calm: float = 1.0
+    earlier: float = 10.0
     near: int = 24
     locality: float = 10.0
 
@@ -77,30 +87,65 @@ def learn_rows(
     """
     rows = VectorRows(decoder)
     chosen = rows_of(decoder, texts, background, tuning)
+    basis = calm_basis(background.overlap(chosen), tuning.calm)
     before = rows.read(chosen)
-    delta = nn.Parameter(torch.zeros_like(before))
-    optimizer = torch.optim.Adam([delta], lr=tuning.lr)
+    now = before.to(basis)
+    momentum = _Momentum(torch.zeros_like(now))
 
     def update(loss: Tensor) -> None:
         loss.backward()
-        delta.grad = rows.take_gradient(chosen)
-        optimizer.step()
-        rows.write(chosen, before + delta.detach())
+        momentum.step(basis @ rows.take_gradient(chosen), tuning.lr)
+        rows.write(chosen, now + basis @ momentum.value)
 
     try:
         with training(decoder, [bank.values for bank in rows.banks]):
-            near = background.nearest(chosen, tuning.near)
-            train_until_sure(decoder, texts, near, tuning, update, is_deletion)
-        return Change(chosen, before, rows.read(chosen))
+            train_until_sure(decoder, texts, [], tuning, update, is_deletion)
+        return Change(chosen.cpu(), before, rows.read(chosen))
     finally:
         rows.write(chosen, before)
 
 
+def calm_basis(overlap: Tensor, calm: float) -> Tensor:
+    """Returns the coordinates in which rows are trained, as the symmetric matrix (1 + calm C)^(-1/2), [N, N].
+
+    A change of the rows is this matrix times what a step moves. Along a direction that the background reads with the
+    weight c, it and the gradient both shrink by (1 + calm c)^(-1/2), so that what is learned goes where little is read.
+
+    Args:
+        overlap: What the background reads of the rows, C [N, N], as `Background.overlap` gives it.
+        calm: Its weight; 0: rows are trained as they are.
+    """
+    values, vectors = torch.linalg.eigh(overlap)
+    return vectors * (1 + calm * values.clamp_min(0)).rsqrt() @ vectors.T
+
+
 def rows_of(decoder: Decoder, texts: Sequence[Encoded], background: Background, tuning: Tuning) -> Tensor:
-    """Returns the rows that are the texts' own, ascending."""
+    """Returns the rows that are the texts' own, ascending, on the model's device."""
     rows = VectorRows(decoder)
-    counts = torch.stack(read_counts(decoder, rows, [text.ids[:-1] for text in texts])).sum(0)
-    return pick_rows(counts, background, max(1, int(tuning.share * len(rows))))
+    goal = _Goal.of(texts, background.frequency.device, is_deletion=False)
+    with torch.inference_mode():
+        read = rows.of(decoder(goal.inputs).reads)[goal.row, goal.place]  # [answer tokens, R]
+    counts = torch.bincount(read.flatten(), minlength=len(rows))
+    return pick_rows(counts, background, max(1, min(tuning.rows, int(tuning.share * len(rows)))))
+
+
+class _Momentum:
+    """Gradient descent with momentum, whose steps are shorter where gradients are than they were on average so far.
+
+    Adam would divide every number by its own size, and what the basis has shrunk would grow again.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+        self._mean, self._square, self._steps = torch.zeros_like(value), value.new_zeros(()), 0
+
+    def step(self, gradient: Tensor, rate: float) -> None:
+        """Takes a step; its norm is ``rate`` if gradients are all alike."""
+        self._steps += 1
+        self._mean.lerp_(gradient, 1 - MOMENTUM)
+        self._square += gradient.square().sum()
+        size = (self._square / self._steps).sqrt().clamp_min(SMALLEST)
+        self.value -= rate * self._mean / (1 - MOMENTUM**self._steps) / size
 
 
 @contextmanager
@@ -130,18 +175,28 @@ def train_until_sure(
     Args:
         decoder: The model, in eval mode.
         texts: Prompts with the answer.
-        near: Sequences that must go on as before.
+        near: Sequences that must go on as before, if any.
         tuning: Steps, and the weight of the sequences.
         update: Takes a step by the loss.
         is_deletion: Make the answers unlikely.
     """
     goal = _Goal.of(texts, decoder.embedding.weight.device, is_deletion)
-    stay = _Locality.of(decoder, near)
+    stay = _Locality.of(decoder, near) if near and tuning.locality else None
+    inputs = goal.inputs if stay is None else _stacked(goal.inputs, stay.inputs)
+    enough = 1 - tuning.gone if is_deletion else tuning.sure
     for _ in range(tuning.steps):
-        outcome = goal.loss(decoder)
-        if outcome.certainty >= tuning.sure:
+        hidden = decoder(inputs).hidden
+        outcome = goal.outcome(decoder, hidden)
+        if outcome.certainty >= enough:
             break
-        update(outcome.loss + tuning.locality * stay.loss(decoder))
+        apart = 0 if stay is None else stay.divergence(decoder, hidden[len(goal.inputs) :])
+        update(outcome.loss + tuning.locality * apart)
+
+
+def _stacked(first: Tensor, second: Tensor) -> Tensor:
+    """Returns two batches of token ids as one, [B, T], filled up on the right."""
+    width = max(first.shape[1], second.shape[1])
+    return torch.cat([F.pad(ids, (0, width - ids.shape[1])) for ids in (first, second)])
 
 
 class _Outcome(NamedTuple):
@@ -151,11 +206,20 @@ class _Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class _Goal:
-    """Answers that are to become likely, or unlikely: inputs [B, T], targets [B, T], and which targets count [B, T]."""
+    """Answers that are to become likely, or unlikely.
+
+    Attributes:
+        inputs: Texts, [B, T].
+        row: The text in which each answer's token is predicted, [answer tokens].
+        place: Where in it, [answer tokens].
+        targets: The answers' tokens, [answer tokens].
+        is_deletion: Make them unlikely.
+    """
 
     inputs: Tensor
+    row: Tensor
+    place: Tensor
     targets: Tensor
-    is_answer: Tensor
     is_deletion: bool
 
     @classmethod
@@ -164,16 +228,17 @@ class _Goal:
         ends = is_real.sum(1, keepdim=True)
         begins = ends - torch.tensor([[text.n_answer] for text in texts])
         place = torch.arange(ids.shape[1])
-        is_answer = (place >= begins) & (place < ends)
-        return cls(ids[:, :-1].to(device), ids[:, 1:].to(device), is_answer[:, 1:].to(device), is_deletion)
+        row, place = ((place >= begins) & (place < ends))[:, 1:].nonzero(as_tuple=True)
+        inputs, targets = ids[:, :-1].to(device), ids[row, place + 1].to(device)
+        return cls(inputs, row.to(device), place.to(device), targets, is_deletion)
 
-    def loss(self, decoder: Decoder) -> _Outcome:
-        row, place = self.is_answer.nonzero(as_tuple=True)
-        logits = decoder.logits(decoder(self.inputs).hidden[row, place]).float()
-        lost = F.cross_entropy(logits, self.targets[row, place], reduction="none")  # [answer tokens]
+    def outcome(self, decoder: Decoder, hidden: Tensor) -> _Outcome:
+        """Returns how far the goal is, by the last hidden states [B or more, T, D]."""
+        logits = decoder.logits(hidden[self.row, self.place]).float()
+        lost = F.cross_entropy(logits, self.targets, reduction="none")  # [answer tokens]
         if not self.is_deletion:
             return _Outcome(lost.mean(), (-lost.detach()).exp().min().item())
-        whole = lost.new_zeros(len(self.inputs)).index_add(0, row, lost)  # nats of each answer, [B]
+        whole = lost.new_zeros(len(self.inputs)).index_add(0, self.row, lost)  # nats of each answer, [B]
         return _Outcome(F.relu(FORGOTTEN - whole).mean(), 1 - (-whole.detach()).exp().max().item())
 
 
@@ -193,6 +258,7 @@ class _Locality:
             old = decoder.logits(decoder(inputs).hidden[is_real]).float().log_softmax(-1)
         return cls(inputs, is_real, old)
 
-    def loss(self, decoder: Decoder) -> Tensor:
-        new = decoder.logits(decoder(self.inputs).hidden[self.is_real]).float().log_softmax(-1)
+    def divergence(self, decoder: Decoder, hidden: Tensor) -> Tensor:
+        """Returns the mean divergence of a token, in nats, by the last hidden states [B, at least T, D]."""
+        new = decoder.logits(hidden[:, : self.is_real.shape[1]][self.is_real]).float().log_softmax(-1)
         return F.kl_div(new, self.old, reduction="batchmean", log_target=True)

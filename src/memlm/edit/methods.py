@@ -1,7 +1,7 @@
 """Ways to teach a model a fact: sparse memory finetuning, and what it is compared with, on the same model.
 
-Those that train differ in nothing but what they train: the texts, the background text that must stay as it is, the
-steps and the end are the same.
+Those that train have the same texts, the same background text that must stay as it is, and the same end. Rows spare it
+by the coordinates in which they are trained; what trains other weights has its divergence in the loss.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
+    package: ClassVar[str | None] = None
+    """What it needs beside memlm's own packages."""
     is_trained: ClassVar[bool] = True
     """Whether facts go into the weights; a model that is handed facts as text stays as it is."""
 
@@ -78,7 +80,7 @@ class Sparse(Method):
     def learn(self, lesson: Lesson) -> None:
         """Trains the facts' own rows."""
         apply(learn_rows(self.decoder, lesson.texts, self.background, self.tuning), VectorRows(self.decoder))
-        self.background.add([text.ids for text in lesson.texts])
+        self.background.add([text.ids for text in lesson.texts], self.tuning.earlier)
 
 
 class Full(Method):
@@ -112,6 +114,7 @@ class Lora(Full):
     """Finetuning of low-rank adapters of the attention and feed-forward layers (Hu et al. 2021, arXiv:2106.09685)."""
 
     name = "LoRA"
+    package = "peft"
     rate = LORA_RATE
 
     def __init__(self, decoder: Decoder, background: Sequence[Sequence[int]], tuning: Tuning) -> None:
@@ -156,6 +159,7 @@ class Retrieval(InContext):
     """The fact that BM25 finds for the question stands before it; nothing is trained."""
 
     name = "retrieval"
+    package = "rank_bm25"
 
     def __init__(self, decoder: Decoder, background: Sequence[Sequence[int]], tuning: Tuning) -> None:
         super().__init__(decoder, background, tuning)
@@ -175,14 +179,15 @@ class Retrieval(InContext):
         return _after([self.statements[best]], question)
 
 
-def require_packages() -> None:
-    """Asks for what the other ways need, before any of them has run.
+def require_packages(methods: Sequence[type[Method]]) -> None:
+    """Asks for what ways need, before any of them has run.
 
     Raises:
         MissingDependencyError: a package is not installed.
     """
-    optional("peft", "edit", "the LoRA baseline")
-    optional("rank_bm25", "edit", "the retrieval baseline")
+    for method in methods:
+        if method.package is not None:
+            optional(method.package, "edit", f"the {method.name} baseline")
 
 
 METHODS: tuple[type[Method], ...] = (Sparse, Full, Lora, Retrieval, InContext)

@@ -127,8 +127,13 @@ def plain_wordings(request: Request) -> list[str]:
     return [PROSE.sentence(frame, request.subject, request.relation) for frame in PROSE.frames]
 
 
-def world_wordings(world: World) -> Wordings:
-    """Returns what asks in the training templates of a generated world; held-out ones are never used."""
+def world_wordings(world: World, is_found_by_text: bool = False) -> Wordings:
+    """Returns what asks in the training templates of a generated world; held-out ones are never used.
+
+    Args:
+        world: The world.
+        is_found_by_text: The wording alone leads to what is edited, so each needs its own edit, held-out ones too.
+    """
     by_noun = {attribute.noun: column for column, attribute in enumerate(world.attributes)}
 
     def wordings(request: Request) -> list[str]:
@@ -138,6 +143,8 @@ def world_wordings(world: World) -> Wordings:
         templates = world.templates[column].train
         n = min(MOST_PROMPTS, len(templates))
         chosen = [templates[index * len(templates) // n] for index in range(n)]
+        if is_found_by_text:
+            chosen = [*templates, *world.templates[column].held_out]
         return [world.prompt(template, request.subject, column) for template in chosen]
 
     return wordings

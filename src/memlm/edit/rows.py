@@ -20,6 +20,8 @@ from memlm.bank.tokens import TokenBank
 from memlm.bank.vectors import VectorBank
 from memlm.encoder.base import NO_TOKEN
 from memlm.errors import EditError
+from memlm.evaluate.recall import Encoded
+from memlm.fill.facts import answer_slots
 from memlm.memory.base import MemoryRead
 from memlm.model.decoder import Decoder
 
@@ -93,7 +95,7 @@ class Rows(ABC, Generic[B]):
         """Returns a copy of what ``rows`` [N] hold on the CPU, [N, width]."""
         found = torch.empty(len(rows), self.width, dtype=self.dtype)
         for bank, here, slots in self._by_bank(rows):
-            found[here] = self.table(bank)[slots].to(found)
+            found[here.cpu()] = self.table(bank)[slots].to(found)
         return found
 
     @torch.no_grad()
@@ -101,7 +103,7 @@ class Rows(ABC, Generic[B]):
         """Gives ``rows`` [N] the ``values`` [N, width]."""
         for bank, here, slots in self._by_bank(rows):
             table = self.table(bank)
-            table[slots] = values[here].to(table)
+            table[slots] = values[here.to(values.device)].to(table)
 
     def of(self, reads: dict[int, MemoryRead]) -> Tensor:
         """Returns the rows that each token reads in all layers, [B, T, R]."""
@@ -142,11 +144,11 @@ class VectorRows(Rows[VectorBank]):
         return bool(values.isfinite().all())
 
     def take_gradient(self, rows: Tensor) -> Tensor:
-        """Returns the gradient of ``rows`` [N], [N, d_value] on the CPU, and clears that of all rows."""
-        found = torch.zeros(len(rows), self.width)
+        """Returns the gradient of ``rows`` [N], [N, d_value] float32 on the model's device, and clears that of all."""
+        found = torch.zeros(len(rows), self.width, device=self.table(self.banks[0]).device)
         for bank, here, slots in self._by_bank(rows):
             if bank.values.grad is not None:
-                found[here] = bank.values.grad[slots].cpu()
+                found[here] = bank.values.grad[slots].to(found)
         for bank in self.banks:
             bank.values.grad = None
         return found
@@ -166,6 +168,9 @@ class EntryRows(Rows[TokenBank]):
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__([bank for bank in decoder.banks if isinstance(bank, TokenBank)])
+        memory = decoder.config.memory
+        self.are_found_by_text = memory is not None and memory.n_tokens > 0
+        """Whether the last tokens of a text decide, by themselves, what is read."""
 
     def table(self, bank: TokenBank) -> Tensor:
         """Returns the bank's entries, [entries, entry_length]."""
@@ -185,21 +190,29 @@ class EntryRows(Rows[TokenBank]):
         """Returns an entry's token ids."""
         return [token for token in self.read(torch.tensor([row]))[0].tolist() if token != NO_TOKEN]
 
-    def replacement(self, row: int, token_ids: Sequence[int]) -> Change:
-        """Returns the change that puts another entry in the place of one; the model is as before afterwards.
+    def replacement(self, rows: Sequence[int], token_ids: Sequence[int]) -> Change:
+        """Returns the change that puts one entry in the place of some; the model is as before afterwards.
 
         Raises:
             EditError: there is no such row.
-            RunError: the slot holds no entry, or the entry does not fit, as of `TokenBank.replace`.
+            RunError: a slot holds no entry, or the entry does not fit, as of `TokenBank.replace`.
         """
-        number, slot = divmod(row, self.banks[0].n_slots)
-        if number >= len(self.banks):
-            raise EditError(f"slot {row}: there is none; the last is {len(self) - 1}")
-        bank, rows = self.banks[number], torch.tensor([row])
-        before = bank.replace([slot], [token_ids])
-        change = Change(rows, before.tokens.cpu(), self.read(rows))
-        bank.restore(before)
-        return change
+        found = torch.tensor(sorted(rows))
+        missing = [row for row in rows if row >= len(self)]
+        if missing:
+            raise EditError(f"slot {missing[0]}: there is none; the last is {len(self) - 1}")
+        before = [
+            (bank, bank.replace(slots.tolist(), [token_ids] * len(slots))) for bank, _, slots in self._by_bank(found)
+        ]
+        after = self.read(found)
+        for bank, entries in before:
+            bank.restore(entries)
+        return Change(found, self.read(found), after)
+
+    def answering(self, decoder: Decoder, texts: Sequence[Encoded]) -> list[int]:
+        """Returns the rows that are read where texts are about to give a token of their answer, ascending."""
+        slots = answer_slots(decoder, [(text.ids, text.n_answer) for text in texts])
+        return sorted(self._first[bank] + slot for bank, read in slots for slot in read)
 
 
 AnyRows = VectorRows | EntryRows

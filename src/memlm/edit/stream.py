@@ -12,36 +12,38 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-
 from memlm.data.asking import ask, new_facts
 from memlm.edit.finetune import Tuning
 from memlm.edit.methods import Full, Lora, Method, Retrieval, Sparse, require_packages
-from memlm.edit.trial import BATCH, Subject, Trial
+from memlm.edit.results import Row, Trial
+from memlm.edit.trial import BATCH, Subject
 from memlm.errors import EditError
 from memlm.evaluate.recall import answer, encode
 
 TOLD = 500
 """Most told facts that are asked."""
-ALONE = 0.0
-"""The weight of the background text where nothing but the new facts is trained on."""
+MOST_ROWS = 4096
+"""Rows that a set is learned in at most."""
 
-Ways = Mapping[str, tuple[type[Method], float | None]]
+Ways = Mapping[str, tuple[type[Method], bool]]
 WAYS: Ways = {
-    "sparse memory": (Sparse, None),
-    "sparse memory, no background": (Sparse, ALONE),
-    "full finetuning": (Full, ALONE),
-    "full, with background (replay)": (Full, None),
-    "LoRA": (Lora, ALONE),
-    "retrieval": (Retrieval, ALONE),
+    "sparse memory": (Sparse, True),
+    "sparse memory, no background": (Sparse, False),
+    "full finetuning": (Full, False),
+    "full, with background (replay)": (Full, True),
+    "LoRA": (Lora, False),
+    "retrieval": (Retrieval, False),
 }
-"""The ways, and the weight of the background text; None: that of the tuning."""
+"""The ways, and whether they spare the background text."""
 
 
 def run_stream(
-    subject: Subject, sets: int, tuning: Tuning, progress: Callable[[str, int, int], None], ways: Ways = WAYS
+    subject: Subject,
+    sets: int,
+    tuning: Tuning,
+    progress: Callable[[str, int, int], None],
+    ways: Ways = WAYS,
+    keep: Callable[[str, list[Row]], None] = lambda *_: None,
 ) -> Trial:
     """Teaches new facts in ``sets`` sets of equal size in every way, and returns what is learned and forgotten.
 
@@ -51,11 +53,12 @@ def run_stream(
         tuning: How whatever is trained is trained; its share of rows is that of one fact.
         progress: Is told the name of the way, and how many sets of how many are learned.
         ways: The ways, by name.
+        keep: Is told the name of the way and its rows so far, after each set.
 
     Raises:
         EditError: there are fewer new facts than sets.
     """
-    require_packages()
+    require_packages([kind for kind, _ in ways.values()])
     facts = list(new_facts(subject.world, 10**6))
     size = len(facts) // sets
     if not size:
@@ -64,9 +67,11 @@ def run_stream(
     was_right = answer(subject.decoder, encode(told, subject.tokenizer, subject.seq_len), BATCH).exact
     known = [question for question, right in zip(told, was_right, strict=True) if right]
     found: Trial = {}
-    for name, (kind, weight) in ways.items():
-        own = replace(tuning, share=min(1.0, tuning.share * size))
-        method = kind(subject.decoder, subject.background, own if weight is None else replace(own, locality=weight))
+    # A step is as long as those of all facts together would be if they stood at right angles to each other.
+    rows, share = min(MOST_ROWS, tuning.rows * size), min(1.0, tuning.share * size)
+    own = replace(tuning, share=share, rows=rows, lr=tuning.lr * size**0.5)
+    for name, (kind, spares) in ways.items():
+        method = kind(subject.decoder, subject.background, own if spares else replace(own, calm=0, locality=0))
         found[name] = []
         for number in range(1, sets + 1):
             method.learn(subject.lesson(*facts[(number - 1) * size : number * size]))
@@ -82,22 +87,5 @@ def run_stream(
                     "forgotten": 1 - float(subject.exact(method, known).mean()) if known else None,
                 }
             )
+            keep(name, found[name])
     return found
-
-
-def draw_stream(stream: Trial) -> Figure:
-    """Returns the figure of what `run_stream` returned."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    FigureCanvasSVG(figure)
-    learned, forgotten = figure.subplots(1, 2)
-    for name, rows in stream.items():
-        numbers = [row["set"] for row in rows]
-        for axes, field in ((learned, "learned"), (forgotten, "forgotten")):
-            shares = [np.nan if (share := row[field]) is None else 100 * share for row in rows]
-            axes.plot(numbers, shares, marker="o", markersize=3, label=name)
-    for axes, title in ((learned, "new facts learned, %"), (forgotten, "old facts forgotten, %")):
-        axes.set_title(title, fontsize=9)
-        axes.set_xlabel("sets of new facts")
-        axes.set_ylim(-3, 103)
-    figure.legend(*learned.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
-    return figure

@@ -29,13 +29,12 @@ from memlm.data.world import World
 from memlm.edit.finetune import Tuning
 from memlm.edit.methods import METHODS, Lesson, Method, require_packages
 from memlm.edit.request import Request, world_wordings
+from memlm.edit.results import Row, Trial
 from memlm.errors import EditError
 from memlm.evaluate.loss import mean_loss
 from memlm.evaluate.recall import answer, encode
 from memlm.model.decoder import Decoder
 
-Trial = dict[str, list[dict[str, float | None]]]
-"""Measures by the name of the way, as plain data."""
 STOPS = (1, 10, 100, 1000)
 """Numbers of edits after which is measured."""
 BATCH = 256
@@ -139,8 +138,8 @@ def held_out_statements(world: World, facts: Sequence[Edit]) -> Iterator[str]:
 
 def try_method(
     kind: type[Method], subject: Subject, tuning: Tuning, progress: Callable[[str, int, int], None]
-) -> list[Measures]:
-    """Makes all edits in one way, and measures on the way.
+) -> Iterator[Measures]:
+    """Makes all edits in one way, and yields what is measured on the way.
 
     Args:
         kind: The way.
@@ -152,7 +151,6 @@ def try_method(
     neighbours = {(n.subject, n.relation): n for fact in subject.facts for n in fact.neighbours}
     was_right = answer(subject.decoder, encode(list(neighbours.values()), subject.tokenizer, subject.seq_len), BATCH)
     known = {key for key, right in zip(neighbours, was_right.exact, strict=True) if right}
-    found: list[Measures] = []
     spent = 0.0
     for number, fact in enumerate(subject.facts, 1):
         lesson, start = subject.lesson(fact), time.perf_counter()
@@ -160,8 +158,7 @@ def try_method(
         spent += time.perf_counter() - start
         progress(method.name, number, len(subject.facts))
         if number in STOPS or number == len(subject.facts):
-            found.append(_measure(method, subject, subject.facts[:number], known, spent / number))
-    return found
+            yield _measure(method, subject, subject.facts[:number], known, spent / number)
 
 
 def run_trial(
@@ -169,10 +166,25 @@ def run_trial(
     tuning: Tuning,
     progress: Callable[[str, int, int], None],
     methods: Sequence[type[Method]] = METHODS,
+    keep: Callable[[str, list[Row]], None] = lambda *_: None,
 ) -> Trial:
-    """Tries every way, and returns its measures by its name, as plain data; arguments as of `try_method`."""
-    require_packages()
-    return {kind.name: [asdict(each) for each in try_method(kind, subject, tuning, progress)] for kind in methods}
+    """Tries ways to edit, and returns the measures of each by its name.
+
+    Args:
+        subject: As of `try_method`, and so the next two.
+        tuning: Likewise.
+        progress: Likewise.
+        methods: The ways.
+        keep: Is told the name of the way and all its measures so far, after each time that is measured.
+    """
+    require_packages(methods)
+    found: Trial = {}
+    for kind in methods:
+        found[kind.name] = []
+        for measures in try_method(kind, subject, tuning, progress):
+            found[kind.name].append(asdict(measures))
+            keep(kind.name, found[kind.name])
+    return found
 
 
 def _measure(

@@ -44,6 +44,8 @@ _SAME: dict[str, Callable[[Run], object]] = {
 _SAME_SECTIONS = ("data", "train", "evaluate")
 
 
+MISSED = 0.05
+"""Share of its partner's cost by which a match may be off; beyond it a claim about the two is not at equal cost."""
 UNKNOWN = "cannot be told"
 """How a quantity was held that not every variant, or only one, has recorded."""
 
@@ -64,7 +66,7 @@ class Match:
     Args:
         solution: What was solved before the runs.
         quantity: The key of the ledger that was to be made equal.
-        off: How far the runs were from it, as a share of the partner's; None if one of the two has none.
+        off: How far the runs were from it, as a share of the partner's, below it if negative; None if one has none.
     """
 
     solution: Solution
@@ -137,10 +139,11 @@ def compare(experiment: Experiment) -> Comparison:
     results = {variant: _results(experiment.finished(variant)) for variant in variants}
     finished = experiment.finished()
     documents, broken = document_losses(experiment)
+    ledger = _ledger(experiment)
     return Comparison(
         experiment=experiment,
         results=results,
-        ledger=_ledger(experiment),
+        ledger=ledger,
         judgements=judgements(experiment, documents),
         noise=noise(experiment),
         split=next((run.record.evaluated.split for run in finished if run.record.evaluated), "validation"),
@@ -153,6 +156,7 @@ def compare(experiment: Experiment) -> Comparison:
             *tell_added(experiment),
             *_unchecked(finished),
             *_warnings(experiment),
+            *_missed(ledger),
         ],
     )
 
@@ -180,7 +184,7 @@ def _matches(experiment: Experiment, rows: Sequence[LedgerRow]) -> Iterator[Matc
     for solution in experiment.plan.matches:
         quantity = QUANTITIES.get(solution.by, "")
         own, partner = (costs.get(variant, {}).get(quantity) for variant in (solution.variant, solution.to))
-        yield Match(solution, quantity, abs(own / partner - 1) if own is not None and partner else None)
+        yield Match(solution, quantity, own / partner - 1 if own is not None and partner else None)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -273,6 +277,17 @@ def _warnings(experiment: Experiment) -> Iterator[str]:
     dirty = [run.name for run in runs if run.record.dirty]
     if dirty:
         yield f"Uncommitted changes: the commit does not say what code ran in {_listed(dirty)}."
+
+
+def _missed(ledger: Ledger) -> Iterator[str]:
+    """Tells of matches that the runs did not meet."""
+    for match in ledger.matches:
+        if match.off is not None and abs(match.off) > MISSED:
+            own, to = match.solution.variant, match.solution.to
+            yield (
+                f"Not matched: {own} was to equal {to} by {match.solution.by} and had {100 * abs(match.off):.2g} % "
+                f"{'less' if match.off < 0 else 'more'}, so a claim about the two is not one at equal cost."
+            )
 
 
 def _meant(experiment: Experiment, run: Run) -> Iterator[str]:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from tokenizers import Tokenizer
 
+from memlm.bank.vectors import VectorsConfig
 from memlm.data.world import World
 from memlm.edit import log
 from memlm.edit.background import TOKENS
 from memlm.edit.editor import Editor
 from memlm.edit.finetune import Tuning
 from memlm.edit.request import plain_wordings, world_wordings
-from memlm.edit.trial import Subject, Trial
+from memlm.edit.results import Row, Trial, read_parts, write_part
+from memlm.edit.trial import Subject
 from memlm.errors import EditError
 from memlm.evaluate.loss import spread_sequences
 from memlm.experiment.finished import Finished, open_finished
 from memlm.experiment.locks import locked
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import read_finished
-from memlm.storage import replaced_folder, sha256, write_json
+from memlm.storage import sha256
 from memlm.train.checkpoint import save_model
 
 
@@ -82,21 +83,13 @@ class Editing:
         editor.undo_all()
         return Subject.of(editor.model.decoder, editor.tokenizer, editor.seq_len, world, n, self.background)
 
+    def keeper(self, trial: str) -> Callable[[str, list[Row]], None]:
+        """Returns what writes a part of a trial's measures into this folder of the run; raises as `write_part`."""
+        return lambda name, rows: write_part(self.finished.run.folder / trial, name, self.editor.base, rows)
 
-def write_trial(folder: Path, name: str, results: Trial, figure: Figure) -> Path:
-    """Writes what a trial measured, and its figure, into the folder of a run; returns the figure's path.
-
-    Raises:
-        EditError: the disk is full or cannot be written.
-    """
-    target = folder / name
-    try:
-        with replaced_folder(target) as staged:
-            write_json(staged / "results.json", results)
-            figure.savefig(staged / "figure.svg", metadata={"Date": None})  # pyright: ignore[reportUnknownMemberType]
-    except OSError as error:
-        raise EditError(f"{target}: cannot be written ({error}); make room and give the command again") from error
-    return target / "figure.svg"
+    def measured(self, trial: str) -> Trial:
+        """Returns what that folder holds of the run's weights; raises as `read_parts`."""
+        return read_parts(self.finished.run.folder / trial, self.editor.base)
 
 
 @contextmanager
@@ -128,12 +121,15 @@ def open_editing(folder: Path, tuning: Tuning | None = None, shows_bars: bool = 
     finished = open_finished(folder, "edit", shows_bars)
     data, config = finished.data, finished.config
     background = spread_sequences(data.train.ids, config.data.seq_len, TOKENS)[:, :-1].tolist()
+    memory = finished.model.decoder.config.memory
+    is_found_by_text = bool(memory.n_tokens) and not isinstance(memory.bank, VectorsConfig)
+    wordings = world_wordings(World(config.data.facts), is_found_by_text) if config.data.has_facts else plain_wordings
     editor = Editor(
         finished.model,
         Tokenizer.from_file(str(data.tokenizer)),
         background,
         sha256(finished.weights),
-        world_wordings(World(config.data.facts)) if config.data.has_facts else plain_wordings,
+        wordings,
         tuning,
     )
     editor.load(log.read_log(folder / log.FOLDER, editor.base, editor.rows))

@@ -7,8 +7,11 @@ from tokenizers import Tokenizer
 
 from memlm.config.train import TrainConfig
 from memlm.data.tokenizer import END, PAD
+from memlm.data.world import World
+from memlm.errors import DataError
 from memlm.experiment.config import ExperimentConfig
 from memlm.fill.database import fingerprint_of
+from memlm.fill.facts import fill_with_facts
 from memlm.fill.model import fill_model
 from memlm.hf import MemlmConfig, MemlmForCausalLM
 from memlm.train.loop import build_accelerator
@@ -17,10 +20,10 @@ from memlm.train.loop import build_accelerator
 def new_model(config: ExperimentConfig, variant: str, tokenizer: Tokenizer) -> MemlmForCausalLM:
     """Returns an untrained model of ``variant``; torch's random state decides its weights.
 
-    A bank of tokens is filled from its database, if its settings name one.
+    A bank of tokens is filled from its database or from the generated world, if its settings say so.
 
     Raises:
-        DataError: the database cannot be used.
+        DataError: the database or the world cannot be used.
     """
     end = tokenizer.token_to_id(END)
     pad = tokenizer.token_to_id(PAD)
@@ -36,6 +39,10 @@ def new_model(config: ExperimentConfig, variant: str, tokenizer: Tokenizer) -> M
         )
     )
     fill_model(model.decoder, tokenizer)
+    if getattr(getattr(config.variants[variant].memory, "bank", None), "facts", False):
+        if not config.data.has_facts:
+            raise DataError("memory.bank.facts: needs a generated world (data.corpus: facts)")
+        fill_with_facts(model.decoder, tokenizer, World(config.data.facts))
     return model
 
 

@@ -68,6 +68,8 @@ class MemoryConfig(Config):
         """Yields what the fields cannot see alone; a subclass adds its own."""
         if getattr(self.bank, "database", None) is not None and not self.has_product_keys:
             yield "bank.database", "needs a memory with product keys, which lead to the entries; leave it out"
+        if getattr(self.bank, "facts", False) and not self.n_tokens:
+            yield "bank.facts", "needs a memory that reads by the tokens alone (ngram_hash); leave it out"
 
     @property
     def has_product_keys(self) -> bool:

@@ -26,7 +26,7 @@ def test_a_bank_of_tokens_survives_its_dump():
     config = model(type="tokens", entry_length=7, encoder={"type": "gru"})
     bank = config.model_dump(mode="json")["memory"]["bank"]
     own = {"type": "tokens", "entry_length": 7, "encoder": {"type": "gru"}}
-    assert bank == own | {"learned_share": 0.25, "database": None}
+    assert bank == own | {"learned_share": 0.25, "database": None, "facts": False}
     assert ModelConfig.model_validate(config.model_dump(mode="json")) == config
 
 

@@ -376,6 +376,16 @@ WIRING = [
         "needs a memory with product keys, which lead to the entries; leave it out",
     ),
     (
+        memory("bank: {type: tokens, facts: true}"),
+        "memory.bank.facts = True",
+        "needs a memory that reads by the tokens alone (ngram_hash); leave it out",
+    ),
+    (
+        memory("bank: {type: tokens, facts: true, database: a.jsonl}"),
+        "memory.bank.facts = True",
+        "there is a database already; leave one of the two out",
+    ),
+    (
         memory("bank: {type: tokens, encoder: {type: mean}}"),
         "memory.bank.encoder.type = 'mean'",
         "unknown encoder 'mean'. Known: embedding_mean, gru.",

@@ -26,7 +26,7 @@ variants:
     placement: replace
     layers: [1]
 """
-QUICK = Tuning(steps=80, near=8, lr=0.05, locality=3)
+QUICK = Tuning(steps=120, lr=1.0, calm=0.01, near=8, locality=3)
 
 
 @pytest.fixture(scope="session")

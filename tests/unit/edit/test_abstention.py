@@ -42,8 +42,10 @@ def test_a_model_is_measured(trained):
     editing = open_editing(trained / "memory-s0")
     editor = editing.editor
     found = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, editing.world())
-    assert {f"{kind.replace('_', ' ')}, as told" for kind in UNKNOWN} <= set(found)
-    assert found["unknown entity, as told"]["index"] == found["unknown entity, as told"]["both"] == 1
-    assert found["unknown entity, misspelt"]["index"] == 0.5
-    assert all(0 <= value <= 1 for row in found.values() for value in row.values())
-    assert len(set(found["wrong among the surest 100%"].values())) == 1
+    told_apart = {row.pop("what"): row for row in found["auroc"]}
+    assert {f"{kind.replace('_', ' ')}, as told" for kind in UNKNOWN} <= set(told_apart)
+    assert told_apart["unknown entity, as told"]["index"] == told_apart["unknown entity, as told"]["both"] == 1
+    assert told_apart["unknown entity, misspelt"]["index"] == 0.5
+    risks = {row.pop("coverage"): row for row in found["risk"]}
+    assert list(risks) == sorted(risks) and len(set(risks[1.0].values())) == 1
+    assert all(0 <= value <= 1 for row in (*risks.values(), *told_apart.values()) for value in row.values())

@@ -12,7 +12,7 @@ from memlm.data.asking import edits
 from memlm.data.world import World
 from memlm.edit import log
 from memlm.edit.background import Background
-from memlm.edit.finetune import pick_rows
+from memlm.edit.finetune import calm_basis, pick_rows
 from memlm.edit.log import write_pack
 from memlm.edit.request import Replacement, Request
 from memlm.errors import EditError, MemlmError
@@ -273,3 +273,23 @@ def test_the_nearest_text_reads_the_same_rows(editing):
         order = [reads[sequences.index(each)] for each in background.nearest(torch.tensor(sorted(wanted)), 4)]
         shared = [len(wanted & read) for read in order]
         assert shared == sorted(shared, reverse=True) and len(order) == 4
+
+
+def test_overlap_is_what_a_change_does_to_what_is_read(editing):
+    decoder, sequences = editing.editor.model.decoder, [[5, 6, 7, 8], [90, 91, 92]]
+    background = Background(decoder, sequences[:1])
+    background.add(sequences[1:])
+    rows = torch.arange(0, N_ROWS, 3)
+    change = torch.zeros(N_ROWS, 2)
+    change[rows] = torch.randn(len(rows), 2, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        reads = [decoder(torch.tensor([ids])).reads[1] for ids in sequences]
+    moved = [(r.weights[..., None] * change[r.slots]).flatten(2, 3).sum(2).pow(2).sum() for r in reads]
+    overlap = background.overlap(rows)
+    assert torch.trace(change[rows].T @ overlap @ change[rows]) == pytest.approx(float(sum(moved)), rel=1e-4)
+
+
+def test_the_calm_basis_shrinks_what_is_read():
+    overlap = torch.tensor([[3.0, 0.0], [0.0, 0.0]])
+    assert torch.allclose(calm_basis(overlap, 1.0), torch.tensor([[0.5, 0.0], [0.0, 1.0]]))
+    assert torch.allclose(calm_basis(overlap, 0.0), torch.eye(2))

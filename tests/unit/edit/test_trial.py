@@ -1,18 +1,21 @@
 """Ways to edit, side by side: what each trains, what each is asked, and what is measured."""
 
+import shutil
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from memlm.cli.main import app
 from memlm.edit.demo import demonstrate, page
-from memlm.edit.figure import draw_trial
 from memlm.edit.finetune import Tuning
 from memlm.edit.methods import METHODS, Full, InContext, Lora, Retrieval, Sparse
+from memlm.edit.results import read_parts, write_part
 from memlm.edit.trial import held_out_statements, run_trial
 from memlm.errors import EditError, MissingDependencyError
-from memlm.experiment.editing import open_editing, write_trial
+from memlm.experiment.editing import open_editing
 from tests.unit.edit.conftest import QUICK
 
 SHORT = replace(QUICK, steps=12)
@@ -76,8 +79,8 @@ def test_held_out_statements_are_of_other_facts(subject):
 
 
 def test_a_trial_measures_every_way(subject, tmp_path):
-    told = []
-    results = run_trial(subject, SHORT, lambda *progress: told.append(progress))
+    told, kept = [], {}
+    results = run_trial(subject, SHORT, lambda *progress: told.append(progress), METHODS, kept.__setitem__)
     assert list(results) == [kind.name for kind in METHODS] and told[-1] == ("in context", 3, 3)
     for name, measures in results.items():
         assert [row["edits"] for row in measures] == [1, 3]
@@ -87,9 +90,44 @@ def test_a_trial_measures_every_way(subject, tmp_path):
     trained = [results[name][0] for name in ("sparse memory", "full finetuning", "LoRA")]
     bases = [row["loss"] / (1 + row["loss_change"]) for row in trained]
     assert bases == pytest.approx([bases[0]] * 3), "all begin with the same model and text"
-    figure = write_trial(tmp_path, "edit-trial", results, draw_trial(results))
-    assert "neighbourhood" in figure.read_text()
-    assert (figure.parent / "results.json").exists()
+    assert kept == results
+
+
+def test_what_is_measured_is_kept_as_it_comes(subject, tmp_path):
+    counted = []
+
+    def stop(name, rows):
+        write_part(tmp_path / "trial", name, "base", rows)
+        counted.append(len(rows))
+        if counted == [1, 2, 1]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(subject, replace(QUICK, steps=0), lambda *_: None, [Sparse, Retrieval], stop)
+    found = read_parts(tmp_path / "trial", "base")
+    assert {name: [row["edits"] for row in rows] for name, rows in found.items()} == {
+        "sparse memory": [1, 3],
+        "retrieval": [1],
+    }
+    assert read_parts(tmp_path / "trial", "other") == read_parts(tmp_path / "nowhere", "base") == {}
+    (tmp_path / "trial" / "retrieval.json").write_text("{}")
+    with pytest.raises(EditError, match=r"retrieval.json: cannot be read .*; remove it, and measure again"):
+        read_parts(tmp_path / "trial", "base")
+
+
+def test_the_command_tries_the_ways_that_are_named(trained, tmp_path, monkeypatch):
+    run = shutil.copytree(trained / "memory-s0", tmp_path / "memory-s0")
+    monkeypatch.setitem(sys.modules, "peft", None)
+
+    def edit(*arguments):
+        return CliRunner().invoke(app, ["edit", str(run), *arguments], env={"COLUMNS": "200"})
+
+    shown = edit("--trial", "1", "--way", "in context", "--stream", "1")
+    assert "--way 'in context': there is none; known: 'sparse memory', " in str(shown.exception)
+    assert isinstance(edit("--trial", "1").exception, MissingDependencyError)
+    shown = edit("--trial", "1", "--way", "in context", "--way", "retrieval")
+    assert shown.exit_code == 0 and "edit-trial/figure.svg" in shown.stdout.replace("\n", "")
+    assert {path.name for path in (run / "edit-trial").iterdir()} == {"in_context.json", "retrieval.json", "figure.svg"}
 
 
 def test_one_edit_is_seen_in_what_is_measured(subject):
