@@ -106,7 +106,7 @@ def _moved(row: Row) -> Cell:
     """Shows what a step moves, and beside it the least time that this takes."""
     if "moved_bytes" not in row:
         return Cell(NOTHING)
-    moved, rate = row["moved_bytes"], row["host_bytes_per_s"]
+    moved, rate = row["moved_bytes"], row.get("host_bytes_per_s")
     return Cell(fixed(2)(moved / 1e6), f"(≥ {fixed(3)(1e3 * moved / rate)} ms)" if rate else "")
 
 
