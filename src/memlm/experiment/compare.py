@@ -6,7 +6,7 @@ Only finished runs are compared. A run that is missing and a value that is missi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memlm.config.checks import LEFT_OUT
 from memlm.evaluate.statistics import Difference, Interval, interval, paired_difference
@@ -144,7 +144,7 @@ def compare(experiment: Experiment) -> Comparison:
         experiment=experiment,
         results=results,
         ledger=ledger,
-        judgements=judgements(experiment, documents),
+        judgements=[_noted(judgement, ledger) for judgement in judgements(experiment, documents)],
         noise=noise(experiment),
         split=next((run.record.evaluated.split for run in finished if run.record.evaluated), "validation"),
         controls=list(_controls(experiment)),
@@ -156,7 +156,6 @@ def compare(experiment: Experiment) -> Comparison:
             *tell_added(experiment),
             *_unchecked(finished),
             *_warnings(experiment),
-            *_missed(ledger),
         ],
     )
 
@@ -279,15 +278,15 @@ def _warnings(experiment: Experiment) -> Iterator[str]:
         yield f"Uncommitted changes: the commit does not say what code ran in {_listed(dirty)}."
 
 
-def _missed(ledger: Ledger) -> Iterator[str]:
-    """Tells of matches that the runs did not meet."""
+def _noted(judgement: Judgement, ledger: Ledger) -> Judgement:
+    """Adds to a verdict that the runs it compares missed the match between them."""
+    notes = list(judgement.notes)
     for match in ledger.matches:
-        if match.off is not None and abs(match.off) > MISSED:
-            own, to = match.solution.variant, match.solution.to
-            yield (
-                f"Not matched: {own} was to equal {to} by {match.solution.by} and had {100 * abs(match.off):.2g} % "
-                f"{'less' if match.off < 0 else 'more'}, so a claim about the two is not one at equal cost."
-            )
+        own, to = match.solution.variant, match.solution.to
+        if {own, to} <= set(judgement.claim.variants) and match.off is not None and abs(match.off) > MISSED:
+            much = f"{100 * abs(match.off):.2g} % {'less' if match.off < 0 else 'more'}"
+            notes.insert(0, f"not at equal cost: {own} was to equal {to} by {match.solution.by} and had {much}")
+    return replace(judgement, notes=notes)
 
 
 def _meant(experiment: Experiment, run: Run) -> Iterator[str]:

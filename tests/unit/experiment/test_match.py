@@ -152,14 +152,17 @@ def test_what_was_meant_is_no_warning_and_stands_in_the_ledger(timed):
 @pytest.mark.parametrize(("own", "said"), [(8.4, "16 % less"), (10.6, "6 % more"), (10.4, None), (9.6, None)])
 def test_a_match_that_the_runs_missed_is_told(timed, own, said):
     folder, _ = timed
+    plan = json.loads((folder / "experiment.json").read_text())
+    plan["hypotheses"] = [{"name": "it pays", "claim": "memory < control", "metric": "validation_loss", "margin": 0.0}]
+    (folder / "experiment.json").write_text(json.dumps(plan))
     for variant, seconds in (("memory", 10.0), ("control", own)):
         path = folder / f"{variant}-s0" / "record.json"
         record = json.loads(path.read_text())
         record["results"]["time_s"] = seconds
         path.write_text(json.dumps(record))
-    warnings = [w for w in compare(read_experiment(folder)).warnings if w.startswith("Not matched")]
-    told = f"Not matched: control was to equal memory by wall_clock and had {said}, so a claim about the two is not "
-    assert warnings == ([told + "one at equal cost."] if said else [])
+    (judgement,) = compare(read_experiment(folder)).judgements
+    told = f"not at equal cost: control was to equal memory by wall_clock and had {said}"
+    assert [note for note in judgement.notes if "cost" in note] == ([told] if said else [])
 
 
 def test_a_difference_that_was_not_meant_is_still_told(timed):
