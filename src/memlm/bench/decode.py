@@ -29,6 +29,8 @@ STEPS, RUNS = 32, 5
 """Tokens that a sequence takes in a run, and runs."""
 WARM = 24
 """Steps at the largest batch before the hot rows are chosen."""
+COPIED = 1 << 28
+"""Bytes whose copy tells the rate from the host."""
 CHECKED = 64
 """Tokens whose reads are compared with those of the values themselves."""
 
@@ -137,6 +139,7 @@ class Decoders:
             after = bank.traffic()
             row["hit_rate"] = 1 - (after.misses - before.misses) / (after.reads - before.reads)
             row["moved_bytes"] = (after.bytes - before.bytes) / (STEPS * RUNS)
+            row["host_bytes_per_s"] = _host_rate(setting)
         return row
 
     def _runnable(self, decoder: Decoder, given: Tensor, past: _Past) -> Callable[[], object]:
@@ -200,6 +203,22 @@ def _run(step: Callable[[], object], given: Tensor, tokens: Tensor, setting: Set
 def _wait(setting: Setting) -> None:
     if setting.on_gpu:
         torch.cuda.synchronize(setting.device)
+
+
+def _host_rate(setting: Setting) -> float | None:
+    """Returns the rate at which pages that stay in the host's memory are copied to a GPU, bytes a second."""
+    if not setting.on_gpu:
+        return None
+    pages = torch.empty(COPIED, dtype=torch.int8, pin_memory=True)
+    there = torch.empty_like(pages, device=setting.device)
+    times: list[float] = []
+    for _ in range(RUNS):
+        _wait(setting)
+        start = time.perf_counter()
+        there.copy_(pages, non_blocking=True)
+        _wait(setting)
+        times.append(time.perf_counter() - start)
+    return COPIED / min(times)
 
 
 def _tokens(sizes: Decoding, steps: int, batch: int, setting: Setting, seed: int) -> Tensor:

@@ -91,7 +91,7 @@ def decode(group: Group) -> Table:
             Cell(_of_device(group, name)),
             _time(row["time"]),
             Cell(percent(row["hit_rate"]) if "hit_rate" in row else NOTHING),
-            Cell(fixed(2)(row["moved_bytes"] / 1e6) if "moved_bytes" in row else NOTHING),
+            _moved(row),
             Cell(fixed(2)(row["values_gib"])),
             _error(row),
         ]
@@ -100,6 +100,14 @@ def decode(group: Group) -> Table:
         for name, row in group.rows.items()
     ]
     return Table(columns, rows)
+
+
+def _moved(row: Row) -> Cell:
+    """Shows what a step moves, and beside it the least time that this takes."""
+    if "moved_bytes" not in row:
+        return Cell(NOTHING)
+    moved, rate = row["moved_bytes"], row.get("host_bytes_per_s")
+    return Cell(fixed(2)(moved / 1e6), f"(≥ {fixed(3)(1e3 * moved / rate)} ms)" if rate else "")
 
 
 def _of_device(group: Group, name: str) -> str:

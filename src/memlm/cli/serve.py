@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from memlm.cli.options import RunArgument
+from memlm.cli.options import RunArgument, Values, ValuesOption
 from memlm.errors import Interrupted
 from memlm.extras import optional
 
@@ -18,6 +18,7 @@ def command(
     host: Annotated[
         str, typer.Option("--host", help="The address; others than 127.0.0.1 let others in.")
     ] = "127.0.0.1",
+    values: ValuesOption = Values.DEVICE,
 ) -> None:
     """Serve a run's model to OpenAI clients on this machine: chat, completions, streaming."""
     for package in ("fastapi", "uvicorn", "openai"):
@@ -30,4 +31,4 @@ def command(
             typer.echo("whoever reaches this address can use the model; there is no password", err=True)
 
     with contextlib.suppress(Interrupted):  # a signal is how one ends it; it is no failure
-        serve(run, host, port, tell)
+        serve(run, host, port, tell, values)

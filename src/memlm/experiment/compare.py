@@ -6,7 +6,7 @@ Only finished runs are compared. A run that is missing and a value that is missi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memlm.config.checks import LEFT_OUT
 from memlm.evaluate.statistics import Difference, Interval, interval, paired_difference
@@ -44,6 +44,8 @@ _SAME: dict[str, Callable[[Run], object]] = {
 _SAME_SECTIONS = ("data", "train", "evaluate")
 
 
+MISSED = 0.05
+"""Share of its partner's cost by which a match may be off; beyond it a claim about the two is not at equal cost."""
 UNKNOWN = "cannot be told"
 """How a quantity was held that not every variant, or only one, has recorded."""
 
@@ -64,7 +66,7 @@ class Match:
     Args:
         solution: What was solved before the runs.
         quantity: The key of the ledger that was to be made equal.
-        off: How far the runs were from it, as a share of the partner's; None if one of the two has none.
+        off: How far the runs were from it, as a share of the partner's, below it if negative; None if one has none.
     """
 
     solution: Solution
@@ -137,11 +139,12 @@ def compare(experiment: Experiment) -> Comparison:
     results = {variant: _results(experiment.finished(variant)) for variant in variants}
     finished = experiment.finished()
     documents, broken = document_losses(experiment)
+    ledger = _ledger(experiment)
     return Comparison(
         experiment=experiment,
         results=results,
-        ledger=_ledger(experiment),
-        judgements=judgements(experiment, documents),
+        ledger=ledger,
+        judgements=[_noted(judgement, ledger) for judgement in judgements(experiment, documents)],
         noise=noise(experiment),
         split=next((run.record.evaluated.split for run in finished if run.record.evaluated), "validation"),
         controls=list(_controls(experiment)),
@@ -180,7 +183,7 @@ def _matches(experiment: Experiment, rows: Sequence[LedgerRow]) -> Iterator[Matc
     for solution in experiment.plan.matches:
         quantity = QUANTITIES.get(solution.by, "")
         own, partner = (costs.get(variant, {}).get(quantity) for variant in (solution.variant, solution.to))
-        yield Match(solution, quantity, abs(own / partner - 1) if own is not None and partner else None)
+        yield Match(solution, quantity, own / partner - 1 if own is not None and partner else None)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -273,6 +276,17 @@ def _warnings(experiment: Experiment) -> Iterator[str]:
     dirty = [run.name for run in runs if run.record.dirty]
     if dirty:
         yield f"Uncommitted changes: the commit does not say what code ran in {_listed(dirty)}."
+
+
+def _noted(judgement: Judgement, ledger: Ledger) -> Judgement:
+    """Adds to a verdict that the runs it compares missed the match between them."""
+    notes = list(judgement.notes)
+    for match in ledger.matches:
+        own, to = match.solution.variant, match.solution.to
+        if {own, to} <= set(judgement.claim.variants) and match.off is not None and abs(match.off) > MISSED:
+            much = f"{100 * abs(match.off):.2g} % {'less' if match.off < 0 else 'more'}"
+            notes.insert(0, f"not at equal cost: {own} was to equal {to} by {match.solution.by} and had {much}")
+    return replace(judgement, notes=notes)
 
 
 def _meant(experiment: Experiment, run: Run) -> Iterator[str]:

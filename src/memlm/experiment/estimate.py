@@ -26,6 +26,8 @@ from memlm.train.loop import OUT_OF_MEMORY, TrainResult, build_accelerator
 from memlm.train.schedule import Plan
 
 TRIAL_STEPS = 6
+TIMED_STEPS = 24
+"""Steps where nothing but their time is asked for: a run's length may be solved from it."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,12 @@ def estimate(config: ExperimentConfig, variant: str, data: TokenData, suite: Sui
 def step_time(config: ExperimentConfig, variant: str, data: TokenData, tokenizer: Tokenizer) -> float:
     """Returns the seconds of a training step of a variant, measured on the device."""
     sampler = Sampler(data.train.ids, config.data.seq_len, config.train.batch_size, seed=0)
-    _, trained = _try(config, variant, sampler, tokenizer)
+    _, trained = _try(config, variant, sampler, tokenizer, TIMED_STEPS)
     return trained.tokens / trained.steps / trained.tokens_per_s
 
 
 def _try(
-    config: ExperimentConfig, variant: str, sampler: Sampler, tokenizer: Tokenizer
+    config: ExperimentConfig, variant: str, sampler: Sampler, tokenizer: Tokenizer, steps: int = TRIAL_STEPS
 ) -> tuple[MemlmForCausalLM, TrainResult]:
     """Trains a new model for a few steps.
 
@@ -99,7 +101,7 @@ def _try(
         RunError: the device's memory is too small.
     """
     try:
-        return train_briefly(config, variant, sampler, tokenizer, {"steps": TRIAL_STEPS})
+        return train_briefly(config, variant, sampler, tokenizer, {"steps": steps})
     except torch.OutOfMemoryError:
         raise RunError(f"{variant}: {OUT_OF_MEMORY}") from None
 

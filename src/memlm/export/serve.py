@@ -11,21 +11,24 @@ import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
 import transformers
 from transformers import GenerationConfig
 from transformers.cli.serve import Serve
 
 from memlm.errors import RunError
 from memlm.experiment.reading import read_finished
-from memlm.experiment.trained import checkpoint_of, open_tokenizer
+from memlm.experiment.trained import ON_DEVICE, checkpoint_of, open_tokenizer
 from memlm.hf import MemlmForCausalLM
+from memlm.offload import load
 from memlm.train.checkpoint import WEIGHTS, verify
 from memlm.train.loading import loading_errors
 from memlm.train.trust import refuse_code
 
 
-def serve(run: Path, host: str, port: int, tell: Callable[[str], None]) -> None:
+def serve(run: Path, host: str, port: int, tell: Callable[[str], None], values: str = ON_DEVICE) -> None:
     """Serves a finished run's model, under the name of the run, until the process is told to end.
 
     Args:
@@ -33,6 +36,7 @@ def serve(run: Path, host: str, port: int, tell: Callable[[str], None]) -> None:
         host: The address to listen at.
         port: The port.
         tell: Is given the name of the model, as soon as nothing stands in the way.
+        values: How its memory's values are held, as of `open_model`.
 
     Raises:
         RunError: there is no finished run, or the port cannot be used.
@@ -44,11 +48,24 @@ def serve(run: Path, host: str, port: int, tell: Callable[[str], None]) -> None:
     refuse_code(checkpoint)
     _refuse_taken(host, port)
     tell(found.name)
-    transformers.MemlmForCausalLM = MemlmForCausalLM  # pyright: ignore[reportAttributeAccessIssue]
+    transformers.MemlmForCausalLM = server_class(values)  # pyright: ignore[reportAttributeAccessIssue]
     # The server calls a model by its path; one relative to the working folder is a name.
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
         _stage(checkpoint, Path(found.name))
         Serve(force_model=found.name, host=host, port=port, log_level="error")
+
+
+def server_class(values: str) -> type[MemlmForCausalLM]:
+    """Returns the model's class, whose ``from_pretrained`` holds values as is wanted."""
+    if values == ON_DEVICE:
+        return MemlmForCausalLM
+
+    class Held(MemlmForCausalLM):
+        @classmethod
+        def from_pretrained(cls, folder: str | Path, *_: Any, **__: Any) -> MemlmForCausalLM:
+            return load(Path(folder), values, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+    return Held
 
 
 def _stage(checkpoint: Path, folder: Path) -> None:

@@ -243,7 +243,9 @@ def _settings(own: Mapping[str, object]) -> str:
 
 def _match_sentence(match: Match) -> str:
     solution = match.solution
-    near = "which cannot be told yet" if match.off is None else f"which its runs met within {100 * match.off:.2g} %"
+    near = (
+        "which cannot be told yet" if match.off is None else f"which its runs met within {100 * abs(match.off):.2g} %"
+    )
     spread = "" if solution.spread is None else f" (step times varied by {100 * solution.spread:.2g} % when measured)"
     solved = f"{solution.variant} has {solution.setting} {solution.value:,}"
     return f"{solved}, solved for the {name(match.quantity, False)} of {solution.to}, {near}{spread}."

@@ -100,11 +100,12 @@ def fabricated(name="NVIDIA H100 80GB HBM3", kind="cuda", commit="abc", started=
         },
     }
     written = {"status": "ok", "time": timing(2.0), "tokens_per_s": 8e3, "values_gib": 2.0, "error": 0.0}
+    moved = {"moved_bytes": 3e6, "host_bytes_per_s": 5e10}
     rows["decode", "decoded"] = {
         "device, graph, batch 16": written,
-        "host, a quarter hot, graph, batch 16": {**written, "tokens_per_s": 6e3, "hit_rate": 0.9, "moved_bytes": 3e6},
+        "host, a quarter hot, graph, batch 16": {**written, "tokens_per_s": 6e3, "hit_rate": 0.9, **moved},
         "int8, graph, batch 16": {"status": "wrong", "error": 0.3, "values_gib": 1.0},
-        "mapped, eager, batch 16": {**written, "hit_rate": 0.5, "moved_bytes": 1e7},
+        "mapped, eager, batch 16": {**written, "hit_rate": 0.5, **moved, "host_bytes_per_s": None},
     }
     groups = {f"{p}/{s}": Group(p, s, started, f"sizes of {s}", rates, found) for (p, s), found in rows.items()}
     return Results({"name": name, "kind": kind}, commit, {"torch": "2.11.0"}, groups)

@@ -140,13 +140,29 @@ def test_what_was_meant_is_no_warning_and_stands_in_the_ledger(timed):
     assert not [warning for warning in comparison.warnings if "train." in warning]
     (match,) = comparison.ledger.matches
     times = [row.values["time_s"] for row in comparison.ledger.rows]
-    assert match.quantity == "time_s" and match.off == pytest.approx(abs(times[1] / times[0] - 1))
+    assert match.quantity == "time_s" and match.off == pytest.approx(times[1] / times[0] - 1)
     said = tables.held_sentence(comparison)
     assert "control has steps 18, solved for the wall clock of memory, which its runs met within" in said
     assert "step times varied by 3.9 % when measured" in said
     table = tables.ledger(comparison)
     assert [row[-1].text for row in table.rows] == [tables.NOTHING, "steps 18"]
     assert {len(row) for row in [*table.rows, table.foot]} == {len(table.columns)}
+
+
+@pytest.mark.parametrize(("own", "said"), [(8.4, "16 % less"), (10.6, "6 % more"), (10.4, None), (9.6, None)])
+def test_a_match_that_the_runs_missed_is_told(timed, own, said):
+    folder, _ = timed
+    plan = json.loads((folder / "experiment.json").read_text())
+    plan["hypotheses"] = [{"name": "it pays", "claim": "memory < control", "metric": "validation_loss", "margin": 0.0}]
+    (folder / "experiment.json").write_text(json.dumps(plan))
+    for variant, seconds in (("memory", 10.0), ("control", own)):
+        path = folder / f"{variant}-s0" / "record.json"
+        record = json.loads(path.read_text())
+        record["results"]["time_s"] = seconds
+        path.write_text(json.dumps(record))
+    (judgement,) = compare(read_experiment(folder)).judgements
+    told = f"not at equal cost: control was to equal memory by wall_clock and had {said}"
+    assert [note for note in judgement.notes if "cost" in note] == ([told] if said else [])
 
 
 def test_a_difference_that_was_not_meant_is_still_told(timed):
@@ -165,8 +181,8 @@ def test_own_training_and_flops_go_through_a_run(experiment_yaml, tmp_path):
     comparison = compare(read_experiment(run_experiment(config, tmp_path, progress=False)))
     assert not [warning for warning in comparison.warnings if "train." in warning]
     (match,) = comparison.ledger.matches
-    assert match.off is not None and match.off < 0.01
-    assert comparison.ledger.held["flops_per_token"].startswith("differs by less than 0.1 %") or match.off > 1e-3
+    assert match.off is not None and abs(match.off) < 0.01
+    assert comparison.ledger.held["flops_per_token"].startswith("differs by less than 0.1 %") or abs(match.off) > 1e-3
     assert [row[-1].text for row in tables.ledger(comparison).rows] == [tables.NOTHING, "steps 4, lr 0.002, clip 0"]
     run = yaml.safe_load((tmp_path / "tiny" / "control-s0" / "config.yaml").read_text())
     assert run["model"]["d_ff"] == match.solution.value and run["train"]["lr"] == 2e-3

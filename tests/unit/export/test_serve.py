@@ -17,6 +17,9 @@ from typer.testing import CliRunner
 from memlm.cli.main import app
 from memlm.errors import MissingDependencyError, RunError
 from memlm.experiment.trained import open_model
+from memlm.export.serve import server_class
+from memlm.hf import MemlmForCausalLM
+from memlm.offload import HostBank
 
 MODEL = "gated_mlp-s0"
 PATIENCE_S = 120
@@ -138,3 +141,10 @@ def test_a_missing_package_is_told(runs, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(MissingDependencyError, match=r"openai is needed for memlm serve; .*memlm\[serve\]"):
         CliRunner().invoke(app, ["serve", str(runs / MODEL)], catch_exceptions=False)
+
+
+def test_values_may_be_elsewhere(runs):
+    checkpoint = runs / MODEL / "checkpoint"
+    held = server_class("host").from_pretrained(str(checkpoint), device_map="auto", dtype="auto")
+    assert isinstance(held.decoder.banks[0], HostBank)
+    assert server_class("device") is MemlmForCausalLM
