@@ -73,5 +73,5 @@ def test_a_follower_without_memory_left_tells_so_in_one_line(experiment_yaml, mo
     order = followers.Order(load_experiment(experiment_yaml), "dense", 0, "", None)
     monkeypatch.setattr(followers.dist, "broadcast_object_list", lambda told, src: told.__setitem__(src, order))
     monkeypatch.setattr(followers, "_train", run_out)
-    with pytest.raises(FollowerError, match="^rank 0: out of memory; halve train.batch_size"):
+    with pytest.raises(FollowerError, match=r"^rank 0: out of memory; halve train\.batch_size"):
         followers.follow(order.config)

@@ -125,7 +125,9 @@ def test_what_cannot_be_held_on_the_host_is_refused():
         hold_on_host(decoder, torch.device("cpu"), 1)
 
 
-@pytest.mark.parametrize(("apart", "expected"), [({}, "cuda"), ({"values_on": "host"}, "cpu"), ({"shard": "bank"}, "cpu")])
+@pytest.mark.parametrize(
+    ("apart", "expected"), [({}, "cuda"), ({"values_on": "host"}, "cpu"), ({"shard": "bank"}, "cpu")]
+)
 def test_what_no_device_holds_alone_is_loaded_on_the_host_to_go_on(apart, expected, monkeypatch):
     accelerator = SimpleNamespace(device=torch.device("cuda"))
     monkeypatch.setattr(models, "build_accelerator", lambda _config: accelerator)
