@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from memlm.bank.base import Rows
+from memlm.errors import RunError
 from memlm.kernels.fetch_rows import HotRows
 from memlm.offload.base import ReadOnlyBank
 
@@ -78,9 +79,15 @@ class CachedBank(ReadOnlyBank):
         """Returns where in the cache's table the rows ``slots`` [N] are, after bringing there what was missing."""
 
     def rows(self, slots: Tensor) -> Rows:
-        """Returns the table of the cache, and where in it the rows are until the next call."""
+        """Returns the table of the cache, and where in it the rows are until the next call.
+
+        Raises:
+            RunError: more rows are read at once than there is room for, if all of them are missed.
+        """
         if self.shown is not None:
             return Rows(self.shown, slots)
+        if slots.numel() > self.room:  # the device would write past the table
+            raise RunError(f"{slots.numel():,} rows are read at once, and a bank that is elsewhere takes {self.room:,}")
         self._refresh_in_time()
         return Rows(self.hot.table, self.fetch(slots.reshape(-1)).view(slots.shape))
 
