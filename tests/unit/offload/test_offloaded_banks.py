@@ -47,7 +47,7 @@ def test_reads_are_those_of_the_values_bit_for_bit(kind, room, bank):
 @pytest.mark.parametrize("kind", CACHED)
 def test_a_token_that_reads_more_than_there_is_room_for_is_refused(kind, bank):
     cached = kind(bank.values.detach(), CPU, hot_share=0.2, room=4)
-    with pytest.raises(RunError, match="^5 rows are read at once, and a bank that is elsewhere takes 4$"):
+    with pytest.raises(RunError, match=r"^5 rows are read at once, and a bank that is elsewhere takes 4$"):
         cached.weighted_sum(*reads(2, 5))
 
 
