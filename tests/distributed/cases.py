@@ -119,7 +119,7 @@ def trained(case: Case, device: str) -> dict[str, torch.Tensor]:
 def counted_bytes():
     """Counts what this rank sends for the sake of a bank whose columns are shared."""
     sent = [0.0]
-    gathered, exchanged = columns._gathered, columns._exchanged
+    gathered, exchanged = columns.gathered, columns._exchanged
 
     def counted_gather(tensor, n_ranks):
         sent[0] += (n_ranks - 1) * tensor.nbytes
@@ -129,7 +129,7 @@ def counted_bytes():
         sent[0] += (1 - 1 / len(parts)) * parts.nbytes
         return exchanged(parts)
 
-    with patch.multiple(columns, _gathered=counted_gather, _exchanged=counted_exchange):
+    with patch.multiple(columns, gathered=counted_gather, _exchanged=counted_exchange):
         yield sent
 
 

@@ -34,22 +34,20 @@ def command(
     n_runs = f"{counted(len(experiment.variants), 'variant')} x {counted(len(experiment.seeds), 'seed')}"
     console.print(f"{config}: no mistake in the settings; {n_runs}")
 
-    from memlm.data.asking import question_set
     from memlm.data.prepare import prepare
-    from memlm.evaluate.suite import Suite
     from memlm.experiment.estimate import estimate
     from memlm.experiment.match import solve_steps, solve_widths
     from memlm.experiment.run import device_record
+    from memlm.experiment.text import suite_of
     from memlm.report.tables import duration
 
     experiment, solutions = solve_widths(experiment)
     data = prepare(experiment.data, progress=screen.shows_bars())
-    asked = question_set(experiment.data, experiment.evaluate)
-    suite = Suite.of(experiment.evaluate, data, experiment.data.seq_len, asked)
+    suite = suite_of(experiment, data)
     device = device_record(experiment.train)
     console.print(f"data: {len(data.train.ids):,} training tokens, {len(suite.held_out.ids):,} held out")
-    if asked:
-        console.print(f"questions: {len(asked):,}")
+    if suite.asked:
+        console.print(f"questions: {len(suite.asked):,}")
     console.print(f"device: {device['name']} ({device['kind']})")
     if preflight:
         _print_preflight(console, experiment, data)

@@ -18,13 +18,12 @@ import torch
 from tokenizers import Tokenizer
 from torch import distributed as dist
 
-from memlm.data.asking import question_set
 from memlm.data.prepare import prepare
 from memlm.data.sampler import Sampler
 from memlm.errors import DivergedError, FollowerError, MemlmError, RunError
-from memlm.evaluate.suite import Suite
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.models import new_model, starting_device
+from memlm.experiment.text import suite_of
 from memlm.train.checkpoint import load_model
 from memlm.train.loop import OUT_OF_MEMORY, Hooks, build_accelerator, train
 from memlm.train.monitor import MetricLog
@@ -127,8 +126,7 @@ def _train(order: Order) -> None:
     sampler = Sampler(data.train.ids, config.data.seq_len, settings.batch_size, order.seed)
     hooks = Hooks()
     if settings.shard == "bank":  # what rank 0 evaluates reads the columns that are here
-        asked = question_set(config.data, config.evaluate)
-        suite = Suite.of(config.evaluate, data, config.data.seq_len, asked)
+        suite = suite_of(config, data)
         hooks = Hooks(evaluate=lambda: suite.evaluate_quick(model))
     with tempfile.TemporaryDirectory() as scratch, MetricLog(Path(scratch) / "metrics.jsonl", []) as log:
         train(model, sampler, settings, log, hooks, Path(scratch), state)

@@ -18,7 +18,6 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from memlm.config.train import OWN, TrainConfig
-from memlm.data.asking import question_set
 from memlm.data.cache import TokenData
 from memlm.data.packing import unigram_entropy
 from memlm.data.prepare import prepare
@@ -37,6 +36,7 @@ from memlm.experiment.record import config_hash
 from memlm.experiment.schema import run_name
 from memlm.experiment.solution import Solution
 from memlm.experiment.spread import claimed, spread
+from memlm.experiment.text import suite_of
 from memlm.storage import write_json
 from memlm.train.checkpoint import FINAL, checkpoints, verify
 from memlm.train.loop import OUT_OF_MEMORY, build_accelerator
@@ -109,7 +109,7 @@ def _make(
     recorded = _solutions(folder)
     _refuse_other_settings(recall_steps(config, recorded)[0], folder)
     data = prepare(config.data, progress=progress)
-    suite = Suite.of(config.evaluate, data, config.data.seq_len, question_set(config.data, config.evaluate))
+    suite = suite_of(config, data)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         device = device_record(config.train)
@@ -165,7 +165,7 @@ def _run_here(config: ExperimentConfig, folder: Path, variant: str, seed: int) -
     disable_progress_bar()
     followers = Followers(Ranks.of(build_accelerator(config.train)))
     data = prepare(config.data, progress=False)
-    suite = Suite.of(config.evaluate, data, config.data.seq_len, question_set(config.data, config.evaluate))
+    suite = suite_of(config, data)
     results: dict[str, Any] = {}
     watcher = Watcher(finished=lambda _name, found: results.update(found))
     record, device = _data_record(data, suite), device_record(config.train)

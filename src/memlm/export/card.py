@@ -21,6 +21,7 @@ tags:
 - memory-augmented
 ---
 """
+"""What every model card begins with."""
 USE = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -20,6 +20,7 @@ from memlm.data.corpus import documents, find_sources
 from memlm.data.sampler import Sampler
 from memlm.data.source import Reading
 from memlm.errors import DataError, RunError
+from memlm.export.card import HEAD
 from memlm.export.code import GRAFTED, auto_map, flat_code
 from memlm.export.folder import refuse_taken
 from memlm.hf import GraftedForCausalLM
@@ -33,15 +34,9 @@ HELD_OUT = 0.05
 MOST_MEASURED = 256
 """Sequences of the held-out text that are measured."""
 
-CARD = """\
----
-library_name: transformers
-pipeline_tag: text-generation
-tags:
-- memlm
-- memory-augmented
----
-
+CARD = (
+    HEAD
+    + """
 # {dense} with a memory
 
 The model {dense} with a memory beside the feed-forward layers of some of its blocks. Only what was added was trained.
@@ -61,6 +56,7 @@ difference is the memory's, this does not tell.
 {graft}
 ```
 """
+)
 
 
 @dataclass(frozen=True)

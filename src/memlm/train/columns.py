@@ -19,6 +19,7 @@ from torch import distributed as dist
 
 from memlm.bank.vectors import VectorBank
 from memlm.errors import RunError
+from memlm.train.ranks import gathered
 
 
 class ColumnBank(VectorBank):
@@ -71,7 +72,7 @@ class ColumnBank(VectorBank):
 
     def _of_all(self, slots: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Returns slots and weights [..., R] of the tokens of all processes, [n * N, R]."""
-        everyones = _gathered(slots.flatten(0, -2).int(), self.n_ranks).long()  # half the bytes on their way
+        everyones = torch.cat(gathered(slots.flatten(0, -2).int(), self.n_ranks)).long()  # half the bytes on their way
         return everyones, _Gathered.apply(weights.flatten(0, -2), self.n_ranks)  # pyright: ignore[reportReturnType]
 
     def _brought_together(self, columns: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, n_ranks: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx.n_ranks = n_ranks
-        return _gathered(tensor, n_ranks)
+        return torch.cat(gathered(tensor, n_ranks))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -103,12 +104,6 @@ class _Exchanged(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return _exchanged(grad)
-
-
-def _gathered(tensor: Tensor, n_ranks: int) -> Tensor:
-    parts = [torch.empty_like(tensor) for _ in range(n_ranks)]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
 
 
 def _exchanged(parts: Tensor) -> Tensor:

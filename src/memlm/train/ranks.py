@@ -89,7 +89,7 @@ class Ranks:
         rows, sums, n_rows = gradient
         # Behind the end of a list its sums are zero: they may go to any row that the list names anyway.
         rows = torch.where(torch.arange(len(rows), device=rows.device) < n_rows, rows, rows[0])
-        everyones_rows, everyones_sums = self._gathered(rows), self._gathered(sums)
+        everyones_rows, everyones_sums = gathered(rows, self.number), gathered(sums, self.number)
         position_of = torch.full((n_slots,), -1, dtype=torch.int32, device=rows.device)
         merged_rows = rows.new_zeros(min(self.number * len(rows), n_slots))
         count = torch.zeros_like(n_rows)
@@ -99,10 +99,12 @@ class Ranks:
             merged.index_add_(0, places, part.float())
         return RowGradient(merged_rows, merged / self.number, count)
 
-    def _gathered(self, tensor: Tensor) -> list[Tensor]:
-        parts = [torch.empty_like(tensor) for _ in range(self.number)]
-        dist.all_gather(parts, tensor.contiguous())
-        return parts
+
+def gathered(tensor: Tensor, n_ranks: int) -> list[Tensor]:
+    """Returns the tensor of each rank, in their order; all have the same shape."""
+    parts = [torch.empty_like(tensor) for _ in range(n_ranks)]
+    dist.all_gather(parts, tensor.contiguous())
+    return parts
 
 
 @contextmanager
