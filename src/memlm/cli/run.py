@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import TaskID, TextColumn
 from rich.text import Text
 
-from memlm.cli import launcher, screen
+from memlm import launcher
+from memlm.cli import screen
 from memlm.cli.options import ConfigArgument, Overrides, RunsOption
 from memlm.errors import DivergedError, Interrupted, RunError
 from memlm.storage import redacted

@@ -80,15 +80,8 @@ def run_experiment(
     folder = root / config.name
     ranks = Ranks.of(build_accelerator(config.train))  # refuses a device before anything else is done
     followers = Followers(ranks)
-    exit_code = 1
-    try:
+    with followers.dismissed():
         _make(config, folder, watcher or Watcher(), progress, command, followers, workers)
-        exit_code = 0
-    except (MemlmError, Interrupted) as error:
-        exit_code = error.exit_code
-        raise
-    finally:
-        followers.dismiss(exit_code)
     return folder
 
 

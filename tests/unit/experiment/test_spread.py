@@ -9,7 +9,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from memlm.cli import launcher
+from memlm import launcher
 from memlm.cli import run as run_command
 from memlm.errors import DivergedError, MissingDependencyError, PreflightError, RunError
 from memlm.experiment import run as running
