@@ -84,9 +84,14 @@ class Followers:
             raise
         self._dismiss(0)
 
+    @property
+    def are_waiting(self) -> bool:
+        """Whether they can be told what is next: not where a training broke off here, and they are still in it."""
+        return self._ranks.number == 1 or not self._are_training
+
     def _dismiss(self, exit_code: int) -> None:
         """Ends the others, unless they are left in the middle of a training: those end by the loss of rank 0."""
-        if self._ranks.number > 1 and not self._are_training:
+        if self._ranks.number > 1 and self.are_waiting:
             self._tell(exit_code)
             dist.destroy_process_group()
 

@@ -49,7 +49,7 @@ class Ranks:
 
         Raises:
             RunError: the launcher's processes have no number or were not joined,
-                 or a batch has no equal shares for them.
+                or a batch has no equal shares for them.
         """
         started = launcher.n_ranks()
         if self.number < started:

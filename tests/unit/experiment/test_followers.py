@@ -72,6 +72,14 @@ def test_ranks_that_are_left_in_a_training_are_not_dismissed(told):
     assert told == [ORDER]
 
 
+def test_ranks_wait_for_what_is_next_unless_a_training_broke_off(told):
+    others, one = Followers(Ranks(2, 0)), Followers(Ranks())
+    for each, error, is_waiting in ((others, DivergedError, True), (others, DataError, False), (one, DataError, True)):
+        with pytest.raises(error), each.training(ORDER):
+            raise error("it broke off")
+        assert each.are_waiting is is_waiting
+
+
 def test_one_process_has_nobody_to_dismiss(told):
     with Followers(Ranks()).dismissed():
         pass
