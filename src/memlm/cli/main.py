@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from memlm import __version__
+from memlm import __version__, launcher
 from memlm.cli import (
     bench,
     chat,
@@ -27,7 +27,6 @@ from memlm.cli import (
     generate,
     graft,
     inspect,
-    launcher,
     list_types,
     lm_eval,
     logs,
@@ -101,10 +100,10 @@ class _Redacting(logging.Formatter):
         return redacted(super().format(record))
 
 
-def _log_to_stderr() -> None:
+def _log_to_stderr(rank: int) -> None:
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
     handler.setFormatter(_Redacting("%(message)s"))
-    level = logging.ERROR if launcher.rank() else logging.WARNING  # rank 0 tells it for all
+    level = logging.ERROR if rank else logging.WARNING  # rank 0 tells it for all
     logging.basicConfig(level=level, handlers=[handler])
 
 
@@ -116,13 +115,15 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 def main() -> None:
     """Runs the command line; the exit code is 0, or that of the error."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    _log_to_stderr()
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
+    rank = 0
     try:
+        rank = launcher.rank()
+        _log_to_stderr(rank)
         app()
     except (MemlmError, Interrupted) as error:
-        if not launcher.rank() or isinstance(error, FollowerError):  # what all ranks meet rank 0 tells
+        if not rank or isinstance(error, FollowerError):  # what all ranks meet rank 0 tells
             typer.echo(redacted(f"error: {error}"), err=True)
         sys.exit(error.exit_code)
     except OSError as error:

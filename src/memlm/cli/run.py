@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.progress import TaskID, TextColumn
 from rich.text import Text
 
-from memlm.cli import launcher, screen
+from memlm import launcher
+from memlm.cli import screen
 from memlm.cli.options import ConfigArgument, Overrides, RunsOption
-from memlm.errors import DivergedError, Interrupted, RunError
+from memlm.errors import Interrupted, MemlmError, RunError
 from memlm.storage import redacted
 
 if TYPE_CHECKING:
@@ -56,11 +57,13 @@ def command(
     view = View(screen.beside(), total=len(experiment.variants) * len(experiment.seeds))
     with view.progress:
         watcher = view.watcher()
-        diverged: DivergedError | None = None
+        failed: MemlmError | None = None
         try:
             run_experiment(experiment, runs, watcher, screen.shows_bars(), screen.command_line(), workers)
-        except DivergedError as error:
-            diverged = error  # the other runs are worth a report
+        except MemlmError as error:
+            if not view.n_ended:
+                raise
+            failed = error  # the other runs are worth a report
         except Interrupted:
             view.progress.console.print("finished runs and checkpoints are kept; the same command goes on from there")
             raise
@@ -70,8 +73,8 @@ def command(
     from memlm.cli.compare import print_comparison
 
     print_comparison(console, folder)
-    if diverged is not None:
-        raise diverged
+    if failed is not None:
+        raise failed
 
 
 def _detach(console: Console, name: str, config: Path, overrides: list[str], runs: Path, workers: int) -> None:
@@ -97,13 +100,17 @@ def _print_header(console: Console, experiment: ExperimentConfig, runs: Path) ->
 
 
 class View:
-    """Draws the course of an experiment: one bar for the run at hand, one line for each that is finished."""
+    """Draws the course of an experiment: one bar for the run at hand, one line for each that has ended.
+
+    Attributes:
+        n_ended: Runs that are finished or have failed.
+    """
 
     def __init__(self, console: Console, total: int) -> None:
         self.progress = screen.bars(
             console, TextColumn("{task.completed:.0f}/{task.total:.0f}"), TextColumn("{task.fields[detail]}")
         )
-        self._total, self._done = total, 0
+        self._total, self.n_ended = total, 0
         self._task: TaskID | None = None
         self._alarms: dict[tuple[str, str], Mapping[str, Any]] = {}
         self._begun: list[Mapping[str, Any]] = []
@@ -122,7 +129,7 @@ class View:
             self.step,
             self.alarm,
             self.finished,
-            self.diverged,
+            self.failed,
         )
 
     def matched(self, solution: Solution) -> None:
@@ -132,11 +139,11 @@ class View:
 
     def checked(self, name: str, line: str) -> None:
         """Tells how a run's preflight ended."""
-        self._print(f"[{self._done + 1}/{self._total}] {name}  preflight {line}")
+        self._print(f"[{self.n_ended + 1}/{self._total}] {name}  preflight {line}")
 
     def started(self, name: str, steps: int) -> None:
         """Starts a run's bar."""
-        label = f"[{self._done + 1}/{self._total}] {name}"
+        label = f"[{self.n_ended + 1}/{self._total}] {name}"
         self._steps = steps
         self._task = self.progress.add_task(label, total=steps, detail="")
         self._name = label
@@ -180,17 +187,17 @@ class View:
         """Replaces the bar by a line."""
         self._end(name, _told(results) if results else "finished before")
 
-    def diverged(self, name: str, reason: str) -> None:
+    def failed(self, name: str, reason: str) -> None:
         """Replaces the bar by a line that says why there is no result."""
         self._end(name, reason, style="red")
 
     def _end(self, name: str, told: str, style: str = "") -> None:
         self._tell_alarms()
-        self._done += 1
+        self.n_ended += 1
         if self._task is not None:
             self.progress.remove_task(self._task)
             self._task = None
-        self._print(f"[{self._done}/{self._total}] {name}  {told}", style)
+        self._print(f"[{self.n_ended}/{self._total}] {name}  {told}", style)
 
     def _print(self, line: str, style: str = "") -> None:
         self.progress.console.print(Text(line, style), soft_wrap=True)

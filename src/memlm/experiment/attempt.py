@@ -53,7 +53,7 @@ class Watcher:
         step: Step, loss, tokens per second.
         alarm: A run's name, and an alarm of it that began or ceased.
         finished: A run's name and its results; an empty mapping for one that was finished before.
-        diverged: A run's name, and at which step it diverged with which loss, in one line.
+        failed: A run's name, and why it has no results.
     """
 
     matched: Callable[[Solution], None] = lambda _solution: None
@@ -63,7 +63,7 @@ class Watcher:
     step: Callable[[int, float, float], None] = lambda _step, _loss, _speed: None
     alarm: Callable[[str, dict[str, Any]], None] = lambda _name, _entry: None
     finished: Callable[[str, dict[str, Any]], None] = lambda _name, _results: None
-    diverged: Callable[[str, str], None] = lambda _name, _reason: None
+    failed: Callable[[str, str], None] = lambda _name, _reason: None
 
 
 @dataclass(frozen=True)

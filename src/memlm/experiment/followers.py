@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,8 +64,8 @@ class Followers:
     @contextmanager
     def training(self, order: Order) -> Generator[None]:
         """Has the others train what rank 0 trains inside."""
-        self._tell(order)
         self._are_training = True
+        self._tell(order)
         try:
             yield
         except DivergedError:
@@ -73,9 +73,25 @@ class Followers:
             raise
         self._are_training = False
 
-    def dismiss(self, exit_code: int) -> None:
+    @contextmanager
+    def dismissed(self) -> Generator[None]:
+        """Ends the others after what is done inside, with the exit code that it gives this process."""
+        try:
+            yield
+        except BaseException as error:
+            with suppress(RuntimeError, RunError):  # that a rank is lost too tells nobody why this one ends
+                self._dismiss(getattr(error, "exit_code", 1))
+            raise
+        self._dismiss(0)
+
+    @property
+    def are_waiting(self) -> bool:
+        """Whether they can be told what is next: not where a training broke off here, and they are still in it."""
+        return self._ranks.number == 1 or not self._are_training
+
+    def _dismiss(self, exit_code: int) -> None:
         """Ends the others, unless they are left in the middle of a training: those end by the loss of rank 0."""
-        if self._ranks.number > 1 and not self._are_training:
+        if self._ranks.number > 1 and self.are_waiting:
             self._tell(exit_code)
             dist.destroy_process_group()
 
@@ -125,7 +141,7 @@ def _train(order: Order) -> None:
         model = load_model(order.checkpoint, starting_device(settings))
     sampler = Sampler(data.train.ids, config.data.seq_len, settings.batch_size, order.seed)
     hooks = Hooks()
-    if settings.shard == "bank":  # what rank 0 evaluates reads the columns that are here
+    if settings.shard != "none":  # what rank 0 evaluates reads the parts that are here
         suite = suite_of(config, data)
         hooks = Hooks(evaluate=lambda: suite.evaluate_quick(model))
     with tempfile.TemporaryDirectory() as scratch, MetricLog(Path(scratch) / "metrics.jsonl", []) as log:

@@ -71,8 +71,8 @@ def run_experiment(
         The experiment's folder.
 
     Raises:
-        DivergedError: a run diverged (recorded there as failed); all others have been made.
-        MemlmError: of the data, of a run (recorded there as failed), or of a folder that holds another experiment.
+        MemlmError: of the data, or of a folder that holds another experiment; nothing was run. Of a run (recorded
+            there as failed): all others have been made, unless the other ranks are lost with it.
 
     Under a launcher this is rank 0's part; the other ranks call `memlm.experiment.followers.follow`.
     """
@@ -80,15 +80,8 @@ def run_experiment(
     folder = root / config.name
     ranks = Ranks.of(build_accelerator(config.train))  # refuses a device before anything else is done
     followers = Followers(ranks)
-    exit_code = 1
-    try:
+    with followers.dismissed():
         _make(config, folder, watcher or Watcher(), progress, command, followers, workers)
-        exit_code = 0
-    except (MemlmError, Interrupted) as error:
-        exit_code = error.exit_code
-        raise
-    finally:
-        followers.dismiss(exit_code)
     return folder
 
 
@@ -130,34 +123,31 @@ def _make(
 
 
 def _run_all(prepared: Prepared, planned: Sequence[tuple[str, int]]) -> None:
-    """Makes every run that is not finished; one that diverges keeps no other from it, and is told at the end."""
-    diverged: dict[str, str] = {}  # the errors themselves would keep their models alive
+    """Makes every run that is not finished; one that fails keeps no other from it, and is told at the end."""
+    failed: dict[str, MemlmError] = {}
     for variant, seed in planned:
         try:
             _run_if_needed(prepared, variant, seed)
-        except DivergedError as error:
+        except MemlmError as error:
             name = run_name(variant, seed)
-            prepared.watcher.diverged(name, str(error))
-            diverged[name] = str(error)
-    _refuse_diverged(diverged, planned)
+            prepared.watcher.failed(name, str(error))
+            failed[name] = _bare(error)
+            if not prepared.followers.are_waiting:
+                break
+    _refuse_failed(failed, planned)
 
 
 def _run_apart(prepared: Prepared, planned: Sequence[tuple[str, int]], workers: int) -> None:
-    """Does what `_run_all` does, in other processes; those that are at work when one fails are waited for."""
-    diverged: dict[str, str] = {}
-    failed: MemlmError | None = None
+    """Does what `_run_all` does, in other processes."""
+    failed: dict[str, MemlmError] = {}
     make = partial(_run_here, prepared.config, prepared.folder)
     for name, outcome in spread(make, planned, workers, on_gpu=prepared.device["kind"] == "cuda"):
-        if isinstance(outcome, DivergedError):
-            prepared.watcher.diverged(name, str(outcome))
-            diverged[name] = str(outcome)
-        elif isinstance(outcome, MemlmError):
-            failed = failed or outcome
+        if isinstance(outcome, MemlmError):
+            prepared.watcher.failed(name, str(outcome))
+            failed[name] = outcome
         else:
             prepared.watcher.finished(name, outcome)
-    if failed is not None:
-        raise failed
-    _refuse_diverged(diverged, planned)
+    _refuse_failed(failed, planned)
 
 
 def _run_here(config: ExperimentConfig, folder: Path, variant: str, seed: int) -> dict[str, Any]:
@@ -174,12 +164,23 @@ def _run_here(config: ExperimentConfig, folder: Path, variant: str, seed: int) -
     return results
 
 
-def _refuse_diverged(diverged: Mapping[str, str], planned: Sequence[tuple[str, int]]) -> None:
-    """Tells which runs diverged, if any did."""
-    if diverged:
-        first = next(iter(diverged.values()))
-        names = f"{len(diverged)} of {len(planned)} runs diverged: {', '.join(diverged)}; the first: "
-        raise DivergedError(first if len(diverged) == 1 else names + first)
+def _bare(error: MemlmError) -> MemlmError:
+    """Returns an error without where it comes from, which would keep a run's model alive."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+def _refuse_failed(failed: Mapping[str, MemlmError], planned: Sequence[tuple[str, int]]) -> None:
+    """Tells which runs failed, if any did; the exit code is theirs if they have the same."""
+    if not failed:
+        return
+    first, *others = failed.values()
+    if not others:
+        raise first
+    alike = (kind for kind in (DivergedError, PreflightError) if all(isinstance(e, kind) for e in failed.values()))
+    reason = " ".join(str(first).split())
+    names = ", ".join(failed)
+    raise next(alike, RunError)(f"{len(failed)} of {len(planned)} runs failed: {names}; the first: {reason}")
 
 
 def _experiment_record(

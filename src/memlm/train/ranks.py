@@ -18,6 +18,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import Tensor
 from torch import distributed as dist
 
+from memlm import launcher
 from memlm.errors import RunError
 from memlm.kernels.rowwise_adamw import RowGradient
 
@@ -47,9 +48,10 @@ class Ranks:
         """Refuses what cannot be shared.
 
         Raises:
-            RunError: the processes of the launcher were not joined, or a batch has no equal shares for them.
+            RunError: the launcher's processes have no number or were not joined,
+                or a batch has no equal shares for them.
         """
-        started = int(os.environ.get("WORLD_SIZE", "1"))
+        started = launcher.n_ranks()
         if self.number < started:
             raise RunError(f"accelerate joins no processes here, and {started} were started; use train.device=cpu")
         if batch_size % self.number:

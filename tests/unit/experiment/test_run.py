@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import re
 import shutil
 import subprocess
 
@@ -11,10 +10,9 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import memlm.model.loss
 from memlm.data.prepare import prepare
 from memlm.data.sampler import Sampler
-from memlm.errors import DataError, DivergedError, Interrupted, PreflightError, RunError
+from memlm.errors import DataError, RunError
 from memlm.evaluate.suite import Suite
 from memlm.experiment import attempt as attempt_module
 from memlm.experiment import record
@@ -230,47 +228,6 @@ def test_variants_of_a_seed_see_the_same_batches(finished, monkeypatch, tmp_path
     assert seen[0][:6] != seen[1][:6]
 
 
-def test_a_failing_run_is_recorded_and_the_next_call_goes_on(experiment_yaml, tmp_path, monkeypatch):
-    config = load_experiment(experiment_yaml, ["seeds=[0]"])
-
-    def fail(*_):
-        raise RunError("step 2: loss nan")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(attempt_module, "train", fail)
-        with pytest.raises(RunError, match=r"dense-s0: step 2: loss nan"):
-            run_experiment(config, tmp_path, progress=False)
-    record = records(tmp_path / "tiny")["dense-s0"]
-    assert (record["status"], record["error"]) == ("failed", "RunError: step 2: loss nan")
-    folder = run_experiment(config, tmp_path, progress=False)
-    assert {record["status"] for record in records(folder).values()} == {"finished"}
-
-
-def test_a_run_that_diverges_stops_no_other(experiment_yaml, tmp_path, monkeypatch):
-    config = load_experiment(experiment_yaml, ["seeds=[0]"])
-    sound, told = attempt_module.train, []
-
-    def diverging(model, *others):
-        if model.decoder.config.memory is not None:
-            model.decoder.norm.weight.data[0] = math.nan
-        return sound(model, *others)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(attempt_module, "train", diverging)
-        with pytest.raises(DivergedError) as raised:
-            run_experiment(config, tmp_path, Watcher(diverged=lambda *line: told.append(line)), progress=False)
-    assert raised.value.exit_code == 4
-    start = "2 of 3 runs diverged: cross_attention-s0, gated_mlp-s0; the first: "
-    assert str(raised.value).startswith(
-        f"{start}{tmp_path / 'tiny' / 'cross_attention-s0'}: diverged at step 1: loss nan"
-    )
-    assert [name for name, _ in told] == ["cross_attention-s0", "gated_mlp-s0"]
-    statuses = {name: record["status"] for name, record in records(tmp_path / "tiny").items()}
-    assert statuses == {"dense-s0": "finished", "cross_attention-s0": "failed", "gated_mlp-s0": "failed"}
-    missing = compare(read_experiment(tmp_path / "tiny")).missing
-    assert any(re.match(r"gated_mlp-s0 failed at step 0: DivergedError: diverged at step 1", line) for line in missing)
-
-
 def test_what_joins_after_the_test_split_was_opened_is_marked(experiment_yaml, tmp_path):
     base = ["data.test_share=0.1", "evaluate.split=test", "train.steps=2", "evaluate.samples=0", "hypotheses=[]"]
     dense, two = "variants={dense: {}}", "variants={dense: {}, wide: {d_ff: 96}}"
@@ -301,20 +258,6 @@ def test_evaluating_again_is_no_later_opening(experiment_yaml, tmp_path, monkeyp
     monkeypatch.setattr(attempt_module, "now", lambda: "2099-01-01T00:00:00+00:00")
     run_experiment(config, tmp_path, progress=False)
     assert records(tmp_path / "tiny")["dense-s0"]["evaluated"] == opened
-
-
-def test_an_interrupted_run_says_so(experiment_yaml, tmp_path):
-    config = load_experiment(experiment_yaml, ["seeds=[0]"])
-
-    def stop(step, loss, speed):
-        if step == 3:
-            raise Interrupted("SIGTERM", 15)
-
-    with pytest.raises(Interrupted) as raised:
-        run_experiment(config, tmp_path, Watcher(step=stop), progress=False)
-    assert raised.value.exit_code == 143
-    record = records(tmp_path / "tiny")["dense-s0"]
-    assert (record["status"], record["error"]) == ("interrupted", "stopped by SIGTERM")
 
 
 def test_a_second_process_is_refused(finished):
@@ -359,18 +302,6 @@ def test_a_check_is_left_out_by_name_only_and_the_record_says_so(experiment_yaml
         outcomes = {outcome["check"]: outcome["status"] for outcome in record_["preflight"]["checks"]}
         assert outcomes["overfit"] == "skipped" and outcomes["causality"] == "passed"
     assert any("overfit was left out by name" in warning for warning in compare(read_experiment(folder)).warnings)
-
-
-def test_a_faulty_model_is_refused_before_its_first_step(experiment_yaml, tmp_path, monkeypatch):
-    config = load_experiment(experiment_yaml, ["seeds=[0]"])
-    monkeypatch.setenv("MEMLM_CACHE", str(tmp_path / "cache"))  # a passed check is remembered by the source alone
-    sound = memlm.model.loss.summed_loss
-    monkeypatch.setattr(memlm.model.loss, "summed_loss", lambda hidden, *others: sound(hidden.detach(), *others))
-    monkeypatch.setattr(attempt_module, "train", lambda *_: pytest.fail("it was trained"))
-    with pytest.raises(PreflightError, match=r"nothing was trained\n  dense: ") as raised:
-        run_experiment(config, tmp_path, progress=False)
-    assert raised.value.exit_code == 3
-    assert records(tmp_path / "tiny")["dense-s0"]["status"] == "failed"
 
 
 def test_held_out_text_that_was_trained_on_is_refused(finished):

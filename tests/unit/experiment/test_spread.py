@@ -9,7 +9,7 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from memlm.cli import launcher
+from memlm import launcher
 from memlm.cli import run as run_command
 from memlm.errors import DivergedError, MissingDependencyError, PreflightError, RunError
 from memlm.experiment import run as running
@@ -92,15 +92,28 @@ def test_what_a_worker_makes_is_what_is_made_here(config, tmp_path, monkeypatch)
 @pytest.mark.parametrize(("kind", "exit_code"), [(DivergedError, 4), (PreflightError, 3)])
 def test_a_run_that_fails_keeps_no_other_from_its_end(kind, exit_code, config, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "spread", in_turn("cross_attention-s0", kind("it went wrong")))
-    told, diverged = [], []
+    told, failed = [], []
     watcher = Watcher(
-        finished=lambda name, _: told.append(name), diverged=lambda name, reason: diverged.append((name, reason))
+        finished=lambda name, _: told.append(name), failed=lambda name, reason: failed.append((name, reason))
     )
     with pytest.raises(kind, match="it went wrong") as raised:
         run_experiment(config, tmp_path, watcher, progress=False, workers=2)
     assert raised.value.exit_code == exit_code
     assert told == ["dense-s0", "gated_mlp-s0"]
-    assert diverged == ([("cross_attention-s0", "it went wrong")] if kind is DivergedError else [])
+    assert failed == [("cross_attention-s0", "it went wrong")]
+
+
+def test_all_runs_that_fail_are_named(config, tmp_path, monkeypatch):
+    errors = [DivergedError("loss nan"), PreflightError("a fault\n  dense: leak"), RunError("its process died")]
+
+    def spread(make, runs, workers, on_gpu):
+        yield from zip((run_name(*run) for run in runs), errors, strict=True)
+
+    monkeypatch.setattr(running, "spread", spread)
+    names = "dense-s0, cross_attention-s0, gated_mlp-s0"
+    with pytest.raises(RunError, match=rf"^3 of 3 runs failed: {names}; the first: loss nan$") as raised:
+        run_experiment(config, tmp_path, progress=False, workers=2)
+    assert raised.value.exit_code == 1
 
 
 def test_a_run_is_made_by_one_process_at_a_time(tmp_path):
