@@ -16,8 +16,8 @@ from memlm.experiment.models import starting_device
 from memlm.experiment.reading import Run
 from memlm.hf import MemlmForCausalLM
 from memlm.offload.trained import keep_on_host
+from memlm.train.accelerator import build_accelerator
 from memlm.train.checkpoint import load_model
-from memlm.train.loop import build_accelerator
 
 logger = logging.getLogger(__name__)
 

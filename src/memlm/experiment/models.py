@@ -14,7 +14,7 @@ from memlm.fill.database import fingerprint_of
 from memlm.fill.facts import fill_with_facts
 from memlm.fill.model import fill_model
 from memlm.hf import MemlmConfig, MemlmForCausalLM
-from memlm.train.loop import build_accelerator
+from memlm.train.accelerator import build_accelerator
 
 
 def new_model(config: ExperimentConfig, variant: str, tokenizer: Tokenizer) -> MemlmForCausalLM:
