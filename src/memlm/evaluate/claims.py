@@ -3,43 +3,52 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 _NAME = r"[^\s<>=|]+"
-# A name may hold a hyphen, so that of a difference stands between spaces.
-_SIDE = re.compile(rf"\s*(?:({_NAME})|(\|?)\s*({_NAME})\s+-\s+({_NAME})\s*(\|?))\s*")
+# A name may hold a hyphen or a plus, so that those of a sum stand between spaces.
+_SIDE = re.compile(rf"\s*(\|?)\s*({_NAME}(?:\s+[+-]\s+{_NAME})*)\s*(\|?)\s*")
+_TERM = re.compile(rf"(?:([+-])\s+)?({_NAME})")
 FORMS = "'gated_mlp < dense', 'a - b < c - d' or '|a - b| > |c - d|'"
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a claim: a variant, or the difference of two, whose sign may be left out of account."""
+    """One side of a claim: a variant, or a difference, whose sign may be left out of account.
 
-    plus: str
-    minus: str | None = None
+    Args:
+        terms: What is added (1) and what is taken away (-1): a variant, or a pattern with ``*``, which stands for the
+            mean of all variants that it fits.
+        is_absolute: Whether the sign of the whole counts for nothing.
+    """
+
+    terms: tuple[tuple[int, str], ...]
     is_absolute: bool = False
 
     @property
-    def variants(self) -> list[str]:
-        """The variants in it."""
-        return [self.plus] if self.minus is None else [self.plus, self.minus]
+    def balance(self) -> int:
+        """1 of a variant, 0 of a difference."""
+        return sum(sign for sign, _ in self.terms)
 
-    def coefficients(self, means: Mapping[str, float]) -> Counter[str]:
+    def coefficients(self, means: Mapping[str, float]) -> dict[str, float]:
         """Returns what the value of each variant counts; an absolute difference is turned so that its mean is not < 0.
 
         Args:
-            means: The mean of each variant over the seeds.
+            means: The mean of each variant of the claim over the seeds.
         """
-        if self.minus is None:
-            return Counter({self.plus: 1})
-        sign = -1 if self.is_absolute and means[self.plus] < means[self.minus] else 1
-        return Counter({self.plus: sign, self.minus: -sign})
+        counts = dict.fromkeys(means, 0.0)
+        for sign, name in self.terms:
+            fitting = _fitting(name, means)
+            for variant in fitting:
+                counts[variant] += sign / len(fitting)
+        turn = self.is_absolute and sum(count * means[variant] for variant, count in counts.items()) < 0
+        return {variant: -count if turn else count for variant, count in counts.items()}
 
     def __str__(self) -> str:
         """Reads ``a``, ``a − b`` or ``|a − b|``."""
-        text = " − ".join(self.variants)
+        text = "".join(f" {'+' if sign > 0 else '−'} {name}" for sign, name in self.terms).removeprefix(" + ")
         return f"|{text}|" if self.is_absolute else text
 
 
@@ -50,37 +59,38 @@ class Claim:
     left: Side
     right: Side
 
-    @property
-    def variants(self) -> list[str]:
-        """The variants in it, each once."""
-        return list(dict.fromkeys([*self.left.variants, *self.right.variants]))
+    def variants(self, known: Collection[str]) -> list[str]:
+        """Returns the variants in it, each once; a name that fits none of the known ones is itself among them."""
+        names = [name for side in (self.left, self.right) for _, name in side.terms]
+        return list(dict.fromkeys(variant for name in names for variant in _fitting(name, known) or [name]))
 
     @property
     def looks(self) -> int:
         """How many ways the claim can come true: 2 where the seeds that test a difference also choose its sign."""
         return 2 if self.left.is_absolute or self.right.is_absolute else 1
 
-    def coefficients(self, means: Mapping[str, float]) -> dict[str, int]:
+    def coefficients(self, means: Mapping[str, float]) -> dict[str, float]:
         """Returns what the value of each variant counts in left − right.
 
         The sign of an absolute difference is that of its mean over seeds, not of each seed: the mean of absolute values
         would grow with the noise, and a noisy variant would pass for an effect.
 
         Args:
-            means: The mean of each variant over the seeds.
+            means: The mean of each variant of the claim over the seeds.
         """
-        counts = self.left.coefficients(means)
-        counts.subtract(self.right.coefficients(means))
-        return dict(counts)
+        left, right = self.left.coefficients(means), self.right.coefficients(means)
+        return {variant: left[variant] - right[variant] for variant in means}
 
     def __str__(self) -> str:
         """Reads as the difference that is tested: ``a − b``, ``(a − b) − (c − d)`` or ``|a − b| − |c − d|``."""
-        sides = [f"({s})" if s.minus and not s.is_absolute else str(s) for s in (self.left, self.right)]
+        sides = [f"({s})" if len(s.terms) > 1 and not s.is_absolute else str(s) for s in (self.left, self.right)]
         return " − ".join(sides)
 
 
 def parse_claim(text: str) -> Claim:
     """Reads "a < b", "a - b < c - d" or "|a - b| < |c - d|"; "x > y" is read as "y < x".
+
+    Sides may be longer sums (``a - b - c + d``), and a name with ``*`` in it stands for a mean over variants.
 
     Raises:
         ValueError: the text is none of these, or compares something with itself.
@@ -89,22 +99,30 @@ def parse_claim(text: str) -> Claim:
     left, right = _side(first), _side(second)
     if left is None or right is None:
         raise ValueError(f"a claim compares two variants or two differences, such as {FORMS}, not {text!r}")
-    if (left.minus is None) != (right.minus is None):
+    if left.balance != right.balance:
         raise ValueError(f"the claim {text.strip()!r} compares a variant with a difference; write one such as {FORMS}")
     for side in (left, right):
-        if side.plus == side.minus:
-            raise ValueError(f"the claim {text.strip()!r} takes {side.plus} from itself")
-    turned = left.is_absolute and right.is_absolute and set(left.variants) == set(right.variants)
-    if left == right or turned:
+        for _, name in side.terms:
+            if {(1, name), (-1, name)} <= set(side.terms):
+                raise ValueError(f"the claim {text.strip()!r} takes {name} from itself")
+    if _is_same(left, right):
         raise ValueError(f"the claim {text.strip()!r} compares {left} with itself")
     return Claim(left, right) if "<" in text else Claim(right, left)
 
 
 def _side(text: str) -> Side | None:
     match = _SIDE.fullmatch(text)
-    if match is None:
+    if match is None or match[1] != match[3]:
         return None
-    alone, opening, plus, minus, closing = match.groups()
-    if alone:
-        return Side(alone)
-    return Side(plus, minus, is_absolute=bool(opening)) if opening == closing else None
+    side = Side(tuple((-1 if sign == "-" else 1, name) for sign, name in _TERM.findall(match[2])), bool(match[1]))
+    return side if side.balance in ((0,) if side.is_absolute else (0, 1)) else None
+
+
+def _is_same(left: Side, right: Side) -> bool:
+    turned = [(-sign, name) for sign, name in right.terms] if left.is_absolute and right.is_absolute else right.terms
+    same = sorted(left.terms) in (sorted(right.terms), sorted(turned))
+    return same and left.is_absolute == right.is_absolute
+
+
+def _fitting(name: str, known: Collection[str]) -> list[str]:
+    return [variant for variant in known if fnmatchcase(variant, name)]

@@ -281,9 +281,10 @@ def _warnings(experiment: Experiment) -> Iterator[str]:
 def _noted(judgement: Judgement, ledger: Ledger) -> Judgement:
     """Adds to a verdict that the runs it compares missed the match between them."""
     notes = list(judgement.notes)
+    compared = set(judgement.claim.variants([row.variant for row in ledger.rows]))
     for match in ledger.matches:
         own, to = match.solution.variant, match.solution.to
-        if {own, to} <= set(judgement.claim.variants) and match.off is not None and abs(match.off) > MISSED:
+        if {own, to} <= compared and match.off is not None and abs(match.off) > MISSED:
             much = f"{100 * abs(match.off):.2g} % {'less' if match.off < 0 else 'more'}"
             notes.insert(0, f"not at equal cost: {own} was to equal {to} by {match.solution.by} and had {much}")
     return replace(judgement, notes=notes)

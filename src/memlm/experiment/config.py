@@ -61,7 +61,7 @@ class Hypothesis(Config):
     """What the claim is called in the report."""
     claim: str
     """`a < b`: variant a's metric lies below variant b's by more than the margin. Also of differences: `a - b < c - d`,
-    `|a - b| > |c - d|`."""
+    `|a - b| > |c - d|`. A name with `*` stands for the mean of the variants that it fits."""
     metric: str = "validation_loss"
     """The result that is compared."""
     margin: float = Field(default=0.0, ge=0)
@@ -119,7 +119,7 @@ class ExperimentConfig(Config):
             if hypothesis.metric.startswith(("recall.", "learned_bits.")) and not self.has_questions:
                 yield f"hypotheses.{index}.metric", "needs questions, of corpus: facts or of evaluate.question_file"
             claim = parse_claim(hypothesis.claim)
-            for variant in claim.variants:
+            for variant in claim.variants(self.variants):
                 if variant not in self.variants:
                     yield f"hypotheses.{index}.claim", unknown("variant", variant, self.variants)
                 elif self.variants[variant].memory is None and hypothesis.metric.startswith(("usage.", "memory_")):

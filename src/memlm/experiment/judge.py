@@ -90,7 +90,8 @@ def judgements(experiment: Experiment, documents: Mapping[str, Documents]) -> li
         confidence = 1 - verdict.level
         resampled, n = _resampled(experiment, hypothesis.metric, claim, list(found), documents, confidence)
         shown = difference(list(found.values()), confidence) if found else None
-        notes = [note for variant in claim.variants for note in _gaps(experiment, variant, hypothesis.metric)]
+        variants = claim.variants(plan.variants)
+        notes = [note for variant in variants for note in _gaps(experiment, variant, hypothesis.metric)]
         judged.append(Judgement(hypothesis, claim, shown, resampled, n, verdict, notes))
     return judged
 
@@ -141,13 +142,13 @@ def _paired(values: Values, variants: Sequence[str]) -> list[int]:
     return sorted(set(seeds[0]).intersection(*seeds[1:]))
 
 
-def _coefficients(values: Values, claim: Claim, seeds: Sequence[int]) -> dict[str, int]:
-    return claim.coefficients({v: float(np.mean([values[v][seed] for seed in seeds])) for v in claim.variants})
+def _coefficients(values: Values, claim: Claim, seeds: Sequence[int]) -> dict[str, float]:
+    return claim.coefficients({v: float(np.mean([values[v][seed] for seed in seeds])) for v in claim.variants(values)})
 
 
 def _differences(values: Values, claim: Claim) -> dict[int, float]:
     """Returns left − right of every seed that all variants of the claim have."""
-    seeds = _paired(values, claim.variants)
+    seeds = _paired(values, claim.variants(values))
     if not seeds:
         return {}
     counts = _coefficients(values, claim, seeds)
@@ -163,15 +164,16 @@ def _resampled(
     confidence: float,
 ) -> tuple[Interval | None, int]:
     """Returns the two-level interval of left − right, and on how many documents it rests."""
-    by_run = [documents.get(run_name(variant, seed)) for variant in claim.variants for seed in seeds]
+    variants = claim.variants(experiment.plan.variants)
+    by_run = [documents.get(run_name(variant, seed)) for variant in variants for seed in seeds]
     known = [losses for losses in by_run if losses is not None and metric in losses.nats]
     if not known or len(known) < len(by_run):
         return None, 0
     if any((losses.documents, losses.tokens) != (known[0].documents, known[0].tokens) for losses in known):
         return None, 0  # compare warns of other text
     counts = _coefficients(values_of(experiment, metric), claim, seeds)
-    nats = np.array([losses.nats[metric] for losses in known]).reshape(len(claim.variants), len(seeds), -1)
-    sums = np.tensordot([counts[variant] for variant in claim.variants], nats, axes=1)  # [seeds, documents]
+    nats = np.array([losses.nats[metric] for losses in known]).reshape(len(variants), len(seeds), -1)
+    sums = np.tensordot([counts[variant] for variant in variants], nats, axes=1)  # [seeds, documents]
     return two_level(sums, np.array(known[0].tokens), confidence), sums.shape[1]
 
 

@@ -6,19 +6,23 @@ from memlm.evaluate.statistics import difference
 from memlm.evaluate.verdicts import Case, judge
 
 
+def side(plus, minus=None, is_absolute=False):
+    return Side(((1, plus), (-1, minus)) if minus else ((1, plus),), is_absolute)
+
+
 def test_claims_about_variants():
-    assert parse_claim("gated_mlp < cross_attention") == Claim(Side("gated_mlp"), Side("cross_attention"))
-    assert parse_claim(" dense-2x>pkm.small ") == Claim(Side("pkm.small"), Side("dense-2x"))
+    assert parse_claim("gated_mlp < cross_attention") == Claim(side("gated_mlp"), side("cross_attention"))
+    assert parse_claim(" dense-2x>pkm.small ") == Claim(side("pkm.small"), side("dense-2x"))
 
 
 def test_claims_about_differences():
     found = parse_claim("a - b < c-1 - d")
-    assert found == Claim(Side("a", "b"), Side("c-1", "d"))
-    assert (str(found), found.variants) == ("(a − b) − (c-1 − d)", ["a", "b", "c-1", "d"])
+    assert found == Claim(side("a", "b"), side("c-1", "d"))
+    assert (str(found), found.variants("abcd")) == ("(a − b) − (c-1 − d)", ["a", "b", "c-1", "d"])
     turned = parse_claim("|a - b| > | c - a |")
-    assert turned == Claim(Side("c", "a", is_absolute=True), Side("a", "b", is_absolute=True))
+    assert turned == Claim(side("c", "a", is_absolute=True), side("a", "b", is_absolute=True))
     assert str(turned) == "|c − a| − |a − b|"
-    assert parse_claim("|a - b|<c - d") == Claim(Side("a", "b", is_absolute=True), Side("c", "d"))
+    assert parse_claim("|a - b|<c - d") == Claim(side("a", "b", is_absolute=True), side("c", "d"))
 
 
 WRONG = ["", "a", "a <", "a <= b", "a = b", "a < b < c", "a b < c", "a << b", "a - b - c < d - e", "|a - b < c - d"]
@@ -49,10 +53,35 @@ def test_a_claim_needs_two_different_sides_of_a_kind(text, reason):
 
 def test_coefficients_add_up():
     means = {"a": 1.0, "b": 2.0, "c": 5.0}
-    assert parse_claim("a < b").coefficients(means) == {"a": 1, "b": -1}
+    assert parse_claim("a < b").coefficients(means) == {"a": 1, "b": -1, "c": 0}
     assert parse_claim("a - b < b - c").coefficients(means) == {"a": 1, "b": -2, "c": 1}
     assert parse_claim("|a - b| < |c - b|").coefficients(means) == {"a": -1, "b": 2, "c": -1}
     assert parse_claim("|b - a| < |b - c|").coefficients(means) == {"a": -1, "b": 2, "c": -1}
+
+
+def test_a_sum_may_be_longer():
+    claim = parse_claim("|a - b - c + d| > a - b")
+    assert str(claim) == "(a − b) − |a − b − c + d|"
+    means = {"a": 1.0, "b": 2.0, "c": 5.0, "d": 1.0}  # the sum is -5, so that it is turned
+    assert claim.coefficients(means) == {"a": 2, "b": -2, "c": -1, "d": 1}
+    assert parse_claim("a + b - c < d").coefficients(means) == {"a": 1, "b": 1, "c": -1, "d": -1}
+
+
+@pytest.mark.parametrize(
+    "text", ["a + b < c + d", "a - b - c < d", "|a - b - c + d| < |c - d - a + b|", "a + b - b < c"]
+)
+def test_a_longer_sum_is_a_variant_or_a_difference(text):
+    with pytest.raises(ValueError, match="claim"):
+        parse_claim(text)
+
+
+def test_a_pattern_is_the_mean_of_what_it_fits():
+    variants = ["a-x", "a-y", "b-x", "b-y", "dense-a"]
+    claim = parse_claim("a-* - *-y < b-x - dense-*")
+    assert claim.variants(variants) == ["a-x", "a-y", "b-y", "b-x", "dense-a"]
+    means = dict.fromkeys(claim.variants(variants), 1.0)
+    assert claim.coefficients(means) == {"a-x": 0.5, "a-y": 0, "b-y": -0.5, "b-x": -1, "dense-a": 1}
+    assert parse_claim("c-* < b-x").variants(variants) == ["c-*", "b-x"]
 
 
 def test_noise_does_not_pass_for_an_effect():

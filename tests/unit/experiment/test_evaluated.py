@@ -25,7 +25,7 @@ def by_name(rows):
     return {row.values: row.loss for row in rows}
 
 
-@pytest.mark.parametrize("apart", [{}, {"values_on": "host"}, {"shard": "bank"}])
+@pytest.mark.parametrize("apart", [{}, {"values_on": "host"}, {"shard": "bank"}, {"shard": "model"}])
 def test_values_that_no_device_held_alone_stay_on_the_host(runs, apart):
     config = TrainConfig(steps=1, device="cpu", **apart)
     model = load_evaluated(runs / "gated_mlp-s0" / "checkpoint", config, torch.device("meta"))

@@ -113,6 +113,14 @@ def test_an_effect_that_exceeds_another_whatever_its_sign(tmp_path):
     assert judged.verdict.word == "supported"
 
 
+def test_a_pattern_is_the_mean_over_variants(tmp_path):
+    (judged,) = compared(tmp_path, hypothesis("dense < *_*")).judgements
+    expected = losses("dense") - (losses("gated_mlp") + losses("cross_attention")) / 2
+    assert judged.difference.mean == pytest.approx(expected.mean())
+    assert judged.difference.sd == pytest.approx(expected.std(ddof=1))
+    assert judged.documents.mean == pytest.approx(expected.mean(), abs=1e-4)
+
+
 def test_a_claim_with_four_sides_says_what_it_lacks(tmp_path):
     folder = fabricate(tmp_path, [hypothesis("gated_mlp - dense < cross_attention - 门控记忆")])
     edit_record(folder / "门控记忆-s1", status="interrupted")
