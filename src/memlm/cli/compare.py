@@ -38,7 +38,7 @@ def print_comparison(console: Console, folder: Path) -> None:
     for title, table in shown.items():
         if table.rows:
             console.print(_upright(title, table))
-    for title, table in {"Usage of the memory": tables.usage(comparison), "Controls": tables.controls(comparison)}.items():
+    for title, table in (("Usage", tables.usage(comparison)), ("Controls", tables.controls(comparison))):
         if table.rows:
             console.print(_shown(title, table))
     for line in ["; ".join(tables.unigram_sentences(comparison)), tables.held_sentence(comparison)]:

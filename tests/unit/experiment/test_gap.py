@@ -27,7 +27,8 @@ def run(request):
         for parameter in model.parameters():  # far from where it is drawn, so that every part counts
             parameter.mul_(3.0)
     finished = SimpleNamespace(config=config, model=model.eval())
-    text = [np.random.default_rng(0).integers(5, 272, (4, length + 1)) for length in (16, 64, 4, 16)]
+    draw = np.random.default_rng(0)
+    text = [draw.integers(5, 272, (4, length + 1)) for length in (16, 64, 4, 16)]
     return gap.Trained(finished, tokenizer, *text)
 
 
