@@ -9,6 +9,9 @@ LOGITS = {"rtol": 1e-4, "atol": 2e-5}
 GRADIENT = {"rtol": 1e-3, "atol": 1e-5}
 """Gradients of a tiny model by two paths."""
 
+BFLOAT16 = {"rtol": 2e-2, "atol": 1e-2}
+"""Losses and norms of a tiny model by two orders of the same sums in 16 bits, by which some reads become others."""
+
 FLOPS = 0.01
 """Relative; counted against the formulas."""
 

@@ -14,6 +14,7 @@ from unittest.mock import patch
 import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed as dist
+from torch.distributed.tensor import DTensor
 
 from memlm.config.train import TrainConfig
 from memlm.data.sampler import Sampler
@@ -69,8 +70,29 @@ CASES = {
     "columns_joined": Case(wired("gated_mlp"), {"shard": "bank", "clip": 0.1, "record_writers": True}, by_rows=True),
     "columns_attention": Case(wired("cross_attention"), {"shard": "bank"}),
     "columns_hash": Case(wired("weighted_sum", "ngram_hash"), {"shard": "bank"}, by_rows=True),
+    "sharded": Case(wired("gated_mlp"), {"shard": "model", "clip": 0.1, "accumulation": 2}),
+    "sharded_dense": Case({}, {"shard": "model"}),
+    "sharded_experts": Case({"experts": {"n_experts": 6, "top_k": 1, "balance_weight": 0.0}}, {"shard": "model"}),
+    "sharded_rows": Case(wired("weighted_sum"), {"shard": "model", "router_lr": 0}, by_rows=True),
+    "sharded_attention": Case(wired("cross_attention"), {"shard": "model"}),
+    "sharded_tokens": Case(
+        wired("weighted_sum", bank={"type": "tokens", "learned_share": 0.5}),
+        {"shard": "model", "steps": 7, "train_values_epochs": 1, "record_writers": True},
+    ),
     "watched": Case(SPARSE, {"record_writers": True, "revive_every": 2, "accumulation": 2}),
 }
+FAST = {"compile": True, "precision": "bf16", "record_writers": False}
+COMPILED = {
+    f"compiled_{name}": Case(case.model, case.train | FAST, case.by_rows)
+    for name, case in CASES.items()
+    if name in ("dense", "gated_mlp", "rows", "columns", "columns_joined", "sharded", "sharded_rows")
+}
+"""What is tried on GPUs alone: 16 bits, and the compiler."""
+
+
+def cases_on(device: str) -> dict[str, Case]:
+    """Returns the cases that a device trains."""
+    return CASES | COMPILED if device == "cuda" else CASES
 
 
 def trained(case: Case, device: str) -> dict[str, torch.Tensor]:
@@ -78,15 +100,18 @@ def trained(case: Case, device: str) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     model = MemlmForCausalLM(MemlmConfig(model=SHAPE | case.model, vocab_size=VOCABULARY, pad_token_id=1))
     defaults = {"steps": STEPS, "batch_size": BATCH_SIZE, "lr": 1e-3, "evaluate_every": 0}
-    config = TrainConfig(**defaults | case.train, device=device, precision="fp32")
+    config = TrainConfig(**{"precision": "fp32"} | defaults | case.train, device=device)
     found, losses, clip = {}, [], Updater.clip
 
     def clip_and_keep(self):
         gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         norm = found["norm"] = clip(self)
+        parts = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
+        found["held"] = torch.tensor(sum(part.numel() for part in parts))
         for bank, (rows, sums, n_rows) in self._rows:
             kept = torch.arange(len(rows), device=rows.device) < n_rows
             gradients[VALUES] = torch.zeros_like(bank.values).index_add_(0, rows[kept], sums[kept])
+        gradients = {n: g.full_tensor() if isinstance(g, DTensor) else g for n, g in gradients.items()}
         (bank,) = model.decoder.banks or [None]
         if isinstance(bank, ColumnBank):
             if not case.by_rows:
@@ -136,16 +161,18 @@ def counted_bytes():
 def main(path: Path, device: str) -> None:
     """Trains every case, and has rank 0 write what it measured."""
     found = {}
-    for name, case in CASES.items():
+    for name, case in cases_on(device).items():
         with counted_bytes() as sent:
             own = trained(case, device)
         found[f"{name}/{SENT}"] = torch.tensor(sent)
         found |= {f"{name}/{key}": tensor for key, tensor in own.items()}
-        apart = f"weight/{VALUES}" if case.train.get("shard") else None  # only rank 0 has all columns in the end
-        weights = torch.cat([t.flatten() for key, t in own.items() if key.startswith("weight/") and key != apart])
+        # Of what is shared only rank 0 has the whole in the end.
+        apart = {"bank": f"weight/{VALUES}", "model": "weight/"}.get(case.train.get("shard"), "none")
+        same = {k: t for k, t in own.items() if k in ("losses", "norm") or k.startswith("weight/")}
+        known = torch.cat([tensor.flatten() for key, tensor in same.items() if not key.startswith(apart)])
         everyones: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyones, weights)
-        found[f"{name}/{SAME}"] = torch.tensor(all(torch.equal(part, weights) for part in everyones))
+        dist.all_gather_object(everyones, known)
+        found[f"{name}/{SAME}"] = torch.tensor(all(torch.equal(part, known) for part in everyones))
     if dist.get_rank() == 0:
         save_file({name: tensor.contiguous().clone() for name, tensor in found.items()}, path)
     dist.destroy_process_group()

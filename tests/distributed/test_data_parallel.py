@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from memlm.train.traffic import Reading, columns
-from tests.distributed.cases import BATCH_SIZE, CASES, SAME, SENT, SEQ_LEN, STEPS, trained
+from tests.distributed.cases import BATCH_SIZE, CASES, COMPILED, SAME, SENT, SEQ_LEN, STEPS, cases_on, trained
 from tests.distributed.launch import torchrun
-from tests.tolerances import FLOAT32, GRADIENT
+from tests.tolerances import BFLOAT16, FLOAT32, GRADIENT
 
 
 def on(device, ranks):
@@ -26,7 +26,7 @@ def started(request):
 @pytest.fixture(scope="module")
 def one_process():
     """What one process gives, by device and name of the case; each is trained once."""
-    return cache(lambda device, name: trained(CASES[name], device))
+    return cache(lambda device, name: trained(cases_on(device)[name], device))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def together(started, tmp_path_factory):
     found = load_file(path)
     return {"ranks": ranks} | {
         name: {key.removeprefix(f"{name}/"): t for key, t in found.items() if key.startswith(f"{name}/")}
-        for name in CASES
+        for name in cases_on(device)
     }
 
 
@@ -62,6 +62,22 @@ def test_losses_and_gradients_are_those_of_one_process(name, alone, together):
             torch.testing.assert_close(found[key], tensor, **GRADIENT, msg=lambda text, key=key: f"{key}: {text}")
         if key.startswith("writers/"):
             assert torch.equal(found[key], tensor), key
+
+
+@pytest.mark.parametrize("name", ["sharded", "sharded_dense", "sharded_tokens"])
+def test_a_rank_holds_its_part_of_a_shared_model(name, alone, together):
+    whole, held = alone(name)["held"].item(), together[name]["held"].item()
+    assert whole / together["ranks"] <= held < 1.05 * whole / together["ranks"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("started", [on("cuda", 2)], indirect=True)
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_in_16_bits_losses_are_those_of_one_process(name, alone, together):
+    expected, found = alone(name), together[name]
+    assert found[SAME], "the ranks have drifted apart"
+    torch.testing.assert_close(found["norm"], expected["norm"], **BFLOAT16)
+    torch.testing.assert_close(found["losses"], expected["losses"], **BFLOAT16)
 
 
 @pytest.mark.parametrize(("name", "is_summed"), [("columns", True), ("columns_attention", False)])

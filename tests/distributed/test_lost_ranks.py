@@ -1,6 +1,6 @@
 """A rank that dies ends the run for all, in one line, and the run goes on over another number of ranks.
 
-The bank is shared by the ranks, so a checkpoint of two is also read by one and by four.
+The bank, or the whole model, is shared by the ranks, so a checkpoint of two is also read by one and by four.
 """
 
 import json
@@ -13,12 +13,12 @@ from tests.distributed.launch import torchrun
 
 ONE_RUN = ["seeds=[0]", "variants={gated_mlp: {memory: {type: product_key, n_keys: 8}, fusion: {type: gated_mlp}}}"]
 SETTINGS = [*ONE_RUN, "hypotheses=[]", "train.save_every=2"]
-SHARDED = [*SETTINGS, "train.shard=bank"]
+BANK, MODEL = ([*SETTINGS, f"train.shard={shared}"] for shared in ("bank", "model"))
 RUN = "tiny/gated_mlp-s0"
 
 
-def doomed(ranks, rank, step, name, yaml, folder):
-    options = [word for setting in SHARDED for word in ("-o", setting)]
+def doomed(ranks, rank, step, name, yaml, folder, settings=MODEL):
+    options = [word for setting in settings for word in ("-o", setting)]
     return torchrun(ranks, "tests.distributed.dying", rank, step, name, "run", yaml, *options, cwd=folder)
 
 
@@ -30,7 +30,7 @@ def told(ended):
     return [line for line in ended.stderr.splitlines() if line.startswith("error:")]
 
 
-def go_on(yaml, root, settings=SHARDED):
+def go_on(yaml, root, settings=MODEL):
     run_experiment(load_experiment(yaml, settings), root, progress=False)
     return record(root)
 
@@ -73,10 +73,10 @@ def test_a_signal_to_one_rank_saves_and_ends_all_and_more_ranks_go_on(experiment
 
 
 def test_a_signal_during_the_last_step_ends_all_as_well(experiment_yaml, tmp_path, untouched):
-    ended = doomed(2, 1, "6+", "SIGTERM", experiment_yaml, tmp_path)
+    ended = doomed(2, 1, "6+", "SIGTERM", experiment_yaml, tmp_path, BANK)
     assert ended.returncode != 0
     assert told(ended) == ["error: stopped by SIGTERM"]
     assert record(tmp_path / "runs")["status"] == "interrupted"
-    found = go_on(experiment_yaml, tmp_path / "runs")
+    found = go_on(experiment_yaml, tmp_path / "runs", BANK)
     assert [part["step"] for part in found["continued"]] == [6]
     assert_same(found["results"], untouched)

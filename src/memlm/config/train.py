@@ -103,8 +103,9 @@ class TrainConfig(Config):
     record_writers: bool = False
     """Record which training position pulled hardest at each slot's value, and when a slot was read first and last;
     `memlm inspect` shows it (docs/inspect.md has what it costs)."""
-    shard: Literal["none", "bank"] = "none"
-    """Of what each of several processes holds a part: bank is of every bank of vectors (docs/scaling.md)."""
+    shard: Literal["none", "bank", "model"] = "none"
+    """Of what each of several processes holds a part: bank is of every bank of vectors, model of all parameters
+    (docs/scaling.md)."""
     skip_checks: list[Check] = Field(default_factory=list[Check])
     """Checks of the preflight to leave out; the record says so."""
     trackers: list[Tracker] = Field(default_factory=list[Tracker])
@@ -128,6 +129,8 @@ class TrainConfig(Config):
         for name in ("compile", "revive_every", "record_writers"):
             if self.values_on == "host" and getattr(self, name):
                 yield "values_on", f"values on the host do not go with {name}; leave one of them out"
+        if self.shard == "model" and self.revive_every:
+            yield "shard", "model does not go with revive_every; leave that out, or share the bank alone: shard: bank"
         for name in ("save_every", "evaluate_every"):
             if self.keep_best and not getattr(self, name):
                 yield "keep_best", f"has no effect, because {name} is 0"

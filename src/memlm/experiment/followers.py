@@ -141,7 +141,7 @@ def _train(order: Order) -> None:
         model = load_model(order.checkpoint, starting_device(settings))
     sampler = Sampler(data.train.ids, config.data.seq_len, settings.batch_size, order.seed)
     hooks = Hooks()
-    if settings.shard == "bank":  # what rank 0 evaluates reads the columns that are here
+    if settings.shard != "none":  # what rank 0 evaluates reads the parts that are here
         suite = suite_of(config, data)
         hooks = Hooks(evaluate=lambda: suite.evaluate_quick(model))
     with tempfile.TemporaryDirectory() as scratch, MetricLog(Path(scratch) / "metrics.jsonl", []) as log:

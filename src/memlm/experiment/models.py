@@ -48,7 +48,7 @@ def new_model(config: ExperimentConfig, variant: str, tokenizer: Tokenizer) -> M
 
 def starting_device(config: TrainConfig) -> torch.device:
     """Returns where a checkpoint is loaded to go on from: what no device is to hold alone may be too large for one."""
-    is_apart = config.shard == "bank" or config.values_on == "host"
+    is_apart = config.shard != "none" or config.values_on == "host"
     return torch.device("cpu") if is_apart else build_accelerator(config).device
 
 

@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from memlm.bank.vectors import VectorBank
@@ -64,6 +65,8 @@ def add_up_gradient(
 def joined(accelerator: Accelerator, decoder: Decoder, plan: Plan) -> nn.Module:
     """Returns what `add_up_gradient` takes: the decoder with its loss, joined to those of the other ranks."""
     module = TokenLoss(decoder)
+    if isinstance(decoder, FSDPModule):
+        return accelerator.prepare_model(module, evaluation_mode=True)  # all but DistributedDataParallel
     banks = {name: bank for name, bank in module.named_modules() if isinstance(bank, VectorBank)}
     apart = [f"{n}.values" for n, bank in banks.items() if bank.compact is not None or isinstance(bank, ColumnBank)]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, apart)

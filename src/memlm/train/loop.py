@@ -37,7 +37,7 @@ from memlm.train.optimizer import (
 from memlm.train.ranks import Ranks, telling_lost_ranks
 from memlm.train.revival import Revival
 from memlm.train.schedule import Plan, lr_factor
-from memlm.train.sharding import ShardedBanks
+from memlm.train.sharding import Shards
 from memlm.train.state import History, TrainingState, capture, restore
 from memlm.train.updater import Updater
 from memlm.train.writers import WriterRecorder
@@ -53,8 +53,8 @@ class Hooks:
     """What the loop calls; it knows nothing of evaluation, folders or screens.
 
     Attributes:
-        evaluate: Returns metrics of the model as it is now; called between steps. Where ranks share a bank, all of
-            them must read the same.
+        evaluate: Returns metrics of the model as it is now; called between steps. Where ranks share a bank or the
+            model, all of them must read the same.
         save: Writes the model as it is now and the training state; called between steps. Only rank 0 has all of both.
         progress: Is told the step, its loss and tokens per second, every step.
         alarm: Is told every alarm that begins or ceases, as an entry of `Alarms.history`; after a resume all so far.
@@ -202,7 +202,7 @@ class _Training:
         self.accelerator = build_accelerator(config)
         self.ranks = Ranks.of(self.accelerator)
         self.plan = Plan.of(config, sampler.seq_len, sampler.n_sequences)
-        self.banks = ShardedBanks(model.decoder, self.ranks if config.shard == "bank" else Ranks())
+        self.shards = Shards(model.decoder, self.ranks, config.shard, self.accelerator.device)
         if config.values_on == "host":
             hold_on_host(model.decoder, self.accelerator.device, self.ranks.number)
         model.to(self.accelerator.device)  # pyright: ignore[reportArgumentType]
@@ -217,7 +217,7 @@ class _Training:
         self.writers = WriterRecorder(model.decoder, self.ranks) if config.record_writers else None
         self.companions = [each for each in (self.revival, self.writers) if each is not None]
         if state is not None:
-            restore(self.banks.own_moments(state.tensors), model, self.optimizer)
+            restore(self.shards.own_moments(state.tensors), model, self.optimizer)
             for companion in self.companions:
                 companion.restore(state.tensors)
         self.alarms = Alarms(config.alarms, self.history.alarms)
@@ -261,7 +261,7 @@ class _Training:
                 raise next(iter(self.signals), Interrupted("SIGTERM", signal.SIGTERM))
         if self.writers is not None:
             self.writers.write(self.folder)
-        self.banks.restore()
+        self.shards.restore()
         return TrainResult(
             train_loss=self.history.mean_loss(max(1, self.plan.steps // 10)),
             time_s=self.watch.total,
@@ -368,7 +368,7 @@ class _Training:
         if self._is_due("memory", step):
             metrics["train/peak_memory_gib"] = self.memory.gib()
         if self._is_due("evaluate", step):
-            with self.accelerator.autocast():
+            with self.accelerator.autocast(), self.shards.readable():
                 metrics |= self.hooks.evaluate()
             begun = begun + self._told(self.alarms.after_evaluation(step, metrics, self.history.losses))
         if begun:
@@ -387,9 +387,9 @@ class _Training:
         """Saves the model and the state after a step, which is settled."""
         self.log.sync()
         self.history.peak_memory_gib = self.memory.gib()
-        tensors = self.banks.whole_moments(capture(self.model, self.optimizer))
+        tensors = self.shards.whole_moments(capture(self.model, self.optimizer))
         for companion in self.companions:
             tensors |= companion.tensors()
         validation_loss = self.metrics.get("evaluate/validation_loss")
-        with self.banks.whole():
+        with self.shards.whole():
             self.hooks.save(TrainingState(step, tensors, self.history, validation_loss))

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from memlm.bank.vectors import VectorBank
 from memlm.errors import RunError
@@ -44,8 +45,9 @@ class Updater:
         """
         self._average_columns()
         self._rows = self._of_rows()
-        norm = self._norm()
-        torch.nn.utils.clip_grads_with_norm_(self._parameters, self._limit, norm)
+        parameters = [_own(parameter) for parameter in self._parameters]
+        norm = self._norm(parameters)
+        torch.nn.utils.clip_grads_with_norm_(parameters, self._limit, norm)
         self._factor = (self._limit / (norm + 1e-6)).clamp(max=1.0)  # as there; rows are scaled where they are used
         return norm
 
@@ -55,14 +57,16 @@ class Updater:
             if isinstance(bank, ColumnBank) and bank.values.grad is not None:
                 bank.values.grad /= bank.n_ranks
 
-    def _norm(self) -> Tensor:
-        columns = {id(bank.values) for bank in self._banks if isinstance(bank, ColumnBank)}
-        gradients = [(id(p), p.grad) for p in self._parameters if p.grad is not None]
+    def _norm(self, parameters: list[Tensor]) -> Tensor:
+        parts = {id(bank.values) for bank in self._banks if isinstance(bank, ColumnBank)}
+        parts |= {id(parameter) for parameter in self._parameters if isinstance(parameter, DTensor)}
+        owners = zip(self._parameters, parameters, strict=True)
+        gradients = [(id(owner), own.grad) for owner, own in owners if own.grad is not None]
         gradients += [(id(bank.values), gradient.sums) for bank, gradient in self._rows]
-        norm = torch.nn.utils.get_total_norm([gradient for owner, gradient in gradients if owner not in columns])
-        if not columns:
+        norm = torch.nn.utils.get_total_norm([gradient for owner, gradient in gradients if owner not in parts])
+        if not parts:
             return norm
-        own = torch.nn.utils.get_total_norm([gradient for owner, gradient in gradients if owner in columns])
+        own = torch.nn.utils.get_total_norm([gradient for owner, gradient in gradients if owner in parts])
         squares = own.to(norm).square()
         self._ranks.add(squares)
         return (norm.square() + squares).sqrt()
@@ -131,3 +135,13 @@ class Updater:
         if isinstance(bank, ColumnBank):  # it has the sum, and all ranks have read the same rows
             return gradient._replace(sums=gradient.sums / bank.n_ranks)
         return self._ranks.mean_rows(gradient, bank.n_slots)
+
+
+def _own(parameter: nn.Parameter) -> Tensor:
+    """Returns what this rank holds of a parameter and of its gradient, as plain tensors in the same memory."""
+    if not isinstance(parameter, DTensor):
+        return parameter
+    own: Tensor = parameter.detach().to_local()  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(parameter.grad, DTensor):
+        own.grad = parameter.grad.to_local()
+    return own

@@ -172,7 +172,16 @@ TRAIN = [
         "unknown value 'tpu'. Did you mean 'cpu'? Known: auto, cpu, cuda, mps.",
     ),
     ("steps: 4, record_writers: 3", "record_writers = 3", "Input should be a valid boolean, unable to interpret input"),
-    ("steps: 4, shard: banks", "shard = 'banks'", "unknown value 'banks'. Did you mean 'bank'? Known: bank, none."),
+    (
+        "steps: 4, shard: banks",
+        "shard = 'banks'",
+        "unknown value 'banks'. Did you mean 'bank'? Known: bank, model, none.",
+    ),
+    (
+        "steps: 4, shard: model, revive_every: 2",
+        "shard = 'model'",
+        "model does not go with revive_every; leave that out, or share the bank alone: shard: bank",
+    ),
     (
         "steps: 4, record_writers: true, compile: true",
         "record_writers = True",
