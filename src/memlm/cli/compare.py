@@ -38,6 +38,9 @@ def print_comparison(console: Console, folder: Path) -> None:
     for title, table in shown.items():
         if table.rows:
             console.print(_upright(title, table))
+    for title, table in (("Usage", tables.usage(comparison)), ("Controls", tables.controls(comparison))):
+        if table.rows:
+            console.print(_shown(title, table))
     for line in ["; ".join(tables.unigram_sentences(comparison)), tables.held_sentence(comparison)]:
         console.print(line[:1].upper() + line[1:])
     if comparison.split == "test":
@@ -54,6 +57,13 @@ def print_comparison(console: Console, folder: Path) -> None:
         console.print(claim, style="bold")
         console.print(f"  {claims.sentence(judgement)}")
     console.print(f"\nreport: {folder / 'report.html'}")
+
+
+def _shown(title: str, table: tables.Table) -> Table:
+    shown = Table(*table.columns, title=title, title_justify="left")
+    for row in table.rows:
+        shown.add_row(*(f"{cell.text} {cell.note}".strip() for cell in row))
+    return shown
 
 
 def _upright(title: str, table: tables.Table) -> Table:

@@ -235,7 +235,7 @@ def _tell_apart(console: Console, editing: Editing) -> None:
     from memlm.edit.abstention import measure
 
     world, editor, keep = editing.world(), editing.editor, editing.keeper("edit-abstention")
-    found = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, world)
+    found = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, world, editing.background)
     for part, rows in found.items():
         keep(part, rows)
     first, *names = found["auroc"][0]

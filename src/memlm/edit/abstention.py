@@ -1,9 +1,9 @@
 """Does a model know what it does not know? From the text of a question alone, told facts against those nobody told.
 
 Asked in held-out words: told facts, facts of unknown entities, and untold facts of known ones; then the same with the
-subject's first name left out (an alias) and with two of its letters swapped (a misspelling). Scores, high for "known":
+subject's names in the other order, with the last name alone, and with two letters swapped. Scores, high for "known":
 
-- router: the mean over layers and heads of the weight of the best slot, at the last token of the question
+- router: how alike what the question's last token reads is to what some token of the training text reads (cosine)
 - answer: the probability of the first token that greedy decoding gives
 - index: 1 if the text names subject and relation of a told fact, letter by letter; else 0
 - both: index + router, so the index decides and the router orders within
@@ -11,7 +11,7 @@ subject's first name left out (an alias) and with two of its letters swapped (a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise, product
 from typing import NamedTuple
@@ -20,20 +20,27 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional as F
 
 from memlm.data.asking import ask
 from memlm.data.questions import Question
 from memlm.data.world import World
+from memlm.edit.background import padded
 from memlm.edit.results import Row, Trial
 from memlm.errors import EditError
 from memlm.evaluate.recall import answer, encode
+from memlm.memory.base import MemoryRead
 from memlm.model.decoder import Decoder
 
 MOST = 500
 """Questions of a kind at most."""
 KNOWN = "paraphrase"
 UNKNOWN = ("unknown_entity", "unknown_attribute")
-BATCH = 256
+BATCH = 64
+"""Sequences in one forward pass."""
+COMPARED = 16
+"""Tokens that are compared with all of the training text at once; each takes a number for every slot of every head."""
 COVERAGES = tuple(round(0.05 * n, 2) for n in range(1, 21))
 """Shares of the questions that are answered, the surest first."""
 
@@ -46,8 +53,17 @@ class Scored(NamedTuple):
     is_right: np.ndarray
 
 
-def measure(decoder: Decoder, tokenizer: Tokenizer, seq_len: int, world: World) -> Trial:
+def measure(
+    decoder: Decoder, tokenizer: Tokenizer, seq_len: int, world: World, background: Sequence[Sequence[int]]
+) -> Trial:
     """Returns how well the scores tell known from unknown.
+
+    Args:
+        decoder: The model, in eval mode.
+        tokenizer: Its tokenizer.
+        seq_len: Tokens that it sees at a time.
+        world: The generated world that it has learned.
+        background: Sequences of training tokens.
 
     Returns:
         ``auroc``: the AUROC of each score, a row for each spelling of the names and kind of unknown (``what``);
@@ -60,8 +76,11 @@ def measure(decoder: Decoder, tokenizer: Tokenizer, seq_len: int, world: World) 
     kinds = np.array([question.kind for question in asked])
     if not np.isin(kinds, UNKNOWN).any():
         raise EditError("the world tells all its facts, and has no unknown entities; there is nothing to tell apart")
-    spelt = {"as told": asked, "alias": [alias(q) for q in asked], "misspelt": [misspelt(q) for q in asked]}
-    scored = {spelling: score(decoder, tokenizer, seq_len, world, questions) for spelling, questions in spelt.items()}
+    index, known = PairIndex(world), KnownReads(decoder, background)
+    scored = {
+        spelling: score(decoder, tokenizer, seq_len, [spell(question) for question in asked], index, known)
+        for spelling, spell in SPELLINGS.items()
+    }
     found: list[Row] = []
     for spelling, unknown in product(scored, UNKNOWN):
         chosen = np.isin(kinds, (KNOWN, unknown))
@@ -77,14 +96,84 @@ def measure(decoder: Decoder, tokenizer: Tokenizer, seq_len: int, world: World) 
     }
 
 
-def score(decoder: Decoder, tokenizer: Tokenizer, seq_len: int, world: World, questions: Sequence[Question]) -> Scored:
+def score(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    seq_len: int,
+    questions: Sequence[Question],
+    index: PairIndex,
+    known: KnownReads,
+) -> Scored:
     """Returns what each score says about questions."""
     encoded = encode(questions, tokenizer, seq_len)
-    router, sure = zip(*(_confidence(decoder, row.ids[: -row.n_answer]) for row in encoded), strict=True)
-    index = PairIndex(world)
+    router, sure = known.judge([row.ids[: -row.n_answer] for row in encoded])
     named = np.array([float(index.names(question.prompt)) for question in questions])
-    scores = {"router": np.array(router), "answer": np.array(sure), "index": named, "both": named + np.array(router)}
+    scores = {"router": router, "answer": sure, "index": named, "both": named + router}
     return Scored(list(questions), scores, answer(decoder, encoded, BATCH).exact)
+
+
+class KnownReads:
+    """What the tokens of a text read, to see whether a question reads the like.
+
+    A read is a vector of weights over the slots of all layers and heads, of norm 1. The weight of the best slot alone
+    tells little: a router is as sure of a name that it has never met.
+
+    Args:
+        decoder: The model, in eval mode.
+        sequences: Token ids, a list for each sequence.
+    """
+
+    def __init__(self, decoder: Decoder, sequences: Sequence[Sequence[int]]) -> None:
+        self._decoder = decoder
+        batches = [sequences[start : start + BATCH] for start in range(0, len(sequences), BATCH)]
+        slots, weights = zip(*(self._real(batch) for batch in batches), strict=True)
+        self._slots, self._weights = torch.cat(slots), torch.cat(weights)  # [tokens, R]
+
+    @torch.inference_mode()
+    def judge(self, prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns for the end of each prompt the cosine of its nearest read, and the chance of its likeliest token."""
+        device, found = self._decoder.embedding.weight.device, []
+        for start in range(0, len(prompts), BATCH):
+            ids, is_real = (tensor.to(device) for tensor in padded(prompts[start : start + BATCH]))
+            output, ends = self._decoder(ids), (torch.arange(len(ids), device=device), is_real.sum(1) - 1)
+            slots, weights = (each[ends] for each in by_head(list(output.reads.values())))
+            chances = self._decoder.logits(output.hidden[ends]).float().softmax(-1).max(-1).values
+            found.append(torch.stack([self._nearest(slots, weights), chances]).cpu().numpy())
+        router, sure = np.concatenate(found, axis=1)
+        return router, sure
+
+    def _nearest(self, slots: Tensor, weights: Tensor) -> Tensor:
+        """Returns the highest cosine of each read [N, R] with any read of the text, [N]."""
+        size = 1 + max(int(self._slots.max()), int(slots.max()))
+        best: list[Tensor] = []
+        for asked, theirs in zip(slots.split(COMPARED), weights.split(COMPARED), strict=True):
+            table = weights.new_zeros(size, len(asked))
+            table[asked, torch.arange(len(asked), device=asked.device)[:, None]] = theirs
+            same = F.embedding_bag(self._slots, table, mode="sum", per_sample_weights=self._weights)
+            best.append(same.max(0).values)
+        return torch.cat(best)
+
+    @torch.inference_mode()
+    def _real(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        ids, is_real = (tensor.to(self._decoder.embedding.weight.device) for tensor in padded(sequences))
+        slots, weights = by_head(list(self._decoder(ids).reads.values()))
+        return slots[is_real], weights[is_real]
+
+
+def by_head(reads: Sequence[MemoryRead]) -> tuple[Tensor, Tensor]:
+    """Returns reads with a number of its own for every slot of every layer and head, and weights of norm 1.
+
+    Shapes:
+        slots and weights of each layer [B, T, H, K] -> [B, T, R], [B, T, R]; R is the sum of H * K over layers.
+    """
+    slots: list[Tensor] = []
+    first = 0
+    for read in reads:
+        n_heads = read.slots.shape[2]
+        offsets = first + read.bank.n_slots * torch.arange(n_heads, device=read.slots.device)[:, None]
+        slots.append((read.slots + offsets).flatten(2))
+        first += read.bank.n_slots * n_heads
+    return torch.cat(slots, -1), F.normalize(torch.cat([r.weights.flatten(2) for r in reads], -1).float(), dim=-1)
 
 
 class PairIndex:
@@ -102,8 +191,15 @@ class PairIndex:
         return any(noun in words for pair in pairs for noun in self._relations.get(pair, ()))
 
 
-def alias(question: Question) -> Question:
-    """Returns a question with the subject's last name alone."""
+def last_first(question: Question) -> Question:
+    """Returns a question with the subject's last name before the first."""
+    return replace(
+        question, prompt=question.prompt.replace(question.subject, " ".join(reversed(question.subject.split())))
+    )
+
+
+def last_alone(question: Question) -> Question:
+    """Returns a question with the subject's last name alone, which others have too."""
     return replace(question, prompt=question.prompt.replace(question.subject, question.subject.split()[-1]))
 
 
@@ -111,6 +207,15 @@ def misspelt(question: Question) -> Question:
     """Returns a question with the fourth and fifth letter of the subject's name swapped."""
     name = question.subject
     return replace(question, prompt=question.prompt.replace(name, name[:3] + name[4] + name[3] + name[5:]))
+
+
+SPELLINGS: Mapping[str, Callable[[Question], Question]] = {
+    "as told": lambda question: question,
+    "last name first": last_first,
+    "last name alone": last_alone,
+    "misspelt": misspelt,
+}
+"""How the subject is written."""
 
 
 def auroc(scores: np.ndarray, is_known: np.ndarray) -> float:
@@ -123,12 +228,3 @@ def risk(scores: np.ndarray, is_right: np.ndarray, coverage: float) -> float:
     """Returns the share of wrong answers among the ``coverage`` of questions with the highest scores."""
     order = np.argsort(-scores, kind="stable")[: max(1, round(coverage * len(scores)))]
     return float(1 - is_right[order].mean())
-
-
-@torch.inference_mode()
-def _confidence(decoder: Decoder, ids: list[int]) -> tuple[float, float]:
-    """Returns the router's and the answer's confidence after a prompt."""
-    output = decoder(torch.tensor([ids], device=decoder.embedding.weight.device))
-    best = [read.weights[0, -1].max(-1).values.mean() for read in output.reads.values()]
-    chances = decoder.logits(output.hidden[0, -1]).float().softmax(-1)
-    return float(torch.stack(best).mean()), float(chances.max())

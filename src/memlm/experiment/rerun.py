@@ -92,13 +92,14 @@ class Rerun:
         return compare_runs(self.recorded, read_finished(self.folder), self.is_exact)
 
 
-def plan_rerun(folder: Path, root: Path | None = None, progress: bool = True) -> Rerun:
+def plan_rerun(folder: Path, root: Path | None = None, progress: bool = True, keeps_finished: bool = False) -> Rerun:
     """Reads a run's record and says what is to be expected of repeating it; nothing is trained.
 
     Args:
         folder: The run's folder, which is only read.
         root: Takes the rerun as ``<experiment>/<run>``; ``.rerun`` in the experiment's folder if not given.
         progress: Show bars while the data are prepared.
+        keeps_finished: A rerun that is there already is compared as it is, and not refused.
 
     Raises:
         RunError: the run is not finished, was made from other text, questions, database or settings that cannot be
@@ -112,7 +113,7 @@ def plan_rerun(folder: Path, root: Path | None = None, progress: bool = True) ->
         raise RunError(f"{rerun.folder} lies in the recorded run, which is only read; choose another --runs")
     if rerun.folder.parent.resolve() == folder.resolve().parent:
         raise RunError(f"{rerun.folder.parent} is the recorded experiment, which is only read; choose another --runs")
-    if _is_finished(rerun.folder):  # one that was broken off goes on
+    if not keeps_finished and _is_finished(rerun.folder):  # one that was broken off goes on
         raise RunError(
             f"{rerun.folder} is there already, and a rerun replaces nothing; remove it, or choose another --runs"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import yaml
 
@@ -31,12 +32,12 @@ tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 print(tokenizer.decode(model.generate(**tokenizer("The", return_tensors="pt"), max_new_tokens=20)[0]))"""
 
 
-def card(run: Run) -> str:
-    """Returns the text of ``README.md`` for a finished run."""
-    return HEAD + "\n" + "\n\n".join(_parts(run)) + "\n"
+def card(run: Run, experiment: Path) -> str:
+    """Returns the text of ``README.md`` for a finished run and the folder of its experiment."""
+    return HEAD + "\n" + "\n\n".join(_parts(run, experiment)) + "\n"
 
 
-def _parts(run: Run) -> Iterator[str]:
+def _parts(run: Run, experiment: Path) -> Iterator[str]:
     record = run.record
     yield f"# {record.experiment}: {run.name}"
     yield (
@@ -51,8 +52,8 @@ def _parts(run: Run) -> Iterator[str]:
     )
     yield "## Results of this run"
     yield table(_results(run))
-    if (run.folder.parent / "experiment.json").exists():
-        yield from _experiment(compare(read_experiment(run.folder.parent)))
+    if (experiment / "experiment.json").exists():
+        yield from _experiment(compare(read_experiment(experiment)))
     yield "## What it is"
     yield fenced(yaml.safe_dump(run.config.get("model"), allow_unicode=True, sort_keys=False).rstrip())
     yield table(_provenance(run))

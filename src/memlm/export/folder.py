@@ -20,12 +20,13 @@ from memlm.train.trust import refuse_code
 COPIED = ("model.safetensors", "generation_config.json")
 
 
-def export_run(run: Path, folder: Path) -> None:
+def export_run(run: Path, folder: Path, experiment: Path | None = None) -> None:
     """Writes the model of a finished run into a new folder, whole or not at all.
 
     Args:
         run: The run's folder.
         folder: Where to write; it must not exist, or be empty.
+        experiment: What the model card tells of; the run's own if not given.
 
     Raises:
         RunError: there is no finished run, the folder holds something, or the model's code is not memlm's.
@@ -47,7 +48,7 @@ def export_run(run: Path, folder: Path) -> None:
         write_json(staged / "config.json", config | {"auto_map": auto_map(MODELING)})
         for name, text in code.items():
             write_text(staged / name, text)
-        write_text(staged / "README.md", card(found))
+        write_text(staged / "README.md", card(found, experiment or run.parent))
 
 
 def refuse_taken(folder: Path) -> None:

@@ -169,8 +169,14 @@ def usage(comparison: Comparison) -> Table:
         layers = dict.fromkeys(layer for run in comparison.experiment.finished(variant) for layer in run.layers)
         for layer in layers:
             cells = [_mean(found.get(f"usage.{layer}.{key}"), form) for _, key, form in columns]
-            rows.append([Cell(variant), Cell(layer), *cells])
-    return Table(["Variant", "Layer", *(label for label, _, _ in columns)], rows, labels=2)
+            rows.append([Cell(variant), Cell(layer), *cells, _reads_a_slot(found, layer)])
+    return Table(["Variant", "Layer", *(label for label, _, _ in columns), "Reads a slot"], rows, labels=2)
+
+
+def _reads_a_slot(found: Mapping[str, Interval], layer: str) -> Cell:
+    """Says how often each slot would have been read on average: usage over few reads says little."""
+    reads, slots = (found.get(f"usage.{layer}.{key}") for key in ("reads", "n_slots"))
+    return Cell(NOTHING if reads is None or slots is None else fixed(1)(reads.mean / slots.mean))
 
 
 def generation(comparison: Comparison) -> Table:

@@ -5,13 +5,25 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from memlm.cli.main import app
 from memlm.config.facts import FactsConfig
 from memlm.data.asking import ask
 from memlm.data.world import World
-from memlm.edit.abstention import UNKNOWN, PairIndex, alias, auroc, measure, misspelt, risk
+from memlm.edit.abstention import (
+    UNKNOWN,
+    KnownReads,
+    PairIndex,
+    auroc,
+    by_head,
+    last_alone,
+    last_first,
+    measure,
+    misspelt,
+    risk,
+)
 from memlm.edit.results import read_parts
 from memlm.errors import EditError
 from memlm.experiment.editing import open_editing
@@ -37,16 +49,41 @@ def test_an_index_knows_told_pairs_letter_by_letter():
     for question in asked:
         if question.kind == "paraphrase":
             assert index.names(question.prompt)
-            assert not index.names(misspelt(question).prompt) and not index.names(alias(question).prompt)
-            assert misspelt(question).answer == question.answer and len(alias(question).prompt) < len(question.prompt)
+            for spell in (misspelt, last_first, last_alone):
+                assert not index.names(spell(question).prompt) and spell(question).answer == question.answer
+            assert sorted(last_first(question).prompt) == sorted(question.prompt)
+            assert len(last_alone(question).prompt) < len(question.prompt)
     unknown = [question for question in asked if question.kind == "unknown_entity"]
     assert unknown and not any(index.names(question.prompt) for question in unknown)
+
+
+def test_the_nearest_read_is_that_of_the_highest_cosine(trained, monkeypatch):
+    monkeypatch.setattr("memlm.edit.abstention.COMPARED", 3)
+    editing = open_editing(trained / "memory-s0")
+    decoder, text = editing.editor.model.decoder, editing.background[:3]
+    prompts = [text[0][:5], text[1][3:9], [7, 7, 7, 7], [5]]
+    router, sure = KnownReads(decoder, text).judge(prompts)
+
+    def reads(ids):
+        output = decoder(torch.tensor([ids]))
+        row = np.zeros((len(ids), sum(r.slots.shape[2] * r.bank.n_slots for r in output.reads.values())))
+        slots, weights = by_head(list(output.reads.values()))
+        for place in range(len(ids)):
+            row[place, slots[0, place].numpy()] = weights[0, place].detach().numpy()
+        return row, output.hidden[0, -1]
+
+    known = np.concatenate([reads(ids)[0] for ids in text])
+    for prompt, near, chance in zip(prompts, router, sure, strict=True):
+        row, hidden = reads(prompt)
+        assert near == pytest.approx((known @ row[-1]).max(), abs=1e-5)
+        assert chance == pytest.approx(decoder.logits(hidden).softmax(-1).max().item(), abs=1e-5)
+    assert router[0] == pytest.approx(1) and router.min() < 0.999, "what stands in the text is known, other text less"
 
 
 def test_a_model_is_measured(trained):
     editing = open_editing(trained / "memory-s0")
     editor = editing.editor
-    found = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, editing.world())
+    found = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, editing.world(), editing.background)
     told_apart = {row.pop("what"): row for row in found["auroc"]}
     assert {f"{kind.replace('_', ' ')}, as told" for kind in UNKNOWN} <= set(told_apart)
     assert told_apart["unknown entity, as told"]["index"] == told_apart["unknown entity, as told"]["both"] == 1
@@ -59,14 +96,14 @@ def test_a_model_is_measured(trained):
 def test_a_world_without_anything_unknown_is_refused():
     world = World(FactsConfig(entities=20, values=8, untold_share=0, unknown_share=0, hops=1))
     with pytest.raises(EditError, match="tells all its facts, and has no unknown entities; there is nothing to tell"):
-        measure(None, None, 64, world)  # pyright: ignore[reportArgumentType]
+        measure(None, None, 64, world, [])  # pyright: ignore[reportArgumentType]
 
 
 def test_the_command_measures_the_base_whatever_edits_there_are(trained, tmp_path):
     run = shutil.copytree(trained / "memory-s0", tmp_path / "memory-s0")
     editing = open_editing(run)
-    world, base = editing.world(), editing.editor.base
-    expected = measure(editing.editor.model.decoder, editing.editor.tokenizer, editing.editor.seq_len, world)
+    editor, world, base = editing.editor, editing.world(), editing.editor.base
+    expected = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, world, editing.background)
     fact = next(question for question in ask(world, 1) if question.kind == "paraphrase")
     edit = ["--set", f"{fact.subject} | {fact.relation} | Rome"]
     shown = CliRunner().invoke(app, ["edit", str(run), *edit, "--abstention"], env={"COLUMNS": "200"})

@@ -109,7 +109,7 @@ def test_the_card_has_ledger_verdict_and_results(exported, runs):
 def test_a_run_without_its_experiment_has_a_card_too(runs, tmp_path):
     alone = tmp_path / "gated_mlp-s0"
     alone.symlink_to(runs / "gated_mlp-s0")
-    text = card(read_run(alone))
+    text = card(read_run(alone), alone.parent)
     assert "Held-out loss" in text and "Verdict" not in text
 
 

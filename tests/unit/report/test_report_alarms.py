@@ -83,7 +83,7 @@ def test_a_broken_alarm_is_one_clear_line(folder):
 
 def test_usage_shows_the_update_share_where_it_was_recorded(folder):
     _, text = write_report(folder)
-    assert "| Update share |" in text.read_text(encoding="utf-8")
+    assert "| Update share | Reads a slot |" in text.read_text(encoding="utf-8")
     for record in folder.glob("*/record.json"):
         record.write_text(
             record.read_text(encoding="utf-8").replace("update_share", "of_another_day"), encoding="utf-8"

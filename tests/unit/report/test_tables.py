@@ -31,6 +31,13 @@ def test_every_row_is_as_wide_as_its_header(folder):
         assert {len(row) for row in [*table.rows, table.foot or table.rows[0]]} == {len(table.columns)}
 
 
+def test_usage_says_over_how_many_reads(folder):
+    comparison = compare(read_experiment(folder))
+    assert [row[-1].text for row in tables.usage(comparison).rows] == ["1.2"] * 12  # 5,000 reads of 4,096 slots
+    del comparison.results["gated_mlp"]["usage.0.reads"]
+    assert tables.usage(comparison).rows[4][-1].text == tables.NOTHING
+
+
 def test_claims_are_told_with_both_intervals(tmp_path):
     names = ["gated_mlp < cross_attention", "|dense - cross_attention| > |gated_mlp - dense|"]
     folder = fabricate(tmp_path, [{"name": claim, "claim": claim, "margin": 0.05} for claim in names])
