@@ -12,7 +12,6 @@ import torch
 from accelerate import Accelerator
 
 from memlm.config.train import TrainConfig
-from memlm.experiment.models import starting_device
 from memlm.experiment.reading import Run
 from memlm.hf import MemlmForCausalLM
 from memlm.offload.trained import keep_on_host
@@ -36,7 +35,7 @@ def load_evaluated(checkpoint: Path, config: TrainConfig, device: torch.device) 
     Raises:
         CheckpointError: as of `load_model`.
     """
-    model = load_model(checkpoint, starting_device(config))
+    model = load_model(checkpoint, torch.device("cpu"))
     if config.bank_is_apart:
         keep_on_host(model.decoder, device)
     return model.to(device).eval()  # pyright: ignore[reportArgumentType]
