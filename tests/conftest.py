@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: kernels then run on the CPU
@@ -34,6 +35,16 @@ def _own_cache(tmp_path_factory):
     patch.setenv("MEMLM_CACHE", str(tmp_path_factory.mktemp("cache")))
     yield
     patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def _gpu_as_found(request):
+    """accelerate keeps one state for the process, which a test of another precision would contradict."""
+    if request.node.get_closest_marker("gpu"):
+        AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    if request.node.get_closest_marker("gpu"):
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from memlm.experiment.config import load_experiment
 from memlm.experiment.run import run_experiment
@@ -12,14 +11,6 @@ from tests.resume.test_kills import config as write_config
 from tests.resume.test_resume import broken_off
 
 pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(autouse=True)
-def _another_precision():
-    """accelerate keeps one state for the process, which another precision would contradict."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

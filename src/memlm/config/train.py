@@ -113,6 +113,11 @@ class TrainConfig(Config):
     alarms: AlarmsConfig = AlarmsConfig()
     """Thresholds of the alarms while training."""
 
+    @property
+    def bank_is_apart(self) -> bool:
+        """Whether no device is to hold a whole bank: the ranks share it, or it is on the host."""
+        return self.shard != "none" or self.values_on == "host"
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields what the fields cannot see alone."""
         given = [name for name in BUDGETS if getattr(self, name) is not None]

@@ -21,6 +21,7 @@ from memlm.errors import CheckpointError
 from memlm.evaluate.recall import per_parameter
 from memlm.evaluate.suite import Suite
 from memlm.experiment.config import ExperimentConfig
+from memlm.experiment.evaluated import load_evaluated
 from memlm.experiment.followers import Followers, Order
 from memlm.experiment.models import database_fingerprint, new_model, starting_device
 from memlm.experiment.preflight import preflight_variant
@@ -29,9 +30,10 @@ from memlm.experiment.solution import Solution
 from memlm.hf import MemlmForCausalLM
 from memlm.model.cost import cost
 from memlm.storage import write_compact_json, write_json, write_text, write_yaml
-from memlm.train.checkpoint import FINAL, finish, load_model, newest_sound, prune, remove_after, save_model, verify
+from memlm.train.accelerator import build_accelerator
+from memlm.train.checkpoint import FINAL, finish, newest_sound, prune, remove_after, save_model, verify
 from memlm.train.interrupts import deferred_signals
-from memlm.train.loop import Hooks, TrainResult, build_accelerator, train
+from memlm.train.loop import Hooks, TrainResult, train
 from memlm.train.monitor import MetricLog, Tracker
 from memlm.train.preflight import require
 from memlm.train.schedule import Plan
@@ -116,7 +118,7 @@ class Attempt:
 
         # What is evaluated is what others will load, so a part lost in saving shows here.
         accelerator = build_accelerator(self.train)
-        model = load_model(self.folder / FINAL, accelerator.device)
+        model = load_evaluated(self.folder / FINAL, self.train, accelerator.device)
         held_out = prepared.suite.held_out
         text = {
             "split": prepared.config.evaluate.split,

@@ -22,7 +22,8 @@ from memlm.experiment.brief import train_briefly
 from memlm.experiment.config import ExperimentConfig
 from memlm.hf import MemlmForCausalLM
 from memlm.model.cost import Cost, cost
-from memlm.train.loop import OUT_OF_MEMORY, TrainResult, build_accelerator
+from memlm.train.accelerator import OUT_OF_MEMORY, build_accelerator
+from memlm.train.loop import TrainResult
 from memlm.train.schedule import Plan
 
 TRIAL_STEPS = 6

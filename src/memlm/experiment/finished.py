@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from memlm.data.cache import TokenData
@@ -19,13 +20,17 @@ from memlm.train.checkpoint import FINAL
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run: its record, its settings, its model in eval mode, its text, and the file of its weights."""
+    """A finished run: its record, its settings, its text, and the file of its weights."""
 
     run: Run
     config: ExperimentConfig
-    model: MemlmForCausalLM
     data: TokenData
     weights: Path
+
+    @cached_property
+    def model(self) -> MemlmForCausalLM:
+        """Its model in eval mode, loaded when it is asked for; raises CheckpointError if it is damaged."""
+        return model_of(self.run)
 
     @property
     def name(self) -> str:
@@ -34,7 +39,7 @@ class Finished:
 
 
 def open_finished(folder: Path, purpose: str, shows_bars: bool = False) -> Finished:
-    """Loads a run's model and text.
+    """Reads a run and its text.
 
     Args:
         folder: The run's folder.
@@ -43,7 +48,7 @@ def open_finished(folder: Path, purpose: str, shows_bars: bool = False) -> Finis
 
     Raises:
         RunError: the folder holds no finished run of a model with a memory, or its text is not the recorded one.
-        MemlmError: of the data or the checkpoint.
+        MemlmError: of the data.
     """
     run = read_finished(folder)
     assert run.record.data is not None, "a finished run has recorded its data"
@@ -52,8 +57,7 @@ def open_finished(folder: Path, purpose: str, shows_bars: bool = False) -> Finis
     if model_config.memory is None:
         name = run.record.variant
         raise RunError(f"{folder}: {name} has no memory to {purpose}; give a run of a variant that has one")
-    model = model_of(run)
     data = prepare(config.data, progress=shows_bars)
     if data.fingerprint != run.record.data.fingerprint:
         raise RunError(f"{folder}: data.corpus holds other text now; bring the recorded text back to {purpose} the run")
-    return Finished(run, config, model, data, inside(folder, f"{FINAL}/model.safetensors"))
+    return Finished(run, config, data, inside(folder, f"{FINAL}/model.safetensors"))

@@ -24,8 +24,9 @@ from memlm.errors import DivergedError, FollowerError, MemlmError, RunError
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.models import new_model, starting_device
 from memlm.experiment.text import suite_of
+from memlm.train.accelerator import OUT_OF_MEMORY, build_accelerator
 from memlm.train.checkpoint import load_model
-from memlm.train.loop import OUT_OF_MEMORY, Hooks, build_accelerator, train
+from memlm.train.loop import Hooks, train
 from memlm.train.monitor import MetricLog
 from memlm.train.ranks import Ranks, telling_lost_ranks
 from memlm.train.state import TrainingState

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from memlm.evaluate.controls import memory_off
 from memlm.evaluate.loss import mean_loss, spread_sequences
+from memlm.experiment.evaluated import accelerator_of, load_evaluated
 from memlm.experiment.finished import open_finished
-from memlm.experiment.trained import ON_DEVICE, model_of
+from memlm.experiment.trained import ON_DEVICE, checkpoint_of, model_of
 from memlm.model.decoder import Decoder
 from memlm.offload.cached import CachedBank
 
@@ -22,7 +23,7 @@ class HeldOut(NamedTuple):
     Attributes:
         values: How the values were held, or `MEMORY_OFF`.
         loss: On the held-out text of the run's own evaluation, nats per token.
-        more: That loss less the one with the values on the device.
+        more: That loss less the one as the run evaluates it.
         hit_rate: Share of the reads whose rows were on the device, None where all are.
     """
 
@@ -33,7 +34,9 @@ class HeldOut(NamedTuple):
 
 
 def held_out(folder: Path, values: Sequence[str], shows_bars: bool = False) -> Iterator[HeldOut]:
-    """Yields the loss with the values on the device, that with the memory off, and those of ``values``, as they come.
+    """Yields the loss as the run evaluates it, that with the memory off, and those of ``values``, as they come.
+
+    Device and precision are those of the run's own evaluation, and so is where the values are, but for ``values``.
 
     Args:
         folder: The run's folder.
@@ -41,23 +44,28 @@ def held_out(folder: Path, values: Sequence[str], shows_bars: bool = False) -> I
         shows_bars: Show bars while the text is prepared.
 
     Raises:
-        MemlmError: as of `open_finished`, or the model has no values that can be held elsewhere.
+        MemlmError: as of `open_finished`, the model is damaged, or has no values that can be held elsewhere.
     """
     finished = open_finished(folder, "evaluate", shows_bars)
     settings = finished.config.evaluate
     text = getattr(finished.data, settings.split).ids
     sequences = spread_sequences(text, finished.config.data.seq_len, settings.tokens)
 
-    def loss_of(decoder: Decoder) -> float:
-        return mean_loss(decoder, sequences, settings.batch_size)
+    train = finished.config.train
+    accelerator = accelerator_of(finished.run, train)
 
-    whole = loss_of(finished.model.decoder)
-    yield HeldOut(ON_DEVICE, whole, 0.0, None)
-    with memory_off(finished.model.decoder):
-        off = loss_of(finished.model.decoder)
+    def loss_of(decoder: Decoder) -> float:
+        with accelerator.autocast():
+            return mean_loss(decoder, sequences, settings.batch_size)
+
+    as_it_is = load_evaluated(checkpoint_of(finished.run), train, accelerator.device).decoder
+    whole = loss_of(as_it_is)
+    yield HeldOut("host" if train.bank_is_apart else ON_DEVICE, whole, 0.0, None)
+    with memory_off(as_it_is):
+        off = loss_of(as_it_is)
     yield HeldOut(MEMORY_OFF, off, off - whole, None)
     for name in values:
-        decoder = model_of(finished.run, values=name).decoder
+        decoder = model_of(finished.run, str(accelerator.device), name).decoder
         loss = loss_of(decoder)
         traffic = [bank.traffic() for bank in decoder.banks if isinstance(bank, CachedBank)]
         reads = sum(each.reads for each in traffic)

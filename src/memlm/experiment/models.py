@@ -14,7 +14,7 @@ from memlm.fill.database import fingerprint_of
 from memlm.fill.facts import fill_with_facts
 from memlm.fill.model import fill_model
 from memlm.hf import MemlmConfig, MemlmForCausalLM
-from memlm.train.loop import build_accelerator
+from memlm.train.accelerator import build_accelerator
 
 
 def new_model(config: ExperimentConfig, variant: str, tokenizer: Tokenizer) -> MemlmForCausalLM:
@@ -48,8 +48,7 @@ def new_model(config: ExperimentConfig, variant: str, tokenizer: Tokenizer) -> M
 
 def starting_device(config: TrainConfig) -> torch.device:
     """Returns where a checkpoint is loaded to go on from: what no device is to hold alone may be too large for one."""
-    is_apart = config.shard != "none" or config.values_on == "host"
-    return torch.device("cpu") if is_apart else build_accelerator(config).device
+    return torch.device("cpu") if config.bank_is_apart else build_accelerator(config).device
 
 
 def database_fingerprint(config: ExperimentConfig, variant: str) -> str | None:

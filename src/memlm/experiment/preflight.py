@@ -8,7 +8,7 @@ from memlm.data.sampler import Sampler
 from memlm.evaluate.loss import mean_loss
 from memlm.experiment.config import ExperimentConfig
 from memlm.hf import MemlmForCausalLM
-from memlm.train.loop import build_accelerator
+from memlm.train.accelerator import build_accelerator
 from memlm.train.preflight import Report, preflight
 
 

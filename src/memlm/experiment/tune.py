@@ -35,7 +35,7 @@ from memlm.experiment.run import device_record
 from memlm.experiment.trials import Trial, Tune, TunePlan, read_tune, trial_path
 from memlm.extras import optional
 from memlm.storage import write_json, write_yaml
-from memlm.train.loop import OUT_OF_MEMORY, build_accelerator
+from memlm.train.accelerator import OUT_OF_MEMORY, build_accelerator
 
 SPREAD = 6
 """Trials after the first whose rates are spread evenly; the others go by what was found before."""

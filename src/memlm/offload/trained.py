@@ -10,6 +10,14 @@ from torch import Tensor
 from memlm.bank.base import Bank, Rows
 from memlm.bank.vectors import VectorBank
 from memlm.kernels.compact import CompactGradient
+from memlm.model.decoder import Decoder
+
+
+def keep_on_host(decoder: Decoder, device: torch.device) -> None:
+    """Has the values of every bank of vectors be on the host, whatever ``device`` the rest is moved to."""
+    for i, bank in enumerate(decoder.banks):
+        if isinstance(bank, VectorBank):
+            decoder.banks[i] = TrainedOnHost(bank, device)
 
 
 class TrainedOnHost(VectorBank):

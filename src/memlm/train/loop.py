@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from memlm.config.train import TrainConfig, interval
 from memlm.data.sampler import Sampler
-from memlm.errors import DivergedError, Interrupted, RunError
+from memlm.errors import DivergedError, Interrupted
 from memlm.hf import MemlmForCausalLM
+from memlm.train.accelerator import build_accelerator
 from memlm.train.alarms import Alarm, Alarms
 from memlm.train.gradient import add_up_gradient, joined
 from memlm.train.interrupts import deferred_signals
@@ -42,8 +39,6 @@ from memlm.train.state import History, TrainingState, capture, restore
 from memlm.train.updater import Updater
 from memlm.train.writers import WriterRecorder
 
-OUT_OF_MEMORY = "out of memory; halve train.batch_size and double train.accumulation"
-"""What to tell a user whose device was too small."""
 AHEAD = {"cuda": 1}
 """Steps that a device is given before the results of the last are read, so that it never waits for Python."""
 
@@ -89,39 +84,6 @@ class TrainResult:
     tokens: int
     compact_rows: int = 0
     revival_time_s: float = 0.0
-
-
-def build_accelerator(config: TrainConfig) -> Accelerator:
-    """Returns the accelerator for the configured device and precision.
-
-    Under a launcher it joins its processes, the ranks of the run.
-
-    Raises:
-        RunError: the device is not there, or the ranks cannot share a batch.
-    """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise RunError("train.device is cuda, and torch sees no GPU; use train.device=auto, or run: memlm doctor")
-    if config.device == "mps" and not torch.backends.mps.is_available():
-        raise RunError("train.device is mps, and torch sees no Apple GPU; use train.device=auto")
-    on_gpu = config.device != "cpu" and torch.cuda.is_available()
-    # Older cards only emulate bf16, slowly.
-    has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
-    if bf16 and not on_gpu:
-        raise RunError("train.precision is bf16, some 20 times slower on this CPU; use -o train.precision=auto")
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to be deterministic without it
-        torch.use_deterministic_algorithms(True)
-    accelerator = Accelerator(
-        mixed_precision="bf16" if bf16 else "no",
-        # accelerate joins the processes of a launcher on a CPU only if it is told that there is nothing else.
-        cpu=config.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available()),
-        dynamo_backend="inductor" if config.compile else "no",
-        # The others wait as long as rank 0 prepares and evaluates.
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
-    )
-    Ranks.of(accelerator).require_shares(config.batch_size)
-    return accelerator
 
 
 def train(

@@ -16,7 +16,7 @@ from memlm.errors import RunError
 from memlm.kernels.compact import CompactGradient
 from memlm.memory.base import Memory
 from memlm.model.decoder import Decoder
-from memlm.offload.trained import TrainedOnHost
+from memlm.offload.trained import TrainedOnHost, keep_on_host
 from memlm.train.columns import ColumnBank
 from memlm.train.schedule import lr_factor
 
@@ -129,10 +129,9 @@ def hold_on_host(decoder: Decoder, device: torch.device, ranks: int) -> None:
     """
     if ranks > 1:
         raise RunError("train.values_on is host, which is for one process; leave it out, or the launcher")
-    for i, bank in enumerate(decoder.banks):
-        if not isinstance(bank, VectorBank):
-            raise RunError("train.values_on is host, and a bank holds tokens; leave it out, or use bank.type vectors")
-        decoder.banks[i] = TrainedOnHost(bank, device)
+    if not all(isinstance(bank, VectorBank) for bank in decoder.banks):
+        raise RunError("train.values_on is host, and a bank holds tokens; leave it out, or use bank.type vectors")
+    keep_on_host(decoder, device)
 
 
 def freeze_router(model: nn.Module) -> None:

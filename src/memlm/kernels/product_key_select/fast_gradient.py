@@ -23,13 +23,12 @@ def half_key(slots, row, M: tl.constexpr):
 
 
 @triton.jit
-def _merge_reads(
-    grad, slots, chosen, weights, rows, M: tl.constexpr, BR: tl.constexpr, K: tl.constexpr, KP: tl.constexpr
-):
-    """Writes the half keys that each query chose, -1 where one comes again, and the sums of their gradients."""
-    row = tl.program_id(0) * BR + tl.arange(0, BR)
+def merged(grad, slots, row, live, M: tl.constexpr, BR: tl.constexpr, K: tl.constexpr, KP: tl.constexpr):
+    """Returns what BR queries ``row`` chose, by rank, [BR, KP]: half keys, the sums of their gradients, whether again.
+
+    A half key that comes again has the same sum each time.
+    """
     ranks = tl.arange(0, KP)
-    live = row < rows
     mask = live[:, None] & (ranks < K)[None, :]
     reads = (row // 2).to(tl.int64) * K
     key = half_key(tl.load(slots + reads[:, None] + ranks[None, :], mask=mask, other=0), row[:, None], M)
@@ -41,6 +40,19 @@ def _merge_reads(
         same = key == other_key[:, None]
         total += tl.where(same, gradient[:, None], 0.0)
         again |= same & (ranks > other)[None, :]
+    return key, total, again
+
+
+@triton.jit
+def _merge_reads(
+    grad, slots, chosen, weights, rows, M: tl.constexpr, BR: tl.constexpr, K: tl.constexpr, KP: tl.constexpr
+):
+    """Writes the half keys that each query chose, -1 where one comes again, and the sums of their gradients."""
+    row = tl.program_id(0) * BR + tl.arange(0, BR)
+    ranks = tl.arange(0, KP)
+    live = row < rows
+    mask = live[:, None] & (ranks < K)[None, :]
+    key, total, again = merged(grad, slots, row, live, M, BR, K, KP)
     out = row.to(tl.int64)[:, None] * K + ranks[None, :]
     tl.store(chosen + out, tl.where(again, -1, key), mask=mask)
     tl.store(weights + out, total, mask=mask)

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from memlm.kernels.choice import SHARED_MEMORY, shared_memory
-from memlm.kernels.product_key_select.fast_gradient import half_key
+from memlm.kernels.product_key_select.fast_gradient import merged
 
 STORED = 1 << 26
 """Most numbers of such rows stored at a time, 128 MiB of them."""
@@ -41,13 +41,7 @@ def _spread(
     out = spread + (row % (2 * H) * n + row // (2 * H)).to(tl.int64)[:, None] * PITCH
     numbers = tl.arange(0, BM)[None, :]
     tl.store(out + numbers, tl.zeros([BR, BM], spread.dtype.element_ty), mask=live[:, None] & (numbers < PITCH))
-    reads = (row // 2).to(tl.int64) * K
-    key = half_key(tl.load(slots + reads[:, None] + ranks[None, :], mask=mask, other=0), row[:, None], M)
-    total = tl.zeros([BR, KP], tl.float32)
-    for other in tl.static_range(K):
-        other_key = half_key(tl.load(slots + reads + other, mask=live, other=0), row, M)
-        gradient = tl.load(grad + reads + other, mask=live, other=0.0)
-        total += tl.where(key == other_key[:, None], gradient[:, None], 0.0)
+    key, total, _ = merged(grad, slots, row, live, M, BR, K, KP)
     tl.debug_barrier()
     tl.store(out + key, total.to(spread.dtype.element_ty), mask=mask)  # where a key comes again, the same sum
 
@@ -83,17 +77,17 @@ def _grad_query(
     tl.store(at, total.to(out.dtype.element_ty), mask=(tokens < n)[:, None] & (columns < C)[None, :])
 
 
-@triton.jit(do_not_specialize=["n", "share"])
+@triton.jit(do_not_specialize=["n"])
 def _grad_keys(
     spread,
     query,
     partial,
     n,
-    share,
     H,
     M: tl.constexpr,
     PITCH: tl.constexpr,
     C: tl.constexpr,
+    TILES: tl.constexpr,
     BM: tl.constexpr,
     BC: tl.constexpr,
     BT: tl.constexpr,
@@ -106,8 +100,8 @@ def _grad_keys(
     numbers = tl.program_id(2) * BM + tl.arange(0, BM)
     columns = tl.arange(0, BC)
     total = tl.zeros([BM, BC], tl.float32)
-    for start in range(number * share, number * share + share, BT):
-        tokens = start + tl.arange(0, BT)
+    for tile in range(TILES):
+        tokens = (number * TILES + tile) * BT + tl.arange(0, BT)
         live = (tokens < n)[:, None]
         rows = spread + (half * n + tokens).to(tl.int64)[:, None] * PITCH
         left = tl.load(rows + numbers[None, :], mask=live & ((numbers < M) | (M % BM == 0))[None, :], other=0.0)
@@ -138,8 +132,8 @@ def backward(
     pitch = triton.cdiv(M, 8) * 8  # whole loads of 16 bytes
     blocks = triton.cdiv(M, BM)
     n = min(N, max(1, STORED // (2 * H * pitch)))
-    share = depth * triton.cdiv(n, depth * max(1, programs // (2 * H * blocks)))
-    shares = triton.cdiv(n, share)
+    tiles = triton.cdiv(n, depth * max(1, programs // (2 * H * blocks)))
+    shares = triton.cdiv(n, depth * tiles)
     sizes = {"M": M, "PITCH": pitch}
     spread = torch.empty(2 * H * n * pitch, dtype=query.dtype, device=query.device)
     partial = torch.empty(triton.cdiv(N, n), shares, H, 2, M, C, dtype=torch.float32, device=query.device)
@@ -156,8 +150,8 @@ def backward(
             C=C, BT=block, BM=depth, BC=BC, num_warps=warps, num_stages=stages[0],
         )  # fmt: skip
         _grad_keys[shares, 2 * H, blocks](
-            spread, query[start:], partial[part], n_tokens, share, H, **sizes,
-            C=C, BM=BM, BC=BC, BT=depth, num_warps=warps, num_stages=stages[1],
+            spread, query[start:], partial[part], n_tokens, H, **sizes,
+            C=C, TILES=tiles, BM=BM, BC=BC, BT=depth, num_warps=warps, num_stages=stages[1],
         )  # fmt: skip
     return grad_query, partial.flatten(0, 1).sum(0).to(keys.dtype)
 

@@ -1,0 +1,94 @@
+"""A model is evaluated again as its run did it: the device, the precision, and where the values are."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from memlm.config.train import TrainConfig
+from memlm.data.prepare import prepare
+from memlm.evaluate.loss import mean_loss
+from memlm.experiment import evaluated, held_out
+from memlm.experiment.config import load_experiment
+from memlm.experiment.evaluated import accelerator_of, load_evaluated
+from memlm.experiment.reading import read_finished
+from memlm.experiment.run import run_experiment
+from memlm.experiment.text import suite_of
+from memlm.experiment.trained import open_model
+from memlm.train.checkpoint import load_model
+from tests.unit.export.conftest import runs as runs  # a fixture is found by its name
+
+LOSSES = ("validation_loss", "memory_off_loss", "memory_shuffled_loss", "usage")
+
+
+def by_name(rows):
+    return {row.values: row.loss for row in rows}
+
+
+@pytest.mark.parametrize("apart", [{}, {"values_on": "host"}, {"shard": "bank"}, {"shard": "model"}])
+def test_values_that_no_device_held_alone_stay_on_the_host(runs, apart):
+    config = TrainConfig(steps=1, device="cpu", **apart)
+    model = load_evaluated(runs / "gated_mlp-s0" / "checkpoint", config, torch.device("meta"))
+    where = {name: tensor.device.type for name, tensor in model.named_parameters()}
+    assert where.pop("decoder.banks.0.values") == ("cpu" if apart else "meta")
+    assert set(where.values()) == {"meta"} and not model.training
+
+
+@pytest.mark.parametrize("variant", ["dense", "ngram"])
+def test_a_model_without_vectors_is_on_the_device(runs, variant):
+    config = TrainConfig(steps=1, shard="bank")
+    model = load_evaluated(runs / f"{variant}-s0" / "checkpoint", config, torch.device("meta"))
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_a_run_with_its_values_on_the_host_has_the_numbers_of_its_model_on_the_device(experiment_yaml, tmp_path):
+    config = load_experiment(experiment_yaml, ["train.values_on=host", "seeds=[0]", "evaluate.samples=0"])
+    config = config.model_copy(update={"variants": {"gated_mlp": config.variants["gated_mlp"]}, "hypotheses": []})
+    run = run_experiment(config, tmp_path, progress=False) / "gated_mlp-s0"
+    record = read_finished(run)
+    suite = suite_of(config, prepare(config.data, progress=False))
+    near = suite.evaluate(load_model(run / "checkpoint", torch.device("cpu")), seed=0).results
+    assert {name: record.record.results[name] for name in LOSSES} == {name: near[name] for name in LOSSES}
+    again = by_name(held_out.held_out(run, []))
+    assert again == {"host": near["validation_loss"], "memory off": near["memory_off_loss"]}
+
+
+def test_every_loss_is_taken_in_the_precision_of_the_run(runs, monkeypatch):
+    run = runs / "gated_mlp-s0"
+    in_bf16 = SimpleNamespace(
+        device=torch.device("cpu"), autocast=lambda: torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
+    )
+    monkeypatch.setattr(held_out, "accelerator_of", lambda _run, _config: in_bf16)
+    sequences = []
+
+    def seen(decoder, *others):
+        sequences.append(others)
+        return mean_loss(decoder, *others)
+
+    monkeypatch.setattr(held_out, "mean_loss", seen)
+    losses = by_name(held_out.held_out(run, ["host", "int8"]))
+    model, _ = open_model(run, "cpu")
+    with in_bf16.autocast():
+        assert losses["device"] == mean_loss(model.decoder, *sequences[0]) == losses["host"]
+    recorded = read_finished(run).result("validation_loss")
+    assert losses["device"] != recorded and losses["int8"] != losses["device"]
+    assert losses["device"] == pytest.approx(recorded, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "here", "expected"),
+    [
+        ("cuda", "bf16", "cuda", ("cuda", "bf16")),
+        ("cuda", "bf16", None, ("cpu", "fp32")),
+        ("mps", "auto", "cuda", ("cpu", "fp32")),
+        ("cpu", "auto", "cuda", ("cpu", "auto")),
+    ],
+)
+def test_the_device_is_that_of_the_record_if_it_is_here(runs, kind, precision, here, expected, monkeypatch, caplog):
+    device = None if here is None else torch.device(here)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: device)
+    monkeypatch.setattr(evaluated, "build_accelerator", lambda config: (config.device, config.precision))
+    run = SimpleNamespace(folder=runs, record=SimpleNamespace(device=SimpleNamespace(kind=kind)))
+    assert accelerator_of(run, TrainConfig(steps=1, precision=precision)) == expected
+    told = f"{runs} was evaluated on {kind}, which is not here; on the CPU, in float32, its losses may differ"
+    assert caplog.messages == ([] if kind == expected[0] else [told])
