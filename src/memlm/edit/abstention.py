@@ -6,6 +6,7 @@ subject's names in the other order, with the last name alone, and with two lette
 - router: how alike what the question's last token reads is to what some token of the training text reads (cosine)
 - answer: the probability of the first token that greedy decoding gives
 - index: 1 if the text names subject and relation of a told fact, letter by letter; else 0
+- near: the same after words have been put right that are nearly a name
 - both: index + router, so the index decides and the router orders within
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from itertools import pairwise, product
 from typing import NamedTuple
 
@@ -41,6 +43,8 @@ BATCH = 64
 """Sequences in one forward pass."""
 COMPARED = 16
 """Tokens that are compared with all of the training text at once; each takes a number for every slot of every head."""
+ALIKE = 0.8
+"""How alike a word must be to a name that it is taken for, by `difflib`: two letters of six may be swapped."""
 COVERAGES = tuple(round(0.05 * n, 2) for n in range(1, 21))
 """Shares of the questions that are answered, the surest first."""
 
@@ -108,7 +112,8 @@ def score(
     encoded = encode(questions, tokenizer, seq_len)
     router, sure = known.judge([row.ids[: -row.n_answer] for row in encoded])
     named = np.array([float(index.names(question.prompt)) for question in questions])
-    scores = {"router": router, "answer": sure, "index": named, "both": named + router}
+    near = np.array([float(index.names(index.corrected(question.prompt))) for question in questions])
+    scores = {"router": router, "answer": sure, "index": named, "near": near, "both": named + router}
     return Scored(list(questions), scores, answer(decoder, encoded, BATCH).exact)
 
 
@@ -183,12 +188,21 @@ class PairIndex:
         self._relations: dict[str, list[str]] = {}
         for entity, columns in enumerate(world.told):
             self._relations[world.name(entity)] = [world.attributes[c].noun for c in np.flatnonzero(columns)]
+        self._words = sorted({word for name in self._relations for word in name.split()})
 
     def names(self, text: str) -> bool:
         """Tells whether a text names a pair; a subject is any two words of the text that follow each other."""
-        words = text.replace(",", " ").replace("'s", " ").split()
+        words = _words(text)
         pairs = (" ".join(pair) for pair in pairwise(words))
         return any(noun in words for pair in pairs for noun in self._relations.get(pair, ()))
+
+    def corrected(self, text: str) -> str:
+        """Returns a text's words, those that are nearly a word of some name as that name has it."""
+        return " ".join((*get_close_matches(word, self._words, 1, ALIKE), word)[0] for word in _words(text))
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").replace("'s", " ").split()
 
 
 def last_first(question: Question) -> Question:

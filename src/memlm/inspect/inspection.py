@@ -25,7 +25,7 @@ NEAREST = 6
 """Slots told as most like another one."""
 
 EXAMPLE = 32
-"""Tokens of the training text's beginning that the page starts with."""
+"""Tokens of the training text's beginning that the page starts with, or half of what the model sees if that is less."""
 
 
 @dataclass(frozen=True)
@@ -197,11 +197,12 @@ class Inspection:
 
     def overview(self) -> dict[str, Any]:
         """Returns what is worth knowing first, as plain data."""
+        n_shown = min(EXAMPLE, self.sampler.seq_len // 2)
         return {
             "run": self.name,
             "tokens": self.tokens,
             "training_tokens": len(self.sampler.tokens),
-            "example": self.tokenizer.decode(self.sampler.tokens[:EXAMPLE].tolist()),
+            "example": self.tokenizer.decode(self.sampler.tokens[:n_shown].tolist()),
             "writers_recorded": self.writers is not None,
             "banks": [asdict(summary) for summary in self.summaries()],
         }

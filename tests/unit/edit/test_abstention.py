@@ -53,7 +53,10 @@ def test_an_index_knows_told_pairs_letter_by_letter():
                 assert not index.names(spell(question).prompt) and spell(question).answer == question.answer
             assert sorted(last_first(question).prompt) == sorted(question.prompt)
             assert len(last_alone(question).prompt) < len(question.prompt)
+            assert index.names(index.corrected(misspelt(question).prompt))
+            assert not index.names(index.corrected(last_alone(question).prompt))
     unknown = [question for question in asked if question.kind == "unknown_entity"]
+    assert not any(index.names(index.corrected(misspelt(question).prompt)) for question in unknown)
     assert unknown and not any(index.names(question.prompt) for question in unknown)
 
 
