@@ -52,6 +52,10 @@ class Case:
     train: dict = field(default_factory=dict)
     by_rows: bool = False
 
+    def plain(self) -> "Case":
+        """Returns the case without the compiler."""
+        return Case(self.model, self.train | {"compile": False}, self.by_rows)
+
 
 SPARSE = wired("weighted_sum")
 SPARSE["memory"] = SPARSE["memory"] | {"n_keys": 48, "top_k": 2}  # some keys are never chosen
@@ -85,7 +89,7 @@ FAST = {"compile": True, "precision": "bf16", "record_writers": False}
 COMPILED = {
     f"compiled_{name}": Case(case.model, case.train | FAST, case.by_rows)
     for name, case in CASES.items()
-    if name in ("dense", "gated_mlp", "rows", "columns", "columns_joined", "sharded", "sharded_rows")
+    if name in ("gated_mlp", "columns", "columns_joined", "sharded", "sharded_rows")
 }
 """What is tried on GPUs alone: 16 bits, and the compiler."""
 
