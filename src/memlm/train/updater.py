@@ -67,7 +67,7 @@ class Updater:
         if not parts:
             return norm
         own = torch.nn.utils.get_total_norm([gradient for owner, gradient in gradients if owner in parts])
-        device = parameters[0].device  # torch has the norm of nothing on the CPU, where NCCL adds up none
+        device = gradients[0][1].device  # the norm of no gradient at all is on the CPU, where NCCL adds nothing up
         squares = own.to(device).square()
         self._ranks.add(squares)
         return (norm.to(device).square() + squares).sqrt()
