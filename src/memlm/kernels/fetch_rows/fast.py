@@ -24,7 +24,7 @@ def _fetch(
     places,
     N,
     n_hot,
-    D,
+    D: tl.constexpr,
     BD: tl.constexpr,
 ):
     read = tl.program_id(0).to(tl.int64)
