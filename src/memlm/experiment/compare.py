@@ -13,7 +13,7 @@ from memlm.evaluate.statistics import Difference, Interval, interval, paired_dif
 from memlm.experiment.difference import flatten
 from memlm.experiment.judge import Judgement, Noise, document_losses, judgements, noise, values_of
 from memlm.experiment.opened import opened_before, tell_added
-from memlm.experiment.reading import NOT_RUN, Experiment, Run
+from memlm.experiment.reading import NOT_RUN, Experiment, Run, listed
 from memlm.experiment.schema import run_name
 from memlm.experiment.solution import Solution
 from memlm.experiment.variants import QUANTITIES
@@ -254,7 +254,7 @@ def _missing_values(experiment: Experiment, results: dict[str, dict[str, Interva
             expected = dict.fromkeys(["validation_loss", *results[variant]])
             lacking = [path for path in expected if run.result(path) is None]
             if lacking:
-                yield f"{run.name} finished without a finite {_listed(lacking)}"
+                yield f"{run.name} finished without a finite {listed(lacking)}"
 
 
 def _warnings(experiment: Experiment) -> Iterator[str]:
@@ -272,10 +272,10 @@ def _warnings(experiment: Experiment) -> Iterator[str]:
         if any((part.commit, part.device) != (run.record.commit, run.record.device) for part in run.record.continued)
     ]
     if mixed:
-        yield f"Broken off and gone on with other code or on another device: {_listed(mixed)}."
+        yield f"Broken off and gone on with other code or on another device: {listed(mixed)}."
     dirty = [run.name for run in runs if run.record.dirty]
     if dirty:
-        yield f"Uncommitted changes: the commit does not say what code ran in {_listed(dirty)}."
+        yield f"Uncommitted changes: the commit does not say what code ran in {listed(dirty)}."
 
 
 def _noted(judgement: Judgement, ledger: Ledger) -> Judgement:
@@ -308,7 +308,7 @@ def _unchecked(runs: Sequence[Run]) -> Iterator[str]:
             elif outcome.status == "declared":
                 told.setdefault(f"Preflight: {outcome.check}: {outcome.reason}, in", []).append(run.name)
     for what, names in told.items():
-        yield f"{what} {_listed(names)}."
+        yield f"{what} {listed(names)}."
 
 
 def _rewritten(experiment: Experiment) -> Iterator[str]:
@@ -316,10 +316,10 @@ def _rewritten(experiment: Experiment) -> Iterator[str]:
     claims, alpha = experiment.plan.hypotheses, experiment.plan.alpha
     known = [run.name for run in experiment.finished() if run.record.hypotheses not in (None, claims)]
     if known:
-        yield f"The hypotheses were changed after {_listed(known)} had been run."
+        yield f"The hypotheses were changed after {listed(known)} had been run."
     stricter = [run.name for run in experiment.finished() if run.record.alpha not in (None, alpha)]
     if stricter:
-        yield f"alpha was changed after {_listed(stricter)} had been run."
+        yield f"alpha was changed after {listed(stricter)} had been run."
 
 
 def _unequal(name: str, values: dict[str, object]) -> Iterator[str]:
@@ -327,9 +327,5 @@ def _unequal(name: str, values: dict[str, object]) -> Iterator[str]:
     for run, value in values.items():
         groups.setdefault("not recorded" if value is None else str(value), []).append(run)
     if len(groups) > 1:
-        which = "; ".join(f"{value} in {_listed(names)}" for value, names in groups.items())
+        which = "; ".join(f"{value} in {listed(names)}" for value, names in groups.items())
         yield f"Not comparable: {name} differs between runs: {which}."
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

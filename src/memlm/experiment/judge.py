@@ -13,7 +13,7 @@ from memlm.evaluate.bootstrap import two_level
 from memlm.evaluate.claims import Claim, parse_claim
 from memlm.evaluate.statistics import Difference, Interval, detectable, difference, pooled_sd
 from memlm.evaluate.verdicts import Case, Verdict, judge
-from memlm.experiment.reading import Experiment
+from memlm.experiment.reading import Experiment, listed
 from memlm.experiment.schema import Documents, Hypothesis, run_name
 
 Values = dict[str, dict[int, float]]
@@ -90,8 +90,7 @@ def judgements(experiment: Experiment, documents: Mapping[str, Documents]) -> li
         confidence = 1 - verdict.level
         resampled, n = _resampled(experiment, hypothesis.metric, claim, list(found), documents, confidence)
         shown = difference(list(found.values()), confidence) if found else None
-        variants = claim.variants(plan.variants)
-        notes = [note for variant in variants for note in _gaps(experiment, variant, hypothesis.metric)]
+        notes = list(_gaps(experiment, claim.variants(plan.variants), hypothesis.metric))
         judged.append(Judgement(hypothesis, claim, shown, resampled, n, verdict, notes))
     return judged
 
@@ -190,17 +189,17 @@ def _noise(values: Values, metric: str, level: float) -> Noise | None:
     return Noise(metric, sd, paired, n, level, detectable(paired, n, level))
 
 
-def _gaps(experiment: Experiment, variant: str, metric: str) -> Iterator[str]:
-    if variant not in experiment.plan.variants:
-        yield f"the experiment has no variant {variant!r}"
-        return
-    runs = {run.record.seed: run for run in experiment.finished(variant)}
-    unfinished = [run_name(variant, seed) for seed in experiment.plan.seeds if seed not in runs]
-    if unfinished:
-        yield f"not finished: {', '.join(unfinished)}"
-    lacking = [run.name for run in runs.values() if run.result(metric) is None]
-    if lacking:
-        yield f"no {metric} in {', '.join(lacking)}"
-    added = [run.name for run in runs.values() if run.name in experiment.plan.added_after_test]
-    if added:
-        yield f"added after the test split had been opened: {', '.join(added)}"
+def _gaps(experiment: Experiment, variants: Sequence[str], metric: str) -> Iterator[str]:
+    """Yields what a claim about these variants lacks."""
+    planned = experiment.plan.variants
+    yield from (f"the experiment has no variant {variant!r}" for variant in variants if variant not in planned)
+    known = [variant for variant in variants if variant in planned]
+    runs = {(variant, run.record.seed): run for variant in known for run in experiment.finished(variant)}
+    lacks = {
+        "not finished: ": [run_name(v, seed) for v in known for seed in experiment.plan.seeds if (v, seed) not in runs],
+        f"no {metric} in ": [run.name for run in runs.values() if run.result(metric) is None],
+        "added after the test split had been opened: ": [
+            run.name for run in runs.values() if run.name in experiment.plan.added_after_test
+        ],
+    }
+    yield from (f"{what}{listed(names)}" for what, names in lacks.items() if names)

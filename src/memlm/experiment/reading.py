@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -122,6 +122,11 @@ class Experiment:
     def finished(self, variant: str | None = None) -> list[Run]:
         """Returns the finished runs, of one variant if it is given."""
         return [run for run in self.runs if run.is_finished and variant in (None, run.record.variant)]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns names for a sentence: the first four, and how many more there are."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def refuse_experiment(folder: Path) -> None:

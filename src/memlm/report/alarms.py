@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any, TypeVar
 
 from memlm.errors import counted
-from memlm.experiment.reading import Experiment, Run
+from memlm.experiment.reading import Experiment, Run, listed
 from memlm.experiment.schema import Alarm
 from memlm.report.tables import Cell, Format, Table, fixed, percent
 
@@ -107,12 +107,8 @@ def _runs(found: Sequence[tuple[Run, Alarm]]) -> str:
     names: dict[str, list[str]] = {}
     for name, of_run in where.items():
         names.setdefault(places(of_run), []).append(name)
-    return ", ".join(f"{_listed(group)} ({place})" for place, group in names.items())
+    return ", ".join(f"{listed(group)} ({place})" for place, group in names.items())
 
 
 def _counted(runs: Sequence[Run]) -> str:
     return counted(len(runs), "run")
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

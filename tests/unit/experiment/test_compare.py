@@ -50,7 +50,7 @@ def test_a_verdict_says_what_it_lacks(tmp_path):
     edit_record(folder / "dense-s1", status="interrupted")
     recall, nobody = compared(folder).judgements
     assert str(recall.verdict) == "inconclusive (no seed has both sides)"
-    assert "no recall in gated_mlp-s0, gated_mlp-s1, gated_mlp-s2" in recall.notes
+    assert "no recall in gated_mlp-s0, gated_mlp-s1, gated_mlp-s2, dense-s0 and 1 more" in recall.notes
     assert "not finished: dense-s1" in recall.notes
     assert "the experiment has no variant 'nobody'" in nobody.notes
 
