@@ -39,7 +39,6 @@ from memlm.registry import MEMORIES
 from memlm.storage import write_json, write_text
 
 
-@MEMORIES.register
 class PooledProductKeyConfig(ProductKeyConfig):
     """Product keys whose query is the mean over the sequence, later tokens too: public code of the lineage has it."""
 
@@ -184,6 +183,7 @@ def _library() -> Path:
 
 def main(config_path: Path, root: Path) -> None:
     """Trains, evaluates, writes."""
+    MEMORIES.register(PooledProductKeyConfig)
     config = load_experiment(config_path)
     folder = run_experiment(config, root, progress=False, command=f"python experiments/gap.py {config_path}")
     found: list[dict[str, Any]] = []

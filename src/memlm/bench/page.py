@@ -32,34 +32,29 @@ def write_page(docs: Path, everything: Sequence[Results]) -> list[Path]:
     text = path.read_text(encoding="utf-8")
     (docs / "figures").mkdir(exist_ok=True)
     written = [path]
-    drawn: dict[tuple[str, str, str], str] = {}
-    for results in everything:
+    drawn: dict[tuple[str, int], str] = {}
+    for position, results in enumerate(everything):
         for name, draw in FIGURES.items():
             svg = draw(results)
             if svg is not None:
                 figure = docs / "figures" / f"{name}-{results.path(docs).parent.name}.svg"
                 write_text(figure, svg)
                 written.append(figure)
-                drawn[name, *_key(results)] = figure.relative_to(docs).as_posix()
+                drawn[name, position] = figure.relative_to(docs).as_posix()
     for block in BLOCKS:
         text = _replaced(path, text, block, "\n\n".join(_block(block, everything, drawn)))
     write_text(path, text)
     return written
 
 
-def _key(results: Results) -> tuple[str, str]:
-    """Returns the device and the commit: a device may have results of several."""
-    return results.device["name"], results.commit
-
-
-def _block(block: str, everything: Sequence[Results], drawn: dict[tuple[str, str, str], str]) -> list[str]:
-    """Returns the paragraphs of a block: for each device its tables and its figure."""
+def _block(block: str, everything: Sequence[Results], drawn: dict[tuple[str, int], str]) -> list[str]:
+    """Returns the paragraphs of a block: for each device its tables and its figure, drawn by block and position."""
     parts: list[str] = []
-    for results in everything:
+    for position, results in enumerate(everything):
         device = results.device["name"]
         found = _tables(block, results)
-        if (block, *_key(results)) in drawn:
-            found.append(f"![{block} on {device}]({drawn[block, *_key(results)]})")
+        if (block, position) in drawn:
+            found.append(f"![{block} on {device}]({drawn[block, position]})")
         if found:
             parts += [f"**{device}**, commit {results.commit}, torch {results.versions.get('torch')}", *found]
     return parts or ["Not measured yet."]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from transformers.utils.logging import disable_progress_bar
 
 from memlm.config.train import TrainConfig
 from memlm.experiment.models import starting_device
@@ -36,6 +37,7 @@ def load_evaluated(checkpoint: Path, config: TrainConfig, device: torch.device) 
     Raises:
         CheckpointError: as of `load_model`.
     """
+    disable_progress_bar()  # transformers would draw one for the weights
     model = load_model(checkpoint, starting_device(config))
     if config.bank_is_apart:
         keep_on_host(model.decoder, device)

@@ -67,9 +67,10 @@ class Updater:
         if not parts:
             return norm
         own = torch.nn.utils.get_total_norm([gradient for owner, gradient in gradients if owner in parts])
-        squares = own.to(norm).square()
+        device = gradients[0][1].device  # the norm of no gradient at all is on the CPU, where NCCL adds nothing up
+        squares = own.to(device).square()
         self._ranks.add(squares)
-        return (norm.square() + squares).sqrt()
+        return (norm.to(device).square() + squares).sqrt()
 
     def step(self, is_finite: Tensor) -> None:
         """Takes the step; leaves everything as it is if ``is_finite``, a boolean scalar on the device, is false."""

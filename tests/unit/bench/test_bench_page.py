@@ -142,8 +142,9 @@ def test_writing_the_page_twice_changes_nothing(docs):
     assert {path: path.read_bytes() for path in write_page(docs, [fabricated()])} == first
 
 
-def test_a_figure_stands_under_the_commit_that_it_is_of(docs):
-    newer = Results(fabricated().device, "def", {})
+@pytest.mark.parametrize("commit", ["abc", "def"])
+def test_a_figure_stands_under_the_results_that_it_is_of(docs, commit):
+    newer = Results(fabricated().device, commit, {})
     write_page(docs, [fabricated(), newer])
     text = (docs / "performance.md").read_text(encoding="utf-8")
     assert text.count("(figures/roofline-nvidia-h100-80gb-hbm3.svg)") == 1 and "commit def" not in text

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers.utils import logging
 
 from memlm.config.train import TrainConfig
 from memlm.data.prepare import prepare
@@ -32,6 +33,12 @@ def test_values_that_no_device_held_alone_stay_on_the_host(runs, apart):
     where = {name: tensor.device.type for name, tensor in model.named_parameters()}
     assert where.pop("decoder.banks.0.values") == ("cpu" if apart else "meta")
     assert set(where.values()) == {"meta"} and not model.training
+
+
+def test_no_bar_is_drawn_for_the_weights(runs, capfd):
+    logging.enable_progress_bar()
+    load_evaluated(runs / "gated_mlp-s0" / "checkpoint", TrainConfig(steps=1), torch.device("cpu"))
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("variant", ["dense", "ngram"])

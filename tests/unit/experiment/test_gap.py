@@ -11,6 +11,7 @@ from experiments import gap
 from memlm.data.tokenizer import train_tokenizer
 from memlm.experiment.config import load_experiment
 from memlm.experiment.models import new_model
+from memlm.registry import MEMORIES
 
 CONFIG = Path(__file__).parents[3] / "experiments" / "gap.yaml"
 SMALLER = ["data.vocab_size=272", "model.d_model=32", "model.n_layers=2", "variants.leak.memory.d_value=64"]
@@ -18,11 +19,17 @@ SMALLER = ["data.vocab_size=272", "model.d_model=32", "model.n_layers=2", "varia
 
 @pytest.fixture(scope="module", params=["sound", "leak"])
 def run(request):
+    with pytest.MonkeyPatch.context() as patch:  # elsewhere there is no such memory
+        patch.setitem(MEMORIES._classes, "pooled_product_key", gap.PooledProductKeyConfig)
+        yield trained(request.param)
+
+
+def trained(variant):
     config = load_experiment(CONFIG, SMALLER)
-    config = config.model_copy(update={"variants": {request.param: config.variants[request.param]}})
+    config = config.model_copy(update={"variants": {variant: config.variants[variant]}})
     tokenizer = train_tokenizer(["some text of words, to learn from\n" * 20], 272)
     torch.manual_seed(0)
-    model = new_model(config, request.param, tokenizer)
+    model = new_model(config, variant, tokenizer)
     with torch.no_grad():
         for parameter in model.parameters():  # far from where it is drawn, so that every part counts
             parameter.mul_(3.0)
