@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
 from memlm.config.train import TrainConfig
-from memlm.experiment.models import starting_device
 from memlm.experiment.reading import Run
 from memlm.hf import MemlmForCausalLM
 from memlm.offload.trained import keep_on_host
@@ -38,7 +37,7 @@ def load_evaluated(checkpoint: Path, config: TrainConfig, device: torch.device) 
         CheckpointError: as of `load_model`.
     """
     disable_progress_bar()  # transformers would draw one for the weights
-    model = load_model(checkpoint, starting_device(config))
+    model = load_model(checkpoint, torch.device("cpu"))
     if config.bank_is_apart:
         keep_on_host(model.decoder, device)
     return model.to(device).eval()  # pyright: ignore[reportArgumentType]

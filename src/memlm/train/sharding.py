@@ -68,10 +68,13 @@ class Shards:
     @contextmanager
     def readable(self) -> Generator[None]:
         """Lets the model be read between steps inside; all ranks must read the same."""
-        if isinstance(self._decoder, FSDPModule):
-            self._decoder.unshard()  # what blocks do not gather themselves: embedding, output matrix, norm
-        yield
-        if isinstance(self._decoder, FSDPModule):
+        if not isinstance(self._decoder, FSDPModule):
+            yield
+            return
+        self._decoder.unshard()  # what blocks do not gather themselves: embedding, output matrix, norm
+        try:
+            yield
+        finally:
             self._decoder.reshard()
 
     @contextmanager

@@ -48,6 +48,14 @@ def test_a_model_without_vectors_is_on_the_device(runs, variant):
     assert all(parameter.is_meta for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("asked", [{"device": "cuda"}, {"precision": "bf16"}])
+def test_a_run_that_asked_for_a_gpu_is_evaluated_where_there_is_none(runs, asked, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = TrainConfig(steps=1, **asked)
+    model = load_evaluated(runs / "dense-s0" / "checkpoint", config, torch.device("cpu"))
+    assert model.device == torch.device("cpu")
+
+
 def test_a_run_with_its_values_on_the_host_has_the_numbers_of_its_model_on_the_device(experiment_yaml, tmp_path):
     config = load_experiment(experiment_yaml, ["train.values_on=host", "seeds=[0]", "evaluate.samples=0"])
     config = config.model_copy(update={"variants": {"gated_mlp": config.variants["gated_mlp"]}, "hypotheses": []})

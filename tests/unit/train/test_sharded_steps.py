@@ -7,6 +7,8 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from memlm.bank.vectors import VectorBank
+from memlm.train.columns import ColumnBank
 from memlm.train.updater import Updater
 
 
@@ -32,3 +34,11 @@ def test_a_step_that_is_not_finite_leaves_them(size, is_taken, sharded):
     assert torch.equal(sharded.weight.full_tensor(), before) is not is_taken
     assert optimizer.state[sharded.weight]["step"] == is_taken
     assert sharded.weight.grad is None
+
+
+def test_the_norm_is_on_the_device_where_all_is_shared():
+    """NCCL adds up nothing on the CPU, where torch has the norm of no gradients."""
+    bank = ColumnBank(VectorBank(6, 4), n_ranks=2, rank=0).to("meta")
+    bank.values.grad = torch.empty_like(bank.values)
+    updater = Updater(torch.optim.AdamW(bank.parameters()), bank, clip=1.0)
+    assert updater.clip().is_meta
