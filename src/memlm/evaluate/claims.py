@@ -64,6 +64,11 @@ class Claim:
         names = [name for side in (self.left, self.right) for _, name in side.terms]
         return list(dict.fromkeys(variant for name in names for variant in _fitting(name, known) or [name]))
 
+    def is_void(self, known: Collection[str]) -> bool:
+        """Whether both sides are the same value of the known variants, as where ``a*`` and ``*`` fit the same ones."""
+        means = {variant: float(place) for place, variant in enumerate(self.variants(known))}
+        return not any(self.coefficients(means).values())
+
     @property
     def looks(self) -> int:
         """How many ways the claim can come true: 2 where the seeds that test a difference also choose its sign."""

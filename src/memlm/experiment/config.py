@@ -119,6 +119,8 @@ class ExperimentConfig(Config):
             if hypothesis.metric.startswith(("recall.", "learned_bits.")) and not self.has_questions:
                 yield f"hypotheses.{index}.metric", "needs questions, of corpus: facts or of evaluate.question_file"
             claim = parse_claim(hypothesis.claim)
+            if claim.is_void(self.variants):
+                yield f"hypotheses.{index}.claim", "both sides fit the same variants; compare different ones"
             for variant in claim.variants(self.variants):
                 if variant not in self.variants:
                     yield f"hypotheses.{index}.claim", unknown("variant", variant, self.variants)

@@ -51,6 +51,7 @@ def claims(claim, metric="time_s"):
         (claims("a < a"), "hypotheses.0.claim = 'a < a'", "the claim 'a < a' compares a with itself"),
         (claims("a < bb"), "hypotheses.0.claim = 'a < bb'", "unknown variant 'bb'. Known: a."),
         (claims("aa > a"), "hypotheses.0.claim = 'aa > a'", "unknown variant 'aa'. Did you mean 'a'? Known: a."),
+        (claims("a < a*"), "hypotheses.0.claim = 'a < a*'", "both sides fit the same variants; compare different ones"),
         (claims("a < b*"), "hypotheses.0.claim = 'a < b*'", "unknown variant 'b*'. Known: a."),
         (
             claims("a < b", metric="validation_los"),

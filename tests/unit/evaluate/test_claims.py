@@ -84,6 +84,14 @@ def test_a_pattern_is_the_mean_of_what_it_fits():
     assert parse_claim("c-* < b-x").variants(variants) == ["c-*", "b-x"]
 
 
+@pytest.mark.parametrize(
+    ("text", "is_void"),
+    [("a-* < a*", True), ("a-* < *", False), ("|a-* - b| < |b - a*|", True), ("a-x - a-y < a-x - a*", False)],
+)
+def test_two_patterns_may_fit_the_same_variants(text, is_void):
+    assert parse_claim(text).is_void(["a-x", "a-y", "b"]) is is_void
+
+
 def test_noise_does_not_pass_for_an_effect():
     """a and b differ by noise alone, c and d by nothing: the absolute values of single seeds would say otherwise."""
     claim, draw = parse_claim("|c - d| < |a - b|"), np.random.default_rng(0)
