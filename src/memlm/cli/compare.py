@@ -56,7 +56,8 @@ def print_comparison(console: Console, folder: Path) -> None:
         claim = f"{judgement.hypothesis.name} ({judgement.hypothesis.claim}): {judgement.verdict}"
         console.print(claim, style="bold")
         console.print(f"  {claims.sentence(judgement)}")
-    console.print(f"\nreport: {folder / 'report.html'}")
+    page = folder / "report.html"
+    console.print(f"\nreport: {page}" if page.is_file() else f"\nas a page, with figures: memlm report {folder}")
 
 
 def _shown(title: str, table: tables.Table) -> Table:
