@@ -45,7 +45,7 @@ def spread(
 
     Raises:
         MissingDependencyError: Ray is not installed.
-        RunError: the process of a run died again and again.
+        RunError: Ray cannot be started or reached.
     """
     ray = optional("ray", "ray", PURPOSE)
     with _cluster(ray, workers):

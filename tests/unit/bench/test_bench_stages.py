@@ -12,7 +12,8 @@ def test_a_stage_has_a_time_and_plain_torch_beside_it(name, shape, setting):
     row = stages.measure(name, shape, setting)
     assert row["status"] == "ok"
     assert row["bytes"] > 0 and row["flops"] > 0 and row["time"]["median_ms"] > 0
-    assert ("reference" in row) == ("error" in row) == (name not in ("query projection", "AdamW, whole table"))
+    assert ("error" in row) == (name not in ("query projection", "AdamW, whole table"))
+    assert ("reference" in row) == ("error" in row and name != "AdamW, rows read"), "a part in plain torch has no time"
     assert row.get("error", 0.0) <= TOLERANCES[torch.float32]
 
 
