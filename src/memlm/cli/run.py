@@ -68,13 +68,15 @@ def command(
             view.progress.console.print("finished runs and checkpoints are kept; the same command goes on from there")
             raise
     folder = runs / experiment.name
-    write_report(folder)
 
     from memlm.cli.compare import print_comparison
 
-    print_comparison(console, folder)
-    if failed is not None:
-        raise failed
+    try:
+        write_report(folder)
+        print_comparison(console, folder)
+    finally:  # why runs failed is told, also where the report fails as well
+        if failed is not None:
+            raise failed
 
 
 def _detach(console: Console, name: str, config: Path, overrides: list[str], runs: Path, workers: int) -> None:
