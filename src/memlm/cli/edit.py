@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SHOWN = (0.5, 0.8, 1.0)
 """Coverages whose risk is shown."""
+NOTHING = "(nothing)"
+"""Stands for an answer that is empty."""
 
 
 def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
@@ -142,9 +144,13 @@ def _show(console: Console, made: Made, n_rows: int) -> None:
     edit = made.edit
     new = edit.answer or "(deleted)"
     share = len(edit.rows) / n_rows
-    console.print(f"edit {edit.id}: {edit.subject} | {edit.relation}: {edit.old} -> {new}")
+    console.print(f"edit {edit.id}: {edit.subject} | {edit.relation}: {edit.old or NOTHING} -> {new}")
     how = f", answered as wanted in {made.learned} of {len(edit.prompts)} wordings" if edit.prompts else ""
     console.print(f"  {len(edit.rows)} rows ({share:.2%}){how}")
+    if edit.prompts and not made.learned:
+        console.print(
+            f"  not learned: no wording is answered as wanted; the edit stays, --undo {edit.id} takes it back"
+        )
     for conflict in made.conflicts:
         console.print(f"  conflict: {conflict}")
 
@@ -171,7 +177,7 @@ def _list(console: Console, editing: Editing) -> None:
     table = Table("edit", "subject", "relation", "before", "now", "rows")
     for edit in edits:
         now = edit.answer or "(deleted)"
-        table.add_row(str(edit.id), edit.subject, edit.relation, edit.old, now, str(len(edit.rows)))
+        table.add_row(str(edit.id), edit.subject, edit.relation, edit.old or NOTHING, now, str(len(edit.rows)))
     console.print(table)
 
 

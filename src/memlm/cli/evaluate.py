@@ -15,16 +15,17 @@ def command(
     run: RunArgument,
     values: Annotated[
         list[Values] | None,
-        typer.Option("--values", help="Also with the values on the host, in their file, or in 8 bits; many times."),
+        typer.Option(
+            "--values", help="Also with the values on the device, on the host, in their file, or in 8 bits; many times."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Evaluate a memory model on its run's held-out text: as it is, memory off, and with its values held elsewhere."""
     from memlm.experiment.held_out import held_out
 
-    wanted = [each.value for each in values or [] if each is not Values.DEVICE]
     rows = []
-    for row in held_out(run, wanted, shows_bars=screen.shows_bars()):
+    for row in held_out(run, [each.value for each in values or []], shows_bars=screen.shows_bars()):
         rows.append(row._asdict())
         if not as_json:
             hits = "" if row.hit_rate is None else f", hit rate {row.hit_rate:.3f}"

@@ -32,23 +32,29 @@ class Reading:
     Args:
         text_field: The field of a JSON line, or the column of a hub data set, that holds the text.
         skip: Count bad input and go on; otherwise the first one is an error.
+        is_set: An experiment's ``data`` decides the two above, and errors may name its fields.
         dropped: Number of documents or files left out, by reason.
         n_bytes: Bytes of the sources read so far, as they are stored.
     """
 
     text_field: str = "text"
     skip: bool = False
+    is_set: bool = True
     dropped: Counter[str] = field(default_factory=Counter)
     n_bytes: int = 0
 
-    def bad(self, reason: str, where: str, message: str, mend: str = "mend it") -> None:
+    def bad(self, reason: str, where: str, message: str, mend: str = "mend it", setting: str = "") -> None:
         """Counts bad input under ``reason`` if it is to be skipped.
+
+        ``mend`` says how to mend the input; the field of ``data`` named ``setting`` helps, too.
 
         Raises:
             DataError: it is not; one line says where and what, and how to mend it.
         """
         if not self.skip:
-            raise DataError(f"{where}: {message}; {mend} or set data.on_bad_input: skip")
+            if self.is_set:
+                mend = f"{f'set data.{setting}, ' if setting else ''}{mend} or set data.on_bad_input: skip"
+            raise DataError(f"{where}: {message}; {mend}")
         self.dropped[reason] += 1
 
     def from_fields(self, fields: object, where: str) -> Document | None:
@@ -63,12 +69,12 @@ class Reading:
         if self.text_field not in fields:
             names = ", ".join(map(str, fields)) or "none"
             message = f"has no field {self.text_field!r} (its fields: {names})"
-            self.bad("no text field", where, message, "set data.text_field, mend it")
+            self.bad("no text field", where, message, setting="text_field")
             return None
         text = fields[self.text_field]
         if not isinstance(text, str):
             message = f"field {self.text_field!r} is {type(text).__name__}, not a string"
-            self.bad("not a string", where, message, "set data.text_field, mend it")
+            self.bad("not a string", where, message, setting="text_field")
             return None
         return self.checked(Document(text, where))
 

@@ -40,7 +40,8 @@ def held_out(folder: Path, values: Sequence[str], shows_bars: bool = False) -> I
 
     Args:
         folder: The run's folder.
-        values: Names of `memlm.offload.HELD`.
+        values: `ON_DEVICE`, which adds nothing where the run's evaluation had them there, and names of
+            `memlm.offload.HELD`.
         shows_bars: Show bars while the text is prepared.
 
     Raises:
@@ -60,11 +61,14 @@ def held_out(folder: Path, values: Sequence[str], shows_bars: bool = False) -> I
 
     as_it_is = load_evaluated(checkpoint_of(finished.run), train, accelerator.device).decoder
     whole = loss_of(as_it_is)
-    yield HeldOut("host" if train.bank_is_apart else ON_DEVICE, whole, 0.0, None)
+    where = "host" if train.bank_is_apart else ON_DEVICE
+    yield HeldOut(where, whole, 0.0, None)
     with memory_off(as_it_is):
         off = loss_of(as_it_is)
     yield HeldOut(MEMORY_OFF, off, off - whole, None)
     for name in values:
+        if name == where == ON_DEVICE:
+            continue
         decoder = model_of(finished.run, str(accelerator.device), name).decoder
         loss = loss_of(decoder)
         traffic = [bank.traffic() for bank in decoder.banks if isinstance(bank, CachedBank)]

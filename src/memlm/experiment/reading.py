@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,8 +145,13 @@ def read_run(folder: Path) -> Run:
     """Reads one run's record and configuration.
 
     Raises:
-        RunError: there is no record, a file is broken, or one leads out of the folder.
+        RunError: the folder is that of an experiment or no run's, a file is broken, or one leads out of the folder.
     """
+    refuse_experiment(folder)
+    if not os.path.lexists(folder / "record.json"):  # a link that leads nowhere is told as a file
+        reason = "is no run's folder (there is no record.json)" if folder.is_dir() else "there is no such folder"
+        run = folder.parent if (folder.parent / "record.json").exists() else "one, e.g. runs/demo/dense-s0"
+        raise RunError(f"{folder}: {reason}; give {run}")
     path = inside(folder, "record.json")
     record = read_checked(Record, path)
     return Run(folder, record, read_yaml(inside(folder, "config.yaml")))
@@ -157,7 +163,6 @@ def read_finished(folder: Path) -> Run:
     Raises:
         RunError: it has not, or cannot be read, or the folder is that of an experiment.
     """
-    refuse_experiment(folder)
     run = read_run(folder)
     if not run.is_finished or run.record.data is None:
         raise RunError(f"{folder}: is no finished run (status: {run.record.status}); memlm run goes on with it")

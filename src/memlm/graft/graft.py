@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from memlm.data.corpus import documents, find_sources
 from memlm.data.sampler import Sampler
 from memlm.data.source import Reading
-from memlm.errors import DataError, RunError
+from memlm.errors import CheckpointError, DataError, RunError
 from memlm.export.card import HEAD
 from memlm.export.code import GRAFTED, auto_map, flat_code
 from memlm.export.folder import refuse_taken
@@ -79,17 +79,24 @@ def graft(dense: Path, folder: Path, config: GraftConfig, progress: Callable[[in
         progress: Is told each step, from 1, and its loss.
 
     Raises:
-        RunError: the folder is taken, the model has another form, memory runs out, or the loss is not finite.
-        CheckpointError: the model cannot be loaded, or brings code.
+        RunError: the folder is taken, the model has another form or fewer positions than ``seq_len``, memory runs out,
+            or the loss is not finite.
+        CheckpointError: there is no model, or it cannot be loaded, or brings code.
         DataError: the text cannot be read, or is too short.
     """
     disable_progress_bar()
     refuse_taken(folder)
+    if not (dense / "config.json").is_file():
+        reason = "there is no model in this folder (no config.json)" if dense.is_dir() else "there is no such folder"
+        raise CheckpointError(f"{dense}: {reason}; give one that save_pretrained wrote")
     refuse_code(dense)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with loading_errors(dense):
         base = AutoModelForCausalLM.from_pretrained(dense, local_files_only=True, use_safetensors=True).float()
         tokenizer = AutoTokenizer.from_pretrained(dense, local_files_only=True)
+    longest = getattr(base.config, "max_position_embeddings", None) or config.seq_len
+    if config.seq_len > longest:
+        raise RunError(f"seq_len: {config.seq_len} is longer than the {longest} positions of {dense}; take {longest}")
     train, held_out = _tokens(config, tokenizer)
     torch.manual_seed(config.seed)
     try:
@@ -111,7 +118,7 @@ def graft(dense: Path, folder: Path, config: GraftConfig, progress: Callable[[in
 
 def _tokens(config: GraftConfig, tokenizer: Any) -> tuple[Sampler, np.ndarray]:
     """Returns training text in batches, and held-out sequences [N, T + 1]."""
-    reading = Reading()
+    reading = Reading(is_set=False)
     ids: list[int] = []
     for document in documents(find_sources(config.corpus, reading), reading):
         ids += tokenizer(document.text, add_special_tokens=False).input_ids

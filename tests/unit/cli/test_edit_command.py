@@ -1,8 +1,12 @@
 """`memlm edit`, as a person runs it."""
 
+from types import SimpleNamespace
+
 import pytest
 from typer.testing import CliRunner
 
+from memlm.cli import screen
+from memlm.cli.edit import _show
 from memlm.cli.main import app
 from memlm.data.asking import edits
 from memlm.data.world import World
@@ -48,3 +52,12 @@ def test_a_mistake_is_one_clear_line(edit, tmp_path):
     (tmp_path / "no.pack").write_bytes(b"x")
     with pytest.raises(MemlmError, match="give a file that --pack wrote"):
         edit("--apply", tmp_path / "no.pack")
+
+
+@pytest.mark.parametrize(("learned", "is_told"), [(0, True), (1, False)])
+def test_an_edit_that_was_not_learned_is_told(learned, is_told, capsys):
+    what = {"id": 3, "subject": "s", "relation": "r", "old": "", "answer": "new", "rows": [1], "prompts": ["p", "q"]}
+    _show(screen.output(), SimpleNamespace(edit=SimpleNamespace(**what), learned=learned, conflicts=[]), 100)
+    shown = capsys.readouterr().out
+    assert "edit 3: s | r: (nothing) -> new" in shown and f"in {learned} of 2 wordings" in shown
+    assert ("no wording is answered as wanted; the edit stays, --undo 3 takes it back" in shown) == is_told

@@ -29,8 +29,16 @@ def test_a_value_on_one_side_only_is_shown_as_absent(folder):
 
 
 def test_a_folder_without_a_record_is_refused(folder):
-    with pytest.raises(RunError, match=r"record\.json: there is no such file"):
+    with pytest.raises(RunError, match=r"is an experiment; give the folder of one of its runs: .*dense-s0"):
         difference(folder / "dense-s0", folder)
+    with pytest.raises(RunError, match=r"is no run's folder \(.*\); give one, e\.g\. runs/demo/dense-s0$"):
+        difference(folder.parent, folder / "dense-s0")
+    with pytest.raises(RunError, match="nowhere: there is no such folder; give one"):
+        difference(folder.parent / "nowhere", folder / "dense-s0")
+    inner = folder / "dense-s0" / "checkpoint"
+    inner.mkdir(exist_ok=True)
+    with pytest.raises(RunError, match=f"checkpoint: is no run's folder .*; give {folder / 'dense-s0'}$"):
+        difference(inner, folder / "dense-s0")
 
 
 def test_lists_and_empty_mappings_are_leaves():

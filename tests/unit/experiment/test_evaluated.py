@@ -1,11 +1,14 @@
 """A model is evaluated again as its run did it: the device, the precision, and where the values are."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers.utils import logging
+from typer.testing import CliRunner
 
+from memlm.cli.main import app
 from memlm.config.train import TrainConfig
 from memlm.data.prepare import prepare
 from memlm.evaluate.loss import mean_loss
@@ -66,6 +69,9 @@ def test_a_run_with_its_values_on_the_host_has_the_numbers_of_its_model_on_the_d
     assert {name: record.record.results[name] for name in LOSSES} == {name: near[name] for name in LOSSES}
     again = by_name(held_out.held_out(run, []))
     assert again == {"host": near["validation_loss"], "memory off": near["memory_off_loss"]}
+    done = CliRunner().invoke(app, ["eval", str(run), "--values", "device", "--json"], catch_exceptions=False)
+    losses = {row["values"]: row["loss"] for row in json.loads(done.stdout)}
+    assert losses == again | {"device": near["validation_loss"]}
 
 
 def test_every_loss_is_taken_in_the_precision_of_the_run(runs, monkeypatch):
@@ -81,7 +87,9 @@ def test_every_loss_is_taken_in_the_precision_of_the_run(runs, monkeypatch):
         return mean_loss(decoder, *others)
 
     monkeypatch.setattr(held_out, "mean_loss", seen)
-    losses = by_name(held_out.held_out(run, ["host", "int8"]))
+    rows = list(held_out.held_out(run, ["device", "host", "int8"]))
+    assert [row.values for row in rows] == ["device", "memory off", "host", "int8"], "the device is measured twice"
+    losses = by_name(rows)
     model, _ = open_model(run, "cpu")
     with in_bf16.autocast():
         assert losses["device"] == mean_loss(model.decoder, *sequences[0]) == losses["host"]

@@ -21,6 +21,7 @@ MEMORY = {"type": "product_key", "n_keys": 8, "d_key": 16, "d_value": 12, "top_k
 GRAFT = {"memory": MEMORY, "fusion": {"type": "weighted_sum"}, "layers": [0, 2], "corpus": "x"}
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
 SIZES = SHAPE | {"vocab_size": 320, "num_key_value_heads": 2, "head_dim": 8, "eos_token_id": None, "pad_token_id": 1}
+SIZES |= {"max_position_embeddings": 200_000}
 FAMILIES = {
     "llama": LlamaConfig(**SIZES),
     "qwen2": Qwen2Config(**SIZES),
@@ -98,6 +99,8 @@ def grafted(folder, config):
     out = folder.parent / "grafted"
     done = CliRunner().invoke(app, ["graft", str(folder), str(out), "--config", str(config)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
+    assert [line.split("  ")[0] for line in done.stderr.splitlines()] == [f"step {n}/30" for n in range(3, 31, 3)]
+    assert "  loss " in done.stderr and "  ETA 0 s" in done.stderr
     return out, done.output
 
 
@@ -146,6 +149,8 @@ def test_it_loads_where_there_is_no_memlm(grafted, tmp_path):
         ("layers=[7]", RunError, r"layers: \[7\] lie outside 0\.\.2"),
         ("fusion={type: one_neuron_experts}", RunError, "needs values 64 wide here, not 12"),
         ("seq_len=100000", DataError, "are too few for sequences of seq_len = 100000"),
+        ("seq_len=200001", RunError, "seq_len: 200001 is longer than the 200000 positions of .*; take 200000"),
+        ("corpus=none.jsonl", DataError, r"none\.jsonl: no file matches; mend the path$"),
     ],
 )
 def test_a_mistake_is_one_clear_line(override, error, reason, folder, config, tmp_path):
@@ -172,6 +177,9 @@ def test_a_model_of_another_form_and_no_model_are_told(folder, config, tmp_path,
     other = AutoModelForCausalLM.from_config(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=320))
     with pytest.raises(ValueError, match=r"GPT2LMHeadModel has no model\.layers\[i\]\.mlp"):
         GraftedForCausalLM.onto(other, GraftConfig.model_validate(GRAFT | {"layers": "all"}))
-    line = ["graft", str(tmp_path / "none"), str(tmp_path / "out"), "--config", str(config)]
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
-        CliRunner().invoke(app, line, catch_exceptions=False)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "some.py").touch()
+    for name, reason in (("none", "there is no such folder"), ("code", "there is no model in this folder")):
+        line = ["graft", str(tmp_path / name), str(tmp_path / "out"), "--config", str(config)]
+        with pytest.raises(CheckpointError, match=f"{name}: {reason}"):
+            CliRunner().invoke(app, line, catch_exceptions=False)
