@@ -48,6 +48,7 @@ def test_an_experiment_over_two_processes(experiment_yaml, tmp_path):
 )
 def test_what_is_refused_under_a_launcher_is_told_once(rank, arguments, told, experiment_yaml, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2"), monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("MASTER_ADDR", "localhost"), monkeypatch.setenv("MASTER_PORT", "29500")
     monkeypatch.setattr("sys.argv", ["memlm", *(word.format(yaml=experiment_yaml) for word in arguments)])
     with pytest.raises(SystemExit) as ended:
         main.main()
