@@ -22,8 +22,16 @@ def _at_most_one(value: object) -> None:
         raise ValueError("this server gives one answer; ask again for another")
 
 
+def _texts(value: object) -> None:
+    among = value if isinstance(value, list) and value else [value]
+    if value is not None and not all(isinstance(each, str) for each in among):
+        raise ValueError("must be a text or a list of texts")
+
+
+# These look and give nothing back: of a form that holds, only that it holds is used.
 Refused = Annotated[Any, AfterValidator(_refused)]
 One = Annotated[Any, AfterValidator(_at_most_one)]
+Texts = Annotated[Any, AfterValidator(_texts)]
 Tokens = Annotated[int, Field(ge=1)]
 
 
@@ -37,6 +45,7 @@ class _Asked(BaseModel):
     top_p: float | None = Field(default=None, ge=0, le=1)
     frequency_penalty: float | None = Field(default=None, gt=-1, le=2)  # the server adds 1 and scales by it
     seed: int | None = Field(default=None, ge=-(1 << 63), lt=1 << 63)
+    stop: Texts = None
     n: One = None
     logprobs: Refused = None
 
@@ -45,6 +54,7 @@ class Completion(_Asked):
     """The body of ``/v1/completions``."""
 
     prompt: str = Field(min_length=1)
+    suffix: str | None = None
     best_of: One = None
     echo: Refused = None
 

@@ -135,6 +135,8 @@ TALK = [{"role": "user", "content": "ka lo"}]
         ("completions", {"prompt": "ka", "n": 2}, "n", "n: this server gives one answer"),
         ("completions", {"prompt": "ka", "logprobs": 0}, "logprobs", "logprobs: is not supported by this server"),
         ("completions", {"prompt": "ka", "frequency_penalty": -1}, "frequency_penalty", "frequency_penalty: Input"),
+        ("completions", {"prompt": "ka", "stop": []}, "stop", "stop: must be a text or a list of texts"),
+        ("completions", {"prompt": "ka", "suffix": 3}, "suffix", "suffix: Input should be a valid string"),
         ("completions", {"prompt": "ka", "nonsense": 1}, None, "Unexpected fields in the request: {'nonsense'}"),
         ("completions", [], None, "Input should be an object"),
         ("chat/completions", {"messages": []}, "messages", "messages: List should have at least 1 item"),
