@@ -65,7 +65,7 @@ class EditError(MemlmError):
 
 
 class FollowerError(RunError):
-    """A process other than the first of those that train together cannot go on, and tells so itself."""
+    """One of the processes that train together cannot go on, and tells so itself, whichever it is."""
 
 
 class DivergedError(RunError):

@@ -90,7 +90,7 @@ def _options(
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Show the version."),
 ) -> None:
     """Train, compare, inspect and ship memory-augmented language models, with evidence."""
-    if launcher.n_ranks() > 1 and context.invoked_subcommand != "run":
+    if context.invoked_subcommand != "run" and not launcher.is_alone():
         raise RunError(f"memlm {context.invoked_subcommand} is one process; start it without a launcher")
 
 
@@ -102,10 +102,10 @@ class _Redacting(logging.Formatter):
         return redacted(super().format(record))
 
 
-def _log_to_stderr(rank: int) -> None:
+def _log_to_stderr(is_first: bool) -> None:
     handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
     handler.setFormatter(_Redacting("%(message)s"))
-    level = logging.ERROR if rank else logging.WARNING  # rank 0 tells it for all
+    level = logging.WARNING if is_first else logging.ERROR  # rank 0 tells it for all
     logging.basicConfig(level=level, handlers=[handler])
 
 
@@ -119,13 +119,12 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
-    rank = 0
+    is_first = launcher.is_first()
+    _log_to_stderr(is_first)
     try:
-        rank = launcher.rank()
-        _log_to_stderr(rank)
         app()
     except (MemlmError, Interrupted) as error:
-        if not rank or isinstance(error, FollowerError):  # what all ranks meet rank 0 tells
+        if is_first or isinstance(error, FollowerError):  # what all ranks meet rank 0 tells
             typer.echo(redacted(f"error: {error}"), err=True)
         sys.exit(error.exit_code)
     except OSError as error:

@@ -36,6 +36,7 @@ def command(
     """Train and evaluate every variant with every seed; finished runs are kept, and a report is written."""
     from memlm.experiment.config import load_experiment
 
+    launcher.require_sound()
     experiment = load_experiment(config, override or [])
     if launcher.rank():
         from memlm.experiment.followers import follow
@@ -54,6 +55,8 @@ def command(
     from memlm.experiment.run import run_experiment
     from memlm.report.page import write_report
 
+    if launcher.n_ranks() > 1:
+        screen.beside().print(f"waiting for {launcher.n_ranks()} processes at {launcher.address()}", markup=False)
     view = View(screen.beside(), total=len(experiment.variants) * len(experiment.seeds))
     with view.progress:
         watcher = view.watcher()

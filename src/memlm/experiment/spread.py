@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from memlm.errors import MemlmError, RunError
+from memlm.errors import Interrupted, MemlmError, RunError
 from memlm.experiment.locks import locked
 from memlm.experiment.schema import run_name
 from memlm.extras import optional
@@ -26,6 +26,8 @@ from memlm.extras import optional
 PURPOSE = "memlm run --workers"
 RETRIES = 2
 """How often a run is begun again whose process died."""
+TURN_S = 1.0
+"""How long Ray waits at a time: in between, handlers of signals run."""
 STORE_BYTES = 100 << 20
 """Room for what workers are handed; Ray takes a third of the memory if it is not told."""
 
@@ -46,18 +48,20 @@ def spread(
     Raises:
         MissingDependencyError: Ray is not installed.
         RunError: Ray cannot be started or reached.
+        Interrupted: a signal came.
     """
     ray = optional("ray", "ray", PURPOSE)
-    with _cluster(ray, workers):
+    with _plain_signals(), _cluster(ray, workers):
         task = ray.remote(num_cpus=1, num_gpus=int(on_gpu), max_retries=RETRIES)(make_run)
         waiting, at_work = list(runs), dict[Any, str]()
         while waiting or at_work:
             while waiting and len(at_work) < workers:
                 variant, seed = waiting.pop(0)
                 at_work[task.remote(make, variant, seed)] = run_name(variant, seed)
-            (done, *_), _ = ray.wait(list(at_work))
-            name = at_work.pop(done)
-            yield name, _outcome(ray, done, name)
+            ended, _ = ray.wait(list(at_work), timeout=TURN_S)
+            for task_id in ended:
+                name = at_work.pop(task_id)
+                yield name, _outcome(ray, task_id, name)
 
 
 def make_run(make: Make, variant: str, seed: int) -> dict[str, Any]:
@@ -69,6 +73,17 @@ def claimed(run: Path) -> AbstractContextManager[None]:
     """Keeps a second process from making a run; raises RunError if another one does."""
     busy = f"{run} is being made by another process; wait for it, and give the same command again"
     return locked(run.parent, busy, f".{run.name}.lock")
+
+
+@contextmanager
+def _plain_signals() -> Generator[None]:
+    """Raises a signal's own exception, which Ray's compiled functions wrap in a SystemError."""
+    try:
+        yield
+    except SystemError as error:
+        if isinstance(error.__cause__, Interrupted):
+            raise error.__cause__ from None
+        raise
 
 
 @contextmanager

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from torch import distributed as dist
 
+from memlm import launcher
 from memlm.config.train import TrainConfig
 from memlm.errors import RunError
+from memlm.train.interrupts import default_signals
 from memlm.train.ranks import Ranks
 
 OUT_OF_MEMORY = "out of memory; halve train.batch_size and double train.accumulation"
@@ -20,11 +24,12 @@ OUT_OF_MEMORY = "out of memory; halve train.batch_size and double train.accumula
 def build_accelerator(config: TrainConfig) -> Accelerator:
     """Returns the accelerator for the configured device and precision.
 
-    Under a launcher it joins its processes, the ranks of the run.
+    Under a launcher it joins its processes, the ranks of the run; while it waits for them, a signal ends this one.
 
     Raises:
-        RunError: the device is not there, or the ranks cannot share a batch.
+        RunError: the device is not there, a launcher's variables are unsound, or the ranks cannot share a batch.
     """
+    launcher.require_sound()
     if config.device == "cuda" and not torch.cuda.is_available():
         raise RunError("train.device is cuda, and torch sees no GPU; use train.device=auto, or run: memlm doctor")
     if config.device == "mps" and not torch.backends.mps.is_available():
@@ -38,13 +43,15 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to be deterministic without it
         torch.use_deterministic_algorithms(True)
-    accelerator = Accelerator(
-        mixed_precision="bf16" if bf16 else "no",
-        # accelerate joins the processes of a launcher on a CPU only if it is told that there is nothing else.
-        cpu=config.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available()),
-        dynamo_backend="inductor" if config.compile else "no",
-        # The others wait as long as rank 0 prepares and evaluates.
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
-    )
+    joins = launcher.n_ranks() > 1 and not dist.is_initialized()
+    with default_signals() if joins else nullcontext():
+        accelerator = Accelerator(
+            mixed_precision="bf16" if bf16 else "no",
+            # accelerate joins the processes of a launcher on a CPU only if it is told that there is nothing else.
+            cpu=config.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+            dynamo_backend="inductor" if config.compile else "no",
+            # The others wait as long as rank 0 prepares and evaluates.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
+        )
     Ranks.of(accelerator).require_shares(config.batch_size)
     return accelerator

@@ -17,6 +17,20 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
+def default_signals() -> Generator[None]:
+    """Lets SIGINT and SIGTERM end the process at once, where code that isn't Python's would keep handlers waiting."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def deferred_signals(pending: list[Interrupted] | None = None) -> Generator[list[Interrupted]]:
     """Lends a list, ``pending`` if given, that SIGINT and SIGTERM enter instead of cutting short what runs inside.
 

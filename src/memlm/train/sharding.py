@@ -8,6 +8,7 @@ Banks of vectors are shared by columns, all else by torch's FSDP2 (Zhao et al. 2
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Literal
@@ -60,6 +61,8 @@ class Shards:
             self._shard_blocks(device)
 
     def _shard_blocks(self, device: torch.device) -> None:
+        # What it warns of are the weights of reads, which are views. It fears that they are written in place; none is.
+        warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(.*\) returned a view tensor", UserWarning)
         mesh = init_device_mesh(device.type, (self._ranks.number,))
         for block in self._decoder.blocks:
             fully_shard(block, mesh=mesh)

@@ -5,14 +5,15 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from memlm import launcher
 from memlm.cli import run as run_command
-from memlm.errors import DivergedError, MissingDependencyError, PreflightError, RunError
+from memlm.errors import DivergedError, Interrupted, MissingDependencyError, PreflightError, RunError
 from memlm.experiment import run as running
+from memlm.experiment import spread
 from memlm.experiment.config import load_experiment
 from memlm.experiment.reading import read_run
 from memlm.experiment.run import Watcher, run_experiment
@@ -59,10 +60,10 @@ def test_runs_of_two_workers_are_those_of_one_process_though_one_is_killed(confi
     killer = threading.Thread(target=kill_one, args=(tmp_path / "spread" / config.name, killed), daemon=True)
     killer.start()
     watcher = Watcher(finished=lambda name, results: told.append((name, bool(results))))
-    spread = run_experiment(config, tmp_path / "spread", watcher, progress=False, workers=2)
+    apart = run_experiment(config, tmp_path / "spread", watcher, progress=False, workers=2)
     killer.join(10)
     assert killed, "a worker was killed"
-    assert losses(spread) == losses(alone)
+    assert losses(apart) == losses(alone)
     assert sorted(told) == [(name, True) for name in sorted(losses(alone))], "each is told once, with its results"
 
 
@@ -131,7 +132,27 @@ def test_without_ray_the_line_that_installs_it_is_told(experiment_yaml, tmp_path
         run_experiment(load_experiment(experiment_yaml), tmp_path, progress=False, workers=2)
 
 
+@pytest.mark.parametrize(
+    ("within", "told"), [(Interrupted("SIGTERM", 15), Interrupted), (ValueError("something else"), SystemError)]
+)
+def test_a_signal_while_ray_waits_is_told_as_one(within, told, monkeypatch):
+    def wait(_, timeout):
+        raise SystemError("<cyfunction CoreWorker.wait> returned a result with an exception set") from within
+
+    ray = SimpleNamespace(
+        init=lambda **_: None,
+        shutdown=lambda: None,
+        wait=wait,
+        remote=lambda **_: lambda _: SimpleNamespace(remote=lambda *_: "task"),
+    )
+    monkeypatch.setattr(spread, "optional", lambda *_: ray)
+    with pytest.raises(told) as raised:
+        next(spread.spread(lambda *_: {}, [("dense", 0)], 1, on_gpu=False))
+    assert (raised.value is within) == (told is Interrupted)
+
+
 def test_a_launcher_and_workers_are_too_much(experiment_yaml, tmp_path, monkeypatch):
-    monkeypatch.setattr(launcher, "n_ranks", lambda: 2)
+    for variable, text in {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(variable, text)
     with pytest.raises(RunError, match="--workers starts processes itself; leave out the launcher, or --workers"):
         run_command.command(experiment_yaml, runs=tmp_path, workers=2)
