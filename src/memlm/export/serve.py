@@ -1,7 +1,7 @@
 """Serves a run's model on transformers' own server, which speaks OpenAI's protocol.
 
 That server loads a model by the name of its class, which it looks for in transformers itself; so the class is set
-there first.
+there first. What builds its application is replaced likewise, by one that also checks requests.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import torch
 import transformers
 from transformers import GenerationConfig
 from transformers.cli.serve import Serve
+from transformers.cli.serving import server
 
 from memlm.errors import RunError
 from memlm.experiment.reading import read_finished
 from memlm.experiment.trained import ON_DEVICE, checkpoint_of, open_tokenizer
+from memlm.export.requests import checked
 from memlm.hf import MemlmForCausalLM
 from memlm.offload import load
 from memlm.train.checkpoint import WEIGHTS, verify
@@ -49,6 +51,8 @@ def serve(run: Path, host: str, port: int, tell: Callable[[str], None], values: 
     _refuse_taken(host, port)
     tell(found.name)
     transformers.MemlmForCausalLM = server_class(values)  # pyright: ignore[reportAttributeAccessIssue]
+    build = server.build_server
+    server.build_server = lambda *args, **kwargs: checked(build(*args, **kwargs))
     # The server calls a model by its path; one relative to the working folder is a name.
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
         _stage(checkpoint, Path(found.name))

@@ -11,7 +11,7 @@ import time
 import urllib.request
 
 import pytest
-from openai import BadRequestError, OpenAI
+from openai import BadRequestError, OpenAI, UnprocessableEntityError
 from typer.testing import CliRunner
 
 from memlm.cli.main import app
@@ -63,7 +63,7 @@ def server(runs):
         process.kill()
     assert process.returncode == 0
     assert f"http://127.0.0.1:{port}/v1, model {MODEL!r}" in told
-    assert "Traceback" not in told and "error" not in told
+    assert "Traceback" not in told and "error" not in told and " 500 " not in told
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,41 @@ def test_it_samples_unless_told_otherwise(client):
 
 
 def test_another_model_is_not_found_here(client):
-    with pytest.raises(BadRequestError, match="400"):
+    with pytest.raises(BadRequestError) as refused:
         client.completions.create(model="another", prompt="ka")
+    assert refused.value.body["message"] == f"Server is pinned to '{MODEL}'; requested 'another'."
+    assert refused.value.type == "invalid_request_error"
+
+
+TALK = [{"role": "user", "content": "ka lo"}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "param", "message"),
+    [
+        ("completions", {"prompt": ""}, "prompt", "prompt: String should have at least 1 character"),
+        ("completions", {}, "prompt", "prompt: Field required"),
+        ("completions", {"prompt": ["ka", "lo"]}, "prompt", "prompt: Input should be a valid string"),
+        ("completions", {"prompt": "ka", "max_tokens": -3}, "max_tokens", "max_tokens: Input should be greater than"),
+        ("completions", {"prompt": "ka", "temperature": -3}, "temperature", "temperature: Input should be greater"),
+        ("completions", {"prompt": "ka", "n": 2}, "n", "n: this server gives one answer"),
+        ("completions", {"prompt": "ka", "logprobs": 0}, "logprobs", "logprobs: is not supported by this server"),
+        ("completions", {"prompt": "ka", "frequency_penalty": -1}, "frequency_penalty", "frequency_penalty: Input"),
+        ("completions", {"prompt": "ka", "stop": []}, "stop", "stop: must be a text or a list of texts"),
+        ("completions", {"prompt": "ka", "suffix": 3}, "suffix", "suffix: Input should be a valid string"),
+        ("completions", {"prompt": "ka", "nonsense": 1}, None, "Unexpected fields in the request: {'nonsense'}"),
+        ("completions", [], None, "Input should be an object"),
+        ("chat/completions", {"messages": []}, "messages", "messages: List should have at least 1 item"),
+        ("chat/completions", {"messages": [{"role": "user"}]}, "messages", "messages.0.content: Field required"),
+        ("chat/completions", {"messages": TALK, "logprobs": True}, "logprobs", "logprobs: is not supported"),
+        ("chat/completions", {"messages": TALK, "max_completion_tokens": 0}, "max_completion_tokens", "max_compl"),
+    ],
+)
+def test_a_bad_request_is_told_in_openais_form(client, kind, body, param, message):
+    with pytest.raises((BadRequestError, UnprocessableEntityError)) as refused:
+        client.post(f"/{kind}", body={"model": MODEL} | body if body else body, cast_to=object)
+    assert refused.value.body["message"].startswith(message)
+    assert (refused.value.param, refused.value.type) == (param, "invalid_request_error")
 
 
 def test_a_taken_port_is_told(runs):
