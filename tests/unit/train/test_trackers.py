@@ -21,6 +21,10 @@ KINDS = ("tensorboard", "swanlab", "wandb")
 SLOWEST_STEP_S = 1.0
 
 
+PATIENT = "from memlm.train import trackers; trackers.CLOSE_SECONDS = 60.0; from memlm.cli.main import main; main()"
+"""The command, with more time for trackers to end than a user should wait: a busy machine may need it."""
+
+
 @pytest.fixture(scope="module")
 def tracked(corpus, tmp_path_factory):
     """The folder that a run left to its trackers, in a process of its own and away from the working folder."""
@@ -28,7 +32,7 @@ def tracked(corpus, tmp_path_factory):
     path = experiment_yaml.__wrapped__(corpus, folder)
     options = [option for setting in (*DENSE, f"train.trackers=[{','.join(KINDS)}]") for option in ("-o", setting)]
     done = subprocess.run(
-        [sys.executable, "-m", "memlm.cli.main", "run", str(path), "--runs", str(folder / "runs"), *options],
+        [sys.executable, "-c", PATIENT, "run", str(path), "--runs", str(folder / "runs"), *options],
         env=os.environ | {"SWANLAB_MODE": "offline", "WANDB_MODE": "offline"},
         cwd=folder,
         capture_output=True,
