@@ -34,7 +34,7 @@ def handler():
     """The handler that the command line logs to, on a root logger of its own."""
     root = logging.getLogger()
     kept, root.handlers = root.handlers, []
-    main._log_to_stderr(rank=0)
+    main._log_to_stderr(is_first=True)
     yield root.handlers[0]
     root.handlers = kept
 
