@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -29,33 +27,19 @@ def command(
     settings = validate(read(config, overrides or ()), GraftConfig)
     from memlm.graft.graft import graft
 
-    if screen.shows_bars():
-        with screen.bars(screen.beside(), MofNCompleteColumn()) as bars:
-            task = bars.add_task("training the memory", total=settings.steps)
-            found = graft(
-                dense,
-                folder,
-                settings,
-                lambda step, loss: bars.update(task, completed=step, description=f"loss {loss:.3f}"),
-            )
-    else:
-        found = graft(dense, folder, settings, _lines(settings.steps))
+    bars = screen.bars(screen.beside(), MofNCompleteColumn())
+    bars.disable = not screen.shows_bars()
+    task = bars.add_task("training the memory", total=settings.steps)
+
+    def tell(step: int, loss: float) -> None:
+        """Moves the bar; where there is no terminal, a line at each tenth of the steps tells the same."""
+        told = f"loss {loss:.3f}"
+        bars.update(task, completed=step, description=told)
+        if bars.disable and step % max(1, settings.steps // 10) == 0:
+            typer.echo(f"step {step}/{settings.steps}  {told}{screen.eta(bars)}", err=True)
+
+    with bars:
+        found = graft(dense, folder, settings, tell)
     typer.echo(f"{found.added:,} parameters added, trained on {found.tokens:,} tokens")
     typer.echo(f"held-out loss {found.before:.4f} -> {found.after:.4f} nats per token")
     typer.echo(f"{folder}: AutoModelForCausalLM.from_pretrained({str(folder)!r}, trust_remote_code=True) loads it")
-
-
-def _lines(steps: int) -> Callable[[int, float], None]:
-    """Returns what tells each tenth of the steps in a line on stderr, for a log file."""
-    began = 0.0
-
-    def tell(step: int, loss: float) -> None:
-        nonlocal began
-        if step == 1:
-            began = time.monotonic()
-        if step % max(1, steps // 10) == 0:
-            passed = time.monotonic() - began
-            eta = f"  ETA {passed / (step - 1) * (steps - step):.0f} s" if step > 1 else ""
-            typer.echo(f"step {step}/{steps}  loss {loss:.3f}{eta}", err=True)
-
-    return tell

@@ -170,9 +170,7 @@ class View:
         if self._task is not None:
             self.progress.update(self._task, completed=step, detail=detail)
             if not self._is_live and step % max(1, self._steps // 10) == 0:
-                remaining = self.progress.tasks[-1].time_remaining
-                eta = "" if remaining is None else f"  ETA {remaining:.0f} s"
-                self._print(f"{self._name}  step {step}/{self._steps}  {detail}{eta}")
+                self._print(f"{self._name}  step {step}/{self._steps}  {detail}{screen.eta(self.progress)}")
 
     def alarm(self, _name: str, entry: Mapping[str, Any]) -> None:
         """Takes an alarm of the run at hand that began or ceased; what began is told before the next step."""

@@ -32,6 +32,12 @@ def bars(console: Console, *columns: ProgressColumn) -> Progress:
     )
 
 
+def eta(progress: Progress) -> str:
+    """Returns the time that is left for the last bar, for the end of a line in a log; nothing before it can be told."""
+    remaining = progress.tasks[-1].time_remaining
+    return "" if remaining is None else f"  ETA {remaining:.0f} s"
+
+
 def command_line() -> str:
     """Returns the command as it was given, for records."""
     return shlex.join(["memlm", *sys.argv[1:]])

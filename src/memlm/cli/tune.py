@@ -96,8 +96,7 @@ class _View:
         rates = "  ".join(f"{name} {rate:.3g}" for name, rate in trial.rates.items())
         loss = "diverged" if trial.loss is None else f"loss {trial.loss:.4f}"
         end = "  done before" if before else f"  {trial.time_s:.1f} s"
-        remaining = self.progress.tasks[0].time_remaining
-        eta = "" if remaining is None or self.progress.console.is_terminal else f"  ETA {remaining:.0f} s"
+        eta = "" if self.progress.console.is_terminal else screen.eta(self.progress)
         self.progress.console.print(
             f"[{self._done}/{self._n_trials}] {trial.variant}  {rates}  {loss}{end}{eta}", markup=False, soft_wrap=True
         )

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from transformers.utils.logging import disable_progress_bar
 
 from memlm.config.train import TrainConfig
 from memlm.experiment.reading import Run
@@ -36,7 +35,6 @@ def load_evaluated(checkpoint: Path, config: TrainConfig, device: torch.device) 
     Raises:
         CheckpointError: as of `load_model`.
     """
-    disable_progress_bar()  # transformers would draw one for the weights
     model = load_model(checkpoint, torch.device("cpu"))
     if config.bank_is_apart:
         keep_on_host(model.decoder, device)

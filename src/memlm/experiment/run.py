@@ -171,7 +171,7 @@ def _bare(error: MemlmError) -> MemlmError:
 
 
 def _refuse_failed(failed: Mapping[str, MemlmError], planned: Sequence[tuple[str, int]]) -> None:
-    """Tells which runs failed, if any did; the exit code is theirs if they have the same."""
+    """Tells which runs failed, if any did; the exit code is theirs if all diverged, or all failed the preflight."""
     if not failed:
         return
     first, *others = failed.values()

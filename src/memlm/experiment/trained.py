@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerFast
-from transformers.utils.logging import disable_progress_bar
 
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import Run, read_finished
@@ -22,6 +21,11 @@ from memlm.train.trust import refuse_code
 ON_DEVICE = "device"
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 """How messages become text: one after the other. These models go on with text; they were not taught roles."""
+
+
+def default_device() -> torch.device:
+    """Returns where a model is opened if nobody says: a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def checkpoint_of(run: Run) -> Path:
@@ -53,15 +57,14 @@ def open_model(
 
 def model_of(run: Run, device: str | None = None, values: str = ON_DEVICE) -> MemlmForCausalLM:
     """Loads a finished run's model, in eval mode; arguments and errors as of `open_model`."""
-    disable_progress_bar()  # transformers would draw a bar of its own for the weights
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    there = default_device() if device is None else torch.device(device)
     checkpoint = checkpoint_of(run)
     if values == ON_DEVICE:
-        return load_model(checkpoint, torch.device(device)).eval()
+        return load_model(checkpoint, there).eval()
     verify(checkpoint)
     refuse_code(checkpoint)
     with loading_errors(checkpoint):
-        return load(checkpoint, values, torch.device(device))
+        return load(checkpoint, values, there)
 
 
 def open_tokenizer(checkpoint: Path) -> PreTrainedTokenizerFast:

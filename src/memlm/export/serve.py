@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from transformers import GenerationConfig
 from transformers.cli.serve import Serve
@@ -21,7 +20,7 @@ from transformers.cli.serving import server
 
 from memlm.errors import RunError
 from memlm.experiment.reading import read_finished
-from memlm.experiment.trained import ON_DEVICE, checkpoint_of, open_tokenizer
+from memlm.experiment.trained import ON_DEVICE, checkpoint_of, default_device, open_tokenizer
 from memlm.export.requests import checked
 from memlm.hf import MemlmForCausalLM
 from memlm.offload import load
@@ -67,7 +66,7 @@ def server_class(values: str) -> type[MemlmForCausalLM]:
     class Held(MemlmForCausalLM):
         @classmethod
         def from_pretrained(cls, folder: str | Path, *_: Any, **__: Any) -> MemlmForCausalLM:
-            return load(Path(folder), values, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+            return load(Path(folder), values, default_device())
 
     return Held
 

@@ -20,6 +20,7 @@ from memlm.data.corpus import documents, find_sources
 from memlm.data.sampler import Sampler
 from memlm.data.source import Reading
 from memlm.errors import CheckpointError, DataError, RunError
+from memlm.experiment.trained import default_device
 from memlm.export.card import HEAD
 from memlm.export.code import GRAFTED, auto_map, flat_code
 from memlm.export.folder import refuse_taken
@@ -90,7 +91,7 @@ def graft(dense: Path, folder: Path, config: GraftConfig, progress: Callable[[in
         reason = "there is no model in this folder (no config.json)" if dense.is_dir() else "there is no such folder"
         raise CheckpointError(f"{dense}: {reason}; give one that save_pretrained wrote")
     refuse_code(dense)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     with loading_errors(dense):
         base = AutoModelForCausalLM.from_pretrained(dense, local_files_only=True, use_safetensors=True).float()
         tokenizer = AutoTokenizer.from_pretrained(dense, local_files_only=True)

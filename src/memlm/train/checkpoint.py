@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from memlm.data.tokenizer import END, PAD
 from memlm.errors import CheckpointError
@@ -128,6 +129,7 @@ def load_weights(folder: Path, device: torch.device) -> MemlmForCausalLM:
         CheckpointError: the folder brings code, or its weights do not fit its configuration exactly.
     """
     refuse_code(folder)
+    disable_progress_bar()  # transformers would draw a bar of its own
     with loading_errors(folder):
         model, info = MemlmForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
             folder, output_loading_info=True, local_files_only=True, use_safetensors=True
