@@ -32,9 +32,7 @@ class Progress:
         now = time.monotonic()
         if self.done < self.total and now - self._last >= EVERY_S:
             self._last, left = now, (now - self._start) / self.done * (self.total - self.done)
-            logger.warning(
-                "filling the bank, %s: %d of %d, about %.0f s left", self.stage, self.done, self.total, left
-            )
+            logger.warning("filling the bank, %s: %d of %d, about %.0f s left", self.stage, self.done, self.total, left)
 
 
 def told(stage: str, steps: Iterable[T], total: int) -> Iterator[T]:
