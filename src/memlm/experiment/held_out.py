@@ -36,7 +36,8 @@ class HeldOut(NamedTuple):
 def held_out(folder: Path, values: Sequence[str], shows_bars: bool = False) -> Iterator[HeldOut]:
     """Yields the loss as the run evaluates it, that with the memory off, and those of ``values``, as they come.
 
-    One model is held at a time: a bank may fill most of the memory. Device and precision are those of the run's own evaluation, and so is where the values are, but for ``values``.
+    Device and precision are those of the run's own evaluation, and so is where the values are, but for ``values``.
+    One model is held at a time, since a bank may fill most of the memory.
 
     Args:
         folder: The run's folder.

@@ -229,7 +229,7 @@ def _refuse_other_settings(config: ExperimentConfig, folder: Path) -> None:
 
 
 def _refuse_strangers(config: ExperimentConfig, folder: Path) -> None:
-    """Refuses a folder with runs of other seeds or variants that were made with other settings; tells of others."""
+    """Refuses a folder with runs of other seeds or variants that were made with other settings."""
     planned = {run_name(variant, seed) for variant in config.variants for seed in config.seeds}
     for record in sorted(folder.glob("*/record.json")):
         if record.parent.name in planned:
@@ -244,7 +244,6 @@ def _refuse_strangers(config: ExperimentConfig, folder: Path) -> None:
                 f"{run.folder} was run with other settings ({', '.join(differing)}), and an experiment has one; "
                 "give this one another name (-o name=...), or remove that folder"
             )
-        logger.warning("%s is not in this experiment's variants and seeds, and will not be compared", run.folder)
 
 
 def _differing(config: ExperimentConfig, run: Run) -> Iterator[str]:
