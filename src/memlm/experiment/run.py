@@ -171,16 +171,18 @@ def _bare(error: MemlmError) -> MemlmError:
 
 
 def _refuse_failed(failed: Mapping[str, MemlmError], planned: Sequence[tuple[str, int]]) -> None:
-    """Tells which runs failed, if any did; the exit code is theirs if all diverged, or all failed the preflight."""
+    """Tells which runs failed, if any did; the exit code is theirs where they have the same one."""
     if not failed:
         return
     first, *others = failed.values()
     if not others:
         raise first
-    alike = (kind for kind in (DivergedError, PreflightError) if all(isinstance(e, kind) for e in failed.values()))
     reason = " ".join(str(first).split())
     names = ", ".join(failed)
-    raise next(alike, RunError)(f"{len(failed)} of {len(planned)} runs failed: {names}; the first: {reason}")
+    together = RunError(f"{len(failed)} of {len(planned)} runs failed: {names}; the first: {reason}")
+    if all(error.exit_code == first.exit_code for error in others):
+        together.exit_code = first.exit_code
+    raise together
 
 
 def _experiment_record(
