@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from memlm.cli import screen
 
@@ -37,10 +38,10 @@ def print_comparison(console: Console, folder: Path) -> None:
     }
     for title, table in shown.items():
         if table.rows:
-            console.print(_upright(title, table))
+            _show_upright(console, title, table)
     for title, table in (("Usage", tables.usage(comparison)), ("Controls", tables.controls(comparison))):
         if table.rows:
-            console.print(_shown(title, table))
+            screen.show_table(console, table.columns, [_texts(row) for row in table.rows], title, table.labels)
     for line in ["; ".join(tables.unigram_sentences(comparison)), tables.held_sentence(comparison)]:
         console.print(line[:1].upper() + line[1:])
     if comparison.split == "test":
@@ -60,18 +61,13 @@ def print_comparison(console: Console, folder: Path) -> None:
     console.print(f"\nreport: {page}" if page.is_file() else f"\nas a page, with figures: memlm report {folder}")
 
 
-def _shown(title: str, table: tables.Table) -> Table:
-    shown = Table(*table.columns, title=title, title_justify="left")
-    for row in table.rows:
-        shown.add_row(*(f"{cell.text} {cell.note}".strip() for cell in row))
-    return shown
+def _show_upright(console: Console, title: str, table: tables.Table) -> None:
+    """Prints a table on its side, one column a variant: a terminal is higher than it is wide."""
+    columns = [_texts(row) for row in [*table.rows, *([table.foot] if table.foot else [])]]
+    rows = zip_longest(table.columns, *columns, fillvalue="")
+    _, *names = next(rows)
+    screen.show_table(console, ["", *names], list(rows), title)
 
 
-def _upright(title: str, table: tables.Table) -> Table:
-    """Turns a table on its side, one column a variant: a terminal is higher than it is wide."""
-    rows = [*table.rows, table.foot] if table.foot else table.rows
-    shown = Table("", *(row[0].text for row in rows), title=title, title_justify="left")
-    for index, column in enumerate(table.columns[1:], start=1):
-        cells = [row[index] if index < len(row) else None for row in rows]
-        shown.add_row(column, *("" if cell is None else f"{cell.text} {cell.note}".strip() for cell in cells))
-    return shown
+def _texts(row: Sequence[tables.Cell]) -> list[str]:
+    return [f"{cell.text} {cell.note}".strip() for cell in row]

@@ -26,71 +26,79 @@ SHOWN = (0.5, 0.8, 1.0)
 """Coverages whose risk is shown."""
 NOTHING = "(nothing)"
 """Stands for an answer that is empty."""
+TRIAL, STREAM, ABSTENTION = MEASURED = ("edit-trial", "edit-stream", "edit-abstention")
+"""Folders, in the run's, of what is measured."""
+
+Texts = list[str] | None
+SetOption = Annotated[Texts, typer.Option("--set", help="Set an answer: 'subject | relation | new answer'.")]
+DeleteOption = Annotated[Texts, typer.Option("--delete", help="Make the model forget: 'subject | relation'.")]
+ReplaceOption = Annotated[Texts, typer.Option("--replace", help="Give an entry another text: 'SLOT | new text'.")]
+FromOption = Annotated[Path | None, typer.Option("--from", help="Make the edits in this file of JSON Lines.")]
+UndoOption = Annotated[list[int] | None, typer.Option("--undo", help="Take back the edit with this number.")]
+UndoAllOption = Annotated[bool, typer.Option("--undo-all", help="Take back every edit.")]
+ApplyOption = Annotated[Path | None, typer.Option("--apply", help="Apply a file that --pack wrote.")]
+PackOption = Annotated[Path | None, typer.Option("--pack", help="Write all edits into this file.")]
+ExportOption = Annotated[Path | None, typer.Option("--export", help="Write the edited model into this folder.")]
+TrialOption = Annotated[
+    int | None, typer.Option("--trial", min=1, help="Measure so many edits of a generated world, beside baselines.")
+]
+StreamOption = Annotated[
+    int | None, typer.Option("--stream", min=1, help="Teach so many sets of new facts; see what is forgotten.")
+]
+WayOption = Annotated[
+    Texts, typer.Option("--way", help="Let --trial or --stream try this way alone; may be given again.")
+]
+DemoOption = Annotated[
+    int | None, typer.Option("--demo", min=1, help="Edit so many facts of a generated world, show it, undo it.")
+]
+AbstentionOption = Annotated[
+    bool, typer.Option("--abstention", help="Measure how well known and unknown facts are told apart.")
+]
+FiguresOption = Annotated[
+    bool, typer.Option("--figures", help="Draw what --trial, --stream and --abstention have measured.")
+]
+AskOption = Annotated[Texts, typer.Option("--ask", help="Show how the model goes on after this text.")]
 
 
 def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     run: Annotated[Path, typer.Argument(help="A run's folder, e.g. runs/edit/memory-s0.", metavar="RUN")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Set an answer: 'subject | relation | new answer'.")
-    ] = None,
-    delete: Annotated[
-        list[str] | None, typer.Option("--delete", help="Make the model forget: 'subject | relation'.")
-    ] = None,
-    replace: Annotated[
-        list[str] | None, typer.Option("--replace", help="Give an entry another text: 'SLOT | new text'.")
-    ] = None,
-    from_: Annotated[Path | None, typer.Option("--from", help="Make the edits in this file of JSON Lines.")] = None,
-    undo: Annotated[list[int] | None, typer.Option("--undo", help="Take back the edit with this number.")] = None,
-    undo_all: Annotated[bool, typer.Option("--undo-all", help="Take back every edit.")] = False,
-    apply: Annotated[Path | None, typer.Option("--apply", help="Apply a file that --pack wrote.")] = None,
-    pack: Annotated[Path | None, typer.Option("--pack", help="Write all edits into this file.")] = None,
-    export: Annotated[Path | None, typer.Option("--export", help="Write the edited model into this folder.")] = None,
-    trial: Annotated[
-        int | None, typer.Option("--trial", min=1, help="Measure so many edits of a generated world, beside baselines.")
-    ] = None,
-    stream: Annotated[
-        int | None, typer.Option("--stream", min=1, help="Teach so many sets of new facts; see what is forgotten.")
-    ] = None,
-    way: Annotated[
-        list[str] | None, typer.Option("--way", help="Let --trial or --stream try this way alone; may be given again.")
-    ] = None,
-    abstention: Annotated[
-        bool, typer.Option("--abstention", help="Measure how well known and unknown facts are told apart.")
-    ] = False,
-    figures: Annotated[
-        bool, typer.Option("--figures", help="Draw what --trial, --stream and --abstention have measured.")
-    ] = False,
-    demo: Annotated[
-        int | None, typer.Option("--demo", min=1, help="Edit so many facts of a generated world, show it, undo it.")
-    ] = None,
-    ask: Annotated[list[str] | None, typer.Option("--ask", help="Show how the model goes on after this text.")] = None,
+    set_: SetOption = None,
+    delete: DeleteOption = None,
+    replace: ReplaceOption = None,
+    from_: FromOption = None,
+    undo: UndoOption = None,
+    undo_all: UndoAllOption = False,
+    apply: ApplyOption = None,
+    pack: PackOption = None,
+    export: ExportOption = None,
+    trial: TrialOption = None,
+    stream: StreamOption = None,
+    way: WayOption = None,
+    demo: DemoOption = None,
+    abstention: AbstentionOption = False,
+    figures: FiguresOption = False,
+    ask: AskOption = None,
 ) -> None:
     """Edit a run's memory; without an option, list the edits. The checkpoint itself is never changed.
 
     Options are carried out in the order in which they are listed here.
     """
-    from memlm.edit.request import parse, parse_replacement, read_requests
     from memlm.experiment.editing import only_editor, open_editing
 
-    requests = [
-        *(parse(text, "set") for text in set_ or []),
-        *(parse(text, "delete") for text in delete or []),
-        *(parse_replacement(text) for text in replace or []),
-        *(read_requests(from_) if from_ is not None else []),
-    ]
+    requests = _requests(set_ or [], delete or [], replace or [], from_)
     if undo and undo_all:
         raise EditError("give one of --undo and --undo-all")
     console = screen.output()
-    with only_editor(run) if requests or undo or undo_all or apply else nullcontext():
+    changes = bool(requests or undo or undo_all or apply)
+    with only_editor(run) if changes else nullcontext():
         editing = open_editing(run, shows_bars=screen.shows_bars())
         _make(console, editing, requests)
         _take_back(console, editing, undo or [], undo_all)
         if apply is not None:
-            editing.editor.load_pack(apply)
-            editing.save()
-            console.print(f"{len(editing.editor.edits)} edits applied")
+            _apply(console, editing, apply)
     _hand_on(console, editing, pack, export)
-    with editing.editor.without_edits() if trial or stream or demo or abstention else nullcontext():
+    measures = bool(trial or stream or demo or abstention)
+    with editing.editor.without_edits() if measures else nullcontext():
         if trial is not None:
             _try(console, editing, trial, way)
         if stream is not None:
@@ -100,25 +108,22 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         if abstention:
             _tell_apart(console, editing)
     if figures:
-        for name in ("edit-trial", "edit-stream", "edit-abstention"):
+        for name in MEASURED:
             _draw(console, editing, name)
-    for prompt in ask or []:
-        console.print(f"{prompt}\n  edited: {editing.editor.ask(prompt)}\n  base:   {editing.editor.ask_base(prompt)}")
-    if not (
-        requests
-        or undo
-        or undo_all
-        or apply
-        or pack
-        or export
-        or trial
-        or stream
-        or abstention
-        or figures
-        or demo
-        or ask
-    ):
+    _ask(console, editing, ask or [])
+    if not (changes or pack or export or measures or figures or ask):
         _list(console, editing)
+
+
+def _requests(set_: list[str], delete: list[str], replace: list[str], file: Path | None) -> list[Request | Replacement]:
+    from memlm.edit.request import parse, parse_replacement, read_requests
+
+    return [
+        *(parse(text, "set") for text in set_),
+        *(parse(text, "delete") for text in delete),
+        *(parse_replacement(text) for text in replace),
+        *(read_requests(file) if file is not None else []),
+    ]
 
 
 def _make(console: Console, editing: Editing, requests: Sequence[Request | Replacement]) -> None:
@@ -126,6 +131,17 @@ def _make(console: Console, editing: Editing, requests: Sequence[Request | Repla
         made = editing.editor.make(request)
         editing.save()  # one at a time, so that what is broken off keeps what was made
         _show(console, made, len(editing.editor.rows))
+
+
+def _apply(console: Console, editing: Editing, pack: Path) -> None:
+    editing.editor.load_pack(pack)
+    editing.save()
+    console.print(f"{len(editing.editor.edits)} edits applied")
+
+
+def _ask(console: Console, editing: Editing, prompts: Sequence[str]) -> None:
+    for prompt in prompts:
+        console.print(f"{prompt}\n  edited: {editing.editor.ask(prompt)}\n  base:   {editing.editor.ask_base(prompt)}")
 
 
 def _hand_on(console: Console, editing: Editing, pack: Path | None, export: Path | None) -> None:
@@ -189,7 +205,7 @@ def _try(console: Console, editing: Editing, n: int, names: list[str] | None) ->
     chosen = _chosen({kind.name: kind for kind in METHODS}, names)
     subject = editing.subject(n)
     with _bars() as progress:
-        results = run_trial(subject, Tuning(), progress, list(chosen.values()), editing.keeper("edit-trial"))
+        results = run_trial(subject, Tuning(), progress, list(chosen.values()), editing.keeper(TRIAL))
     table = Table("way", "edits", "efficacy", "paraphrase", "neighbourhood", "held-out loss", "fluency", "s an edit")
     for name, measures in results.items():
         for row in measures:
@@ -198,7 +214,7 @@ def _try(console: Console, editing: Editing, n: int, names: list[str] | None) ->
             bits = "-" if fluency is None else f"{fluency:.2f} bits"
             table.add_row(name, f"{row['edits']}", *shares, change, bits, f"{row['seconds']:.2f}")
     console.print(table)
-    _draw(console, editing, "edit-trial")
+    _draw(console, editing, TRIAL)
 
 
 def _stream(console: Console, editing: Editing, sets: int, names: list[str] | None) -> None:
@@ -208,14 +224,14 @@ def _stream(console: Console, editing: Editing, sets: int, names: list[str] | No
     chosen = _chosen(WAYS, names)
     subject = editing.subject(1)
     with _bars() as progress:
-        results = run_stream(subject, sets, Tuning(), progress, chosen, editing.keeper("edit-stream"))
+        results = run_stream(subject, sets, Tuning(), progress, chosen, editing.keeper(STREAM))
     table = Table("way", "new facts", "of the last set", "of all sets", "old facts forgotten")
     for name, rows in results.items():
         last = rows[-1]
         shares = (_percent(last[field]) for field in ("latest", "learned", "forgotten"))
         table.add_row(name, f"{last['facts']}", *shares)
     console.print(table)
-    _draw(console, editing, "edit-stream")
+    _draw(console, editing, STREAM)
 
 
 def _draw(console: Console, editing: Editing, name: str) -> None:
@@ -240,7 +256,7 @@ def _chosen(ways: Mapping[str, T], names: list[str] | None) -> dict[str, T]:
 def _tell_apart(console: Console, editing: Editing) -> None:
     from memlm.edit.abstention import measure
 
-    world, editor, keep = editing.world(), editing.editor, editing.keeper("edit-abstention")
+    world, editor, keep = editing.world(), editing.editor, editing.keeper(ABSTENTION)
     found = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, world, editing.background)
     for part, rows in found.items():
         keep(part, rows)
@@ -252,7 +268,7 @@ def _tell_apart(console: Console, editing: Editing) -> None:
         if row["coverage"] in SHOWN:
             table.add_row(f"wrong among the surest {row['coverage']:.0%}", *(f"{row[name]:.3f}" for name in names))
     console.print(table)
-    _draw(console, editing, "edit-abstention")
+    _draw(console, editing, ABSTENTION)
 
 
 def _demonstrate(console: Console, editing: Editing, n: int) -> None:

@@ -98,10 +98,10 @@ def _detach(console: Console, name: str, config: Path, overrides: list[str], run
 
 def _print_header(console: Console, experiment: ExperimentConfig, runs: Path) -> None:
     """Prints every setting, so that a log tells alone what was run."""
-    console.rule(f"memlm run {experiment.name} -> {runs / experiment.name}")
+    console.print(f"── memlm run {experiment.name} -> {runs / experiment.name} ──")
     settings = redacted(experiment.model_dump(mode="json", exclude_none=True))
     console.print(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, default_flow_style=None), end="")
-    console.rule()
+    console.print("──")
 
 
 class View:

@@ -2,16 +2,69 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+UNBOUNDED = 10_000
+"""Columns of what is no terminal: a file or a pipe has no edge at which a table would have to be cut."""
+READABLE = 14
+"""Columns that a cell's text keeps where it must be broken between words."""
 
 
 def output() -> Console:
     """Returns what results are printed on, without breaking lines; names and values of the user's are no markup."""
-    return Console(highlight=False, markup=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else UNBOUNDED
+    return Console(highlight=False, markup=False, soft_wrap=True, width=width)
+
+
+def show_table(
+    console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str, labels: int = 1
+) -> None:
+    """Prints a table, no cell of which is cut.
+
+    Where a screen is too narrow for it, texts are broken between words, and it comes in parts.
+
+    Args:
+        console: What it is printed on.
+        columns: The heads.
+        rows: The cells, a text for each column.
+        title: What stands above it.
+        labels: So many columns at the left are in every part.
+    """
+    texts = [list(column) for column in zip(columns, *rows, strict=True)]
+    widths = [max(map(cell_len, column)) for column in texts]
+    if _width(widths) > console.width:
+        words = [max(map(cell_len, " ".join(column).split()), default=0) for column in texts]
+        widths = [min(width, max(word, READABLE)) for width, word in zip(widths, words, strict=True)]
+    for number, part in enumerate(_parts(widths, labels, console.width)):
+        heads = (Column(columns[i], width=widths[i], overflow="fold") for i in part)
+        table = Table(*heads, title=None if number else title, title_justify="left")
+        for row in rows:
+            table.add_row(*(row[i] for i in part))
+        console.print(table)
+
+
+def _parts(widths: Sequence[int], labels: int, room: int) -> Iterator[list[int]]:
+    """Yields which columns stand side by side: the labels, and as many others as there is room for, at least one."""
+    part = list(range(labels))
+    for column in range(labels, len(widths)):
+        if len(part) > labels and _width([widths[i] for i in [*part, column]]) > room:
+            yield part
+            part = list(range(labels))
+        part.append(column)
+    yield part
+
+
+def _width(columns: Sequence[int]) -> int:
+    """Returns the width of a table: of its columns, and of the frame around each."""
+    return sum(columns) + 3 * len(columns) + 1
 
 
 def beside() -> Console:

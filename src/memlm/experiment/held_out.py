@@ -37,6 +37,7 @@ def held_out(folder: Path, values: Sequence[str], shows_bars: bool = False) -> I
     """Yields the loss as the run evaluates it, that with the memory off, and those of ``values``, as they come.
 
     Device and precision are those of the run's own evaluation, and so is where the values are, but for ``values``.
+    One model is held at a time, since a bank may fill most of the memory.
 
     Args:
         folder: The run's folder.
@@ -66,6 +67,7 @@ def held_out(folder: Path, values: Sequence[str], shows_bars: bool = False) -> I
     with memory_off(as_it_is):
         off = loss_of(as_it_is)
     yield HeldOut(MEMORY_OFF, off, off - whole, None)
+    del as_it_is
     for name in values:
         if name == where == ON_DEVICE:
             continue
@@ -74,4 +76,5 @@ def held_out(folder: Path, values: Sequence[str], shows_bars: bool = False) -> I
         traffic = [bank.traffic() for bank in decoder.banks if isinstance(bank, CachedBank)]
         reads = sum(each.reads for each in traffic)
         hit_rate = 1 - sum(each.misses for each in traffic) / reads if reads else None
+        del decoder
         yield HeldOut(name, loss, loss - whole, hit_rate)

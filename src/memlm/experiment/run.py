@@ -171,16 +171,18 @@ def _bare(error: MemlmError) -> MemlmError:
 
 
 def _refuse_failed(failed: Mapping[str, MemlmError], planned: Sequence[tuple[str, int]]) -> None:
-    """Tells which runs failed, if any did; the exit code is theirs if all diverged, or all failed the preflight."""
+    """Tells which runs failed, if any did; the exit code is theirs where they have the same one."""
     if not failed:
         return
     first, *others = failed.values()
     if not others:
         raise first
-    alike = (kind for kind in (DivergedError, PreflightError) if all(isinstance(e, kind) for e in failed.values()))
     reason = " ".join(str(first).split())
     names = ", ".join(failed)
-    raise next(alike, RunError)(f"{len(failed)} of {len(planned)} runs failed: {names}; the first: {reason}")
+    together = RunError(f"{len(failed)} of {len(planned)} runs failed: {names}; the first: {reason}")
+    if all(error.exit_code == first.exit_code for error in others):
+        together.exit_code = first.exit_code
+    raise together
 
 
 def _experiment_record(
@@ -229,7 +231,7 @@ def _refuse_other_settings(config: ExperimentConfig, folder: Path) -> None:
 
 
 def _refuse_strangers(config: ExperimentConfig, folder: Path) -> None:
-    """Refuses a folder with runs of other seeds or variants that were made with other settings; tells of others."""
+    """Refuses a folder with runs of other seeds or variants that were made with other settings."""
     planned = {run_name(variant, seed) for variant in config.variants for seed in config.seeds}
     for record in sorted(folder.glob("*/record.json")):
         if record.parent.name in planned:
@@ -244,7 +246,6 @@ def _refuse_strangers(config: ExperimentConfig, folder: Path) -> None:
                 f"{run.folder} was run with other settings ({', '.join(differing)}), and an experiment has one; "
                 "give this one another name (-o name=...), or remove that folder"
             )
-        logger.warning("%s is not in this experiment's variants and seeds, and will not be compared", run.folder)
 
 
 def _differing(config: ExperimentConfig, run: Run) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """Serves a run's model on transformers' own server, which speaks OpenAI's protocol.
 
 That server loads a model by the name of its class, which it looks for in transformers itself; so the class is set
-there first. What builds its application is replaced likewise, by one that also checks requests.
+there first. What builds its application is replaced likewise, by one that also checks requests, and what answers
+`/v1/responses`, which would stream where nobody asks it to.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.cli.serve import Serve
-from transformers.cli.serving import server
+from transformers.cli.serving import response, server
+from transformers.cli.serving.response import ResponseHandler
 
 from memlm.errors import RunError
 from memlm.experiment.reading import read_finished
 from memlm.experiment.trained import ON_DEVICE, checkpoint_of, default_device, open_tokenizer
 from memlm.export.requests import checked
-from memlm.hf import MemlmForCausalLM
+from memlm.hf import MemlmConfig, MemlmForCausalLM
 from memlm.offload import load
 from memlm.train.checkpoint import WEIGHTS, verify
 from memlm.train.loading import loading_errors
@@ -47,14 +49,18 @@ def serve(run: Path, host: str, port: int, tell: Callable[[str], None], values: 
     checkpoint = checkpoint_of(found)
     verify(checkpoint)
     refuse_code(checkpoint)
+    with loading_errors(checkpoint):
+        tokenizer = open_tokenizer(checkpoint)
+        positions = MemlmConfig.from_pretrained(checkpoint, local_files_only=True).max_position_embeddings
     _refuse_taken(host, port)
     tell(found.name)
     transformers.MemlmForCausalLM = server_class(values)  # pyright: ignore[reportAttributeAccessIssue]
+    response.ResponseHandler = Unstreamed
     build = server.build_server
-    server.build_server = lambda *args, **kwargs: checked(build(*args, **kwargs))
+    server.build_server = lambda *args, **kwargs: checked(build(*args, **kwargs), tokenizer, positions)
     # The server calls a model by its path; one relative to the working folder is a name.
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
-        _stage(checkpoint, Path(found.name))
+        _stage(checkpoint, Path(found.name), tokenizer)
         Serve(force_model=found.name, host=host, port=port, log_level="error")
 
 
@@ -71,7 +77,15 @@ def server_class(values: str) -> type[MemlmForCausalLM]:
     return Held
 
 
-def _stage(checkpoint: Path, folder: Path) -> None:
+class Unstreamed(ResponseHandler):
+    """Answers `/v1/responses` in one piece unless it is asked to stream, as OpenAI does."""
+
+    async def handle_request(self, body: dict[str, Any], request_id: str) -> Any:
+        """Returns the answer."""
+        return await super().handle_request({"stream": False} | body, request_id)
+
+
+def _stage(checkpoint: Path, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     """Makes a folder of the model with a chat template, and with OpenAI's defaults for what a request leaves out."""
     folder.mkdir()
     for name in WEIGHTS:
@@ -80,7 +94,7 @@ def _stage(checkpoint: Path, folder: Path) -> None:
         settings = GenerationConfig.from_pretrained(checkpoint, local_files_only=True)
         settings.update(do_sample=True, temperature=1.0, top_p=1.0, top_k=0)
         settings.save_pretrained(folder)
-        open_tokenizer(checkpoint).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def _refuse_taken(host: str, port: int) -> None:

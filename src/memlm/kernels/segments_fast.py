@@ -47,6 +47,19 @@ def _follow(rows, begin, lane, n, opens, BN: tl.constexpr):
 
 
 @triton.jit
+def _write(total, row, ends, opens, aside, first, second, out, parts, chunk, columns, D):
+    """Writes a row's sum where its run ends: to the row, or aside, as the chunk's first entry or its second.
+
+    Returns which of the two are in use by then; ``first`` and ``second`` say so of before.
+    """
+    to = out + row.to(tl.int64) * D + columns
+    tl.store(to, total.to(out.dtype.element_ty), mask=columns < tl.where(ends & (aside == 0), D, 0))
+    part = parts + (2 * chunk + (opens == 0)).to(tl.int64) * D + columns
+    tl.store(part, total, mask=columns < tl.where(ends & aside, D, 0))
+    return first | (ends & aside & opens), second | (ends & aside & (opens == 0))
+
+
+@triton.jit
 def _note(rows, next_rows, next_used, first, second, chunk, n, BN: tl.constexpr):
     """Tells the next level which rows the two entries of a chunk belong to, and which of them are in use."""
     end = tl.minimum(chunk * BN + BN, n)
@@ -128,13 +141,8 @@ def _sum_reads(
             upstream = upstream.to(tl.float32)
             product += tl.where(lanes == lane, tl.sum(upstream * value.to(tl.float32), axis=0), 0.0)
             total = tl.where(starts, 0.0, total) + weight * upstream
-            to = out + row.to(tl.int64) * D + columns
-            tl.store(to, total.to(out.dtype.element_ty), mask=columns < tl.where(ends & (aside == 0), D, 0))
-            part = next_parts + (2 * chunk + (opens == 0)).to(tl.int64) * D + columns
-            tl.store(part, total, mask=columns < tl.where(ends & aside, D, 0))
+            first, second = _write(total, row, ends, opens, aside, first, second, out, next_parts, chunk, columns, D)
             tl.store(touched + row, 1, mask=ends)
-            first = first | (ends & aside & opens)
-            second = second | (ends & aside & (opens == 0))
             upstream = next_upstream
             value = next_value
     _note(rows, next_rows, next_used, first, second, chunk, n, BN)
@@ -203,12 +211,8 @@ def _sum_parts(
         part = tl.load(parts + place.to(tl.int64) * D + columns, mask=columns < tl.where(here, D, 0), other=0.0)
         total = tl.where(starts, 0.0, total) + part
         filled = here | (filled & (starts == 0))
-        to = out + row.to(tl.int64) * D + columns
-        tl.store(to, total.to(out.dtype.element_ty), mask=columns < tl.where(ends & filled & (aside == 0), D, 0))
-        following = next_parts + (2 * chunk + (opens == 0)).to(tl.int64) * D + columns
-        tl.store(following, total, mask=columns < tl.where(ends & filled & aside, D, 0))
-        first = first | (ends & filled & aside & opens)
-        second = second | (ends & filled & aside & (opens == 0))
+        ends = ends & filled  # nothing is written of a row whose entries are not in use
+        first, second = _write(total, row, ends, opens, aside, first, second, out, next_parts, chunk, columns, D)
     if tl.program_id(1) == 0:
         _note(rows, next_rows, next_used, first, second, chunk, n, BN)
 

@@ -109,7 +109,11 @@ def content(comparison: Comparison) -> Content:
 
 
 def _sections(comparison: Comparison) -> list[Section]:
-    experiment = comparison.experiment
+    return [*_of_claims(comparison), *_of_memory(comparison), *_of_training(comparison), *_of_text(comparison)]
+
+
+def _of_claims(comparison: Comparison) -> list[Section]:
+    """Returns what was claimed, what was found, and what it cost."""
     entropy = "; ".join(tables.unigram_sentences(comparison))
     noise = "".join(f" {claims.noise_sentence(found)}" for found in comparison.noise)
     return [
@@ -133,6 +137,12 @@ def _sections(comparison: Comparison) -> list[Section]:
             "What was not held equal may by itself explain a difference in loss.",
             tables.ledger(comparison),
         ),
+    ]
+
+
+def _of_memory(comparison: Comparison) -> list[Section]:
+    """Returns what the memory does for the model."""
+    return [
         Section(
             "Controls",
             "How much the held-out loss rises, over paired seeds, when the memory's reads are zeros (off) and when "
@@ -151,6 +161,13 @@ def _sections(comparison: Comparison) -> list[Section]:
             "model, no fact below zero (without clipping: each as it is).",
             knowledge.bits(comparison),
         ),
+    ]
+
+
+def _of_training(comparison: Comparison) -> list[Section]:
+    """Returns how training went."""
+    experiment = comparison.experiment
+    return [
         Section(
             "Curves",
             "Finished runs only. A line is the mean over seeds; its band reaches from the lowest seed to the highest.",
@@ -171,6 +188,12 @@ def _sections(comparison: Comparison) -> list[Section]:
             "of a variant; its numbers are those of the first time.",
             alarms.table(experiment),
         ),
+    ]
+
+
+def _of_text(comparison: Comparison) -> list[Section]:
+    """Returns what the models write, and the lineage's record of the same."""
+    return [
         Section(
             "Generated text",
             "The same measures of the model's text, of the held-out text that it should resemble, and of tokens drawn "

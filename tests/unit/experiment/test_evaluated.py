@@ -1,6 +1,7 @@
 """A model is evaluated again as its run did it: the device, the precision, and where the values are."""
 
 import json
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -96,6 +97,24 @@ def test_every_loss_is_taken_in_the_precision_of_the_run(runs, monkeypatch):
     recorded = read_finished(run).result("validation_loss")
     assert losses["device"] != recorded and losses["int8"] != losses["device"]
     assert losses["device"] == pytest.approx(recorded, rel=1e-2)
+
+
+def test_one_model_is_held_at_a_time(runs, monkeypatch):
+    loaded = []
+
+    def watched(load):
+        def lone(*arguments):
+            assert not [decoder for decoder in loaded if decoder() is not None], "another model is still held"
+            model = load(*arguments)
+            loaded.append(weakref.ref(model.decoder))
+            return model
+
+        return lone
+
+    monkeypatch.setattr(held_out, "load_evaluated", watched(held_out.load_evaluated))
+    monkeypatch.setattr(held_out, "model_of", watched(held_out.model_of))
+    list(held_out.held_out(runs / "gated_mlp-s0", ["host", "mapped", "int8"]))
+    assert len(loaded) == 4
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import memlm.model.loss
-from memlm.errors import DivergedError, Interrupted, PreflightError, RunError
+from memlm.errors import Interrupted, PreflightError, RunError
 from memlm.experiment import attempt as attempt_module
 from memlm.experiment.compare import compare
 from memlm.experiment.config import load_experiment
@@ -48,7 +48,7 @@ def test_a_run_that_diverges_stops_no_other(experiment_yaml, tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(attempt_module, "train", diverging)
-        with pytest.raises(DivergedError) as raised:
+        with pytest.raises(RunError) as raised:
             run_experiment(config, tmp_path, Watcher(failed=lambda *line: told.append(line)), progress=False)
     assert raised.value.exit_code == 4
     start = "2 of 3 runs failed: cross_attention-s0, gated_mlp-s0; the first: "

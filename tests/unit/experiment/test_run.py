@@ -150,7 +150,7 @@ def test_another_recipe_in_the_same_folder_is_refused_before_anything_runs(finis
         run_experiment(other, folder.parent, progress=False)
 
 
-def test_other_seeds_with_other_settings_are_refused_beside_it(finished, tmp_path, caplog):
+def test_other_seeds_with_other_settings_are_refused_beside_it(finished, tmp_path):
     folder, config, _ = finished
     shutil.copytree(folder, tmp_path / "tiny")
     train = config.train.model_copy(update={"steps": 2})
@@ -159,7 +159,8 @@ def test_other_seeds_with_other_settings_are_refused_beside_it(finished, tmp_pat
     ):
         run_experiment(config.model_copy(update={"seeds": [7], "train": train}), tmp_path, progress=False)
     run_experiment(config.model_copy(update={"seeds": [1]}), tmp_path, progress=False)
-    assert "dense-s0 is not in this experiment's variants and seeds" in caplog.text
+    left_out = "dense-s0 is in the folder but not in the experiment, and is left out"
+    assert left_out in compare(read_experiment(tmp_path / "tiny")).missing
 
 
 def test_a_damaged_model_of_a_finished_run_is_told(finished, tmp_path, caplog):

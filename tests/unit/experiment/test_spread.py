@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from memlm.cli import run as run_command
-from memlm.errors import DivergedError, Interrupted, MissingDependencyError, PreflightError, RunError
+from memlm.errors import ConfigError, DivergedError, Interrupted, MissingDependencyError, PreflightError, RunError
 from memlm.experiment import run as running
 from memlm.experiment import spread
 from memlm.experiment.config import load_experiment
@@ -104,9 +104,15 @@ def test_a_run_that_fails_keeps_no_other_from_its_end(kind, exit_code, config, t
     assert failed == [("cross_attention-s0", "it went wrong")]
 
 
-def test_all_runs_that_fail_are_named(config, tmp_path, monkeypatch):
-    errors = [DivergedError("loss nan"), PreflightError("a fault\n  dense: leak"), RunError("its process died")]
-
+@pytest.mark.parametrize(
+    ("errors", "exit_code"),
+    [
+        ([DivergedError("loss nan"), PreflightError("a fault\n  dense: leak"), RunError("its process died")], 1),
+        ([DivergedError("loss nan"), DivergedError("loss inf"), DivergedError("loss nan")], 4),
+        ([ConfigError("loss nan"), ConfigError("it is missing"), ConfigError("it is missing")], 2),
+    ],
+)
+def test_all_runs_that_fail_are_named(config, errors, exit_code, tmp_path, monkeypatch):
     def spread(make, runs, workers, on_gpu):
         yield from zip((run_name(*run) for run in runs), errors, strict=True)
 
@@ -114,7 +120,7 @@ def test_all_runs_that_fail_are_named(config, tmp_path, monkeypatch):
     names = "dense-s0, cross_attention-s0, gated_mlp-s0"
     with pytest.raises(RunError, match=rf"^3 of 3 runs failed: {names}; the first: loss nan$") as raised:
         run_experiment(config, tmp_path, progress=False, workers=2)
-    assert raised.value.exit_code == 1
+    assert raised.value.exit_code == exit_code
 
 
 def test_a_run_is_made_by_one_process_at_a_time(tmp_path):

@@ -26,6 +26,7 @@ def released(runs, tmp_path_factory):
     done = release(runs, folder / "pair", folder / "reruns")
     assert done.exit_code == 0, done.output
     assert "gated_mlp-s0: agrees with its record, bit for bit" in done.output
+    assert "is not in" not in done.output
     return folder
 
 

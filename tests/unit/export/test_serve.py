@@ -1,5 +1,6 @@
 """`memlm serve`, asked by the official client."""
 
+import json
 import os
 import re
 import shutil
@@ -8,20 +9,26 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from openai import BadRequestError, OpenAI, UnprocessableEntityError
 from typer.testing import CliRunner
 
 from memlm.cli.main import app
 from memlm.errors import MissingDependencyError, RunError
 from memlm.experiment.trained import open_model
+from memlm.export.requests import checked
 from memlm.export.serve import server_class
 from memlm.hf import MemlmForCausalLM
 from memlm.offload import HostBank
 
 MODEL = "gated_mlp-s0"
+SEQ_LEN = 16
+"""The tokens of a text that the model was trained on."""
 PATIENCE_S = 120
 
 
@@ -132,17 +139,75 @@ TALK = [{"role": "user", "content": "ka lo"}]
         ("completions", {"prompt": ["ka", "lo"]}, "prompt", "prompt: Input should be a valid string"),
         ("completions", {"prompt": "ka", "max_tokens": -3}, "max_tokens", "max_tokens: Input should be greater than"),
         ("completions", {"prompt": "ka", "temperature": -3}, "temperature", "temperature: Input should be greater"),
-        ("completions", {"prompt": "ka", "n": 2}, "n", "n: this server gives one answer"),
+        ("completions", {"prompt": "ka", "n": 2}, "n", "n: is not supported by this server; leave it out"),
         ("completions", {"prompt": "ka", "logprobs": 0}, "logprobs", "logprobs: is not supported by this server"),
         ("completions", {"prompt": "ka", "frequency_penalty": -1}, "frequency_penalty", "frequency_penalty: Input"),
         ("completions", {"prompt": "ka", "stop": []}, "stop", "stop: must be a text or a list of texts"),
         ("completions", {"prompt": "ka", "suffix": 3}, "suffix", "suffix: Input should be a valid string"),
-        ("completions", {"prompt": "ka", "nonsense": 1}, None, "Unexpected fields in the request: {'nonsense'}"),
+        ("completions", {"prompt": "ka", "nonsense": 1}, "nonsense", "nonsense: is not supported by this server"),
+        ("completions", {"prompt": "ka", "nonsense": None}, None, "Unexpected fields in the request: {'nonsense'}"),
+        ("completions", {"prompt": "ka", "echo": True}, "echo", "echo: is not supported by this server"),
+        ("completions", {"prompt": "ka", "presence_penalty": 1}, "presence_penalty", "presence_penalty: is not supp"),
+        ("completions", {"prompt": "ka", "stream": "no"}, "stream", "stream: Input should be a valid boolean"),
+        ("completions", {"prompt": "ka " * 40}, "prompt", "prompt: has"),
+        ("completions", {"prompt": "ka " * 40, "stream": True}, "prompt", "prompt: has"),
+        (
+            "completions",
+            {"prompt": "ka", "generation_config": "{"},
+            "generation_config",
+            "generation_config: Invalid J",
+        ),
+        (
+            "completions",
+            {"prompt": "ka", "generation_config": "3"},
+            "generation_config",
+            "generation_config: Input sho",
+        ),
+        (
+            "completions",
+            {"prompt": "ka", "generation_config": '{"top_k": "many"}'},
+            "generation_config",
+            "generation_config.top_k: Input should be a valid integer",
+        ),
+        (
+            "completions",
+            {"prompt": "ka", "generation_config": '{"num_beams": 2}'},
+            "generation_config",
+            "generation_config.num_beams: Extra inputs are not permitted",
+        ),
         ("completions", [], None, "Input should be an object"),
         ("chat/completions", {"messages": []}, "messages", "messages: List should have at least 1 item"),
         ("chat/completions", {"messages": [{"role": "user"}]}, "messages", "messages.0.content: Field required"),
         ("chat/completions", {"messages": TALK, "logprobs": True}, "logprobs", "logprobs: is not supported"),
         ("chat/completions", {"messages": TALK, "max_completion_tokens": 0}, "max_completion_tokens", "max_compl"),
+        ("chat/completions", {"messages": TALK, "presence_penalty": 0.5}, "presence_penalty", "presence_penalty: is n"),
+        ("chat/completions", {"messages": TALK, "tool_choice": "required"}, "tool_choice", "tool_choice: is not supp"),
+        ("chat/completions", {"messages": TALK, "tools": [{}]}, "tools", "tools: is not supported by this server"),
+        (
+            "chat/completions",
+            {"messages": TALK, "response_format": {"type": "json_object"}},
+            "response_format",
+            "response_format: is not supported by this server",
+        ),
+        ("chat/completions", {"messages": TALK, "logit_bias": {"9": 1}}, "logit_bias", "logit_bias: is not supported"),
+        ("chat/completions", {"messages": TALK * 9}, "messages", "messages: has"),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages",
+            "messages.0.content",
+        ),
+        ("responses", {}, "input", "input: Field required"),
+        ("responses", {"input": ""}, "input", "input"),
+        ("responses", {"input": [3]}, "input", "input"),
+        ("responses", {"input": [{"type": "function_call"}]}, "input", "input"),
+        ("responses", {"input": "ka", "max_output_tokens": 0}, "max_output_tokens", "max_output_tokens: Input should"),
+        ("responses", {"input": "ka", "temperature": "hot"}, "temperature", "temperature: Input should be a valid n"),
+        ("responses", {"input": "ka", "parallel_tool_calls": 2}, "parallel_tool_calls", "parallel_tool_calls: Input s"),
+        ("responses", {"input": "ka", "previous_response_id": "1"}, "previous_response_id", "previous_response_id: is"),
+        ("responses", {"input": "ka", "truncation": "auto"}, "truncation", "truncation: is not supported"),
+        ("responses", {"input": "ka " * 40}, "input", "input: has"),
+        ("responses", {"input": "ka", "instructions": "lo " * 40}, "input", "input: has"),
     ],
 )
 def test_a_bad_request_is_told_in_openais_form(client, kind, body, param, message):
@@ -150,6 +215,73 @@ def test_a_bad_request_is_told_in_openais_form(client, kind, body, param, messag
         client.post(f"/{kind}", body={"model": MODEL} | body if body else body, cast_to=object)
     assert refused.value.body["message"].startswith(message)
     assert (refused.value.param, refused.value.type) == (param, "invalid_request_error")
+
+
+def test_a_prompt_may_be_as_long_as_the_texts_that_the_model_was_trained_on(client, runs):
+    _, tokenizer = open_model(runs / MODEL, "cpu")
+    n_of = lambda text: len(tokenizer(text).input_ids)  # noqa: E731
+    longest = max(("ka " * n for n in range(1, 40) if n_of("ka " * n) <= SEQ_LEN), key=n_of)
+    found = client.completions.create(model=MODEL, prompt=longest, max_tokens=1)
+    assert found.usage.prompt_tokens == n_of(longest)
+    with pytest.raises(BadRequestError) as refused:
+        client.completions.create(model=MODEL, prompt=longest + "ka " * 9, max_tokens=1)
+    n = n_of(longest + "ka " * 9)
+    told = f"prompt: has {n} tokens, and the model was trained on texts of {SEQ_LEN}; shorten it"
+    assert (refused.value.body["message"], refused.value.code) == (told, "context_length_exceeded")
+
+
+def test_what_asks_for_nothing_else_is_answered(client, greedy):
+    found = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": [{"type": "text", "text": "ka"}, {"type": "text", "text": "lo"}]}],
+        max_completion_tokens=4,
+        temperature=0,
+        n=1,
+        presence_penalty=0,
+        tool_choice="none",
+        response_format={"type": "text"},
+        user="somebody",
+        logprobs=False,
+    )
+    assert found.choices[0].message.content == greedy("ka lo\n", 4)
+
+
+def test_transformers_own_settings_are_followed(client, greedy):
+    settings = json.dumps({"do_sample": True, "top_k": 1, "max_new_tokens": 5})
+    found = client.completions.create(model=MODEL, prompt="ka lo", extra_body={"generation_config": settings})
+    assert found.choices[0].text == greedy("ka lo", 5)
+
+
+def test_responses(client, greedy):
+    asked = {"model": MODEL, "max_output_tokens": 6, "temperature": 0}
+    assert client.responses.create(input="ka lo", **asked).output_text == greedy("ka lo\n", 6)
+    events = list(client.responses.create(input=TALK, instructions="mi", stream=True, **asked))
+    pieces = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert "".join(pieces) == greedy("mi\nka lo\n", 6)
+
+
+def test_a_failure_of_the_server_is_told_in_openais_form(runs):
+    async def fail():
+        raise RuntimeError("inside")
+
+    served = FastAPI()
+    served.post("/v1/completions")(fail)
+    _, tokenizer = open_model(runs / MODEL, "cpu")
+    asked = TestClient(checked(served, tokenizer, SEQ_LEN), raise_server_exceptions=False)
+    answer = asked.post("/v1/completions", json={"prompt": "ka"})
+    assert answer.status_code == 500 and answer.json()["error"]["type"] == "server_error"
+    assert answer.json()["error"]["message"] == "the server failed (RuntimeError); it has written why"
+
+
+@pytest.mark.parametrize("path", ["load_model", "reset", "v1/audio/transcriptions", "v1/systemone", "docs"])
+def test_what_is_not_told_of_is_not_there(server, path):
+    address = f"{server.removesuffix('v1')}{path}"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(address, data=b'{"model": "another"}'))
+    assert refused.value.code == 404
+    assert json.load(refused.value)["error"]["message"].startswith(
+        f"/{path}: there is nothing here; this server has /v1"
+    )
 
 
 def test_a_taken_port_is_told(runs):

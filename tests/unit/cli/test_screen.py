@@ -1,0 +1,59 @@
+"""Tables in a terminal, and where there is none."""
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+from typer.testing import CliRunner
+
+from memlm.cli import screen
+from memlm.cli.main import app
+
+RECORD = Path(__file__).parents[3] / "experiments" / "wiring"
+HEADS = ["variant", "layer", *(f"measure {i} of many" for i in range(8)), "记忆"]
+ROWS = [[f"variant_{i}", "0", *(f"{1000 * i + j:,} ± 0.00{j}" for j in range(8)), "读"] for i in range(1, 3)]
+
+
+def shown(width, rows=ROWS):
+    console = Console(file=io.StringIO(), width=width, soft_wrap=True)
+    screen.show_table(console, HEADS, rows, "a title", labels=2)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [48, 80, 120])
+def test_a_table_that_is_too_wide_comes_in_parts_and_no_cell_is_cut(width):
+    text = shown(width)
+    assert max(map(cell_len, text.splitlines())) <= width
+    assert text.count("a title") == 1 and text.count("variant_2") == text.count("┏") > 1
+    assert "…" not in text
+    assert all(cell in text for row in ROWS for cell in row), "values this short are not even broken"
+    assert all(len(re.findall(f"measure {i} ", text)) == 1 for i in range(8))
+
+
+def test_a_table_that_fits_is_whole():
+    text = shown(400)
+    assert text.count("┏") == 1 and all(head in text for head in HEADS)
+
+
+def test_a_word_that_is_longer_than_the_screen_is_folded():
+    name = "a" * 90
+    text = shown(80, [[name, *ROWS[0][1:]]])
+    assert sum(line.count("a") for line in text.splitlines() if "─" not in line) >= 90 and "…" not in text
+
+
+def test_what_is_piped_has_no_edge(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    done = CliRunner().invoke(app, ["compare", str(RECORD)], catch_exceptions=False)
+    assert "…" not in done.stdout
+    usage = done.stdout[done.stdout.index("Usage") :].splitlines()
+    assert "Variant" in usage[2] and "KL from uniform, nats" in usage[2] and "Reads a slot" in usage[2]
+
+
+def test_a_width_that_is_asked_for_holds(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    done = CliRunner().invoke(app, ["compare", str(RECORD)], catch_exceptions=False)
+    framed = [line for line in done.stdout.splitlines() if line[:1] in "┏┃┡│└"]
+    assert framed and max(map(cell_len, framed)) <= 80 and "…" not in done.stdout
