@@ -28,10 +28,12 @@ from memlm.storage import replaced_folder
 logger = logging.getLogger(__name__)
 
 FILE = "filling.safetensors"
-VERSION = 3
+VERSION = 4
 """Raised when other code would fill otherwise."""
-WIDTH = 1024
-"""Least components of a sentence; else twice the width of a query."""
+WIDTH = 2048
+"""Components of a sentence; half of them where there are too many sentences."""
+NUMBERS = 1 << 30
+"""Of all sentences' vectors, 4 GiB: where full width takes more, it is halved."""
 BLOCK = 1024
 """Sentences that are looked up at a time."""
 
@@ -92,12 +94,18 @@ def filled(database: Database, grid: Grid, d_key: int) -> Filling:
     known = _read(folder / FILE)
     if known is not None:
         return known
-    embedding = Embedding.fitted(database.texts, max(WIDTH, 2 * d_key))
+    logger.warning("filling the bank: a cell for each of %s sentences", f"{len(database.texts):,}")
+    embedding = Embedding.fitted(database.texts, components(len(database.texts), d_key))
     slots, queries, keys = learned_keys(embedding(database.texts), grid, d_key)
     filling = Filling(torch.from_numpy(slots), *keys, embedding.then(queries))
     with replaced_folder(folder) as staged:
         save_file({name: tensor.contiguous() for name, tensor in _tensors(filling).items()}, staged / FILE)
     return filling
+
+
+def components(n_texts: int, d_key: int) -> int:
+    """Returns how many components the vectors of sentences have: never fewer than twice the width of a query."""
+    return max(WIDTH if n_texts * WIDTH <= NUMBERS else WIDTH // 2, 2 * d_key)
 
 
 def _tensors(filling: Filling) -> dict[str, Tensor]:

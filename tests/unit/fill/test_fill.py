@@ -22,7 +22,7 @@ from memlm.experiment.models import new_model
 from memlm.fill.cells import Grid, clustered
 from memlm.fill.database import read_database
 from memlm.fill.embedding import unit
-from memlm.fill.filling import filled
+from memlm.fill.filling import components, filled
 from memlm.fill.keys import learned_keys
 from memlm.fill.progress import told
 from memlm.memory.product_key import ProductKeyConfig
@@ -148,6 +148,14 @@ def test_queries_see_components_beyond_their_width_from_the_start(monkeypatch):
         for half, key in zip(np.split(vectors @ queries, 2, axis=1), keys, strict=True)
     )
     assert (slots == rows * 8 + columns).mean() > 0.5  # by chance: 1 of 64
+
+
+@pytest.mark.parametrize(
+    ("n_texts", "d_key", "width"),
+    [(50, 8, 2048), (1 << 19, 512, 2048), ((1 << 19) + 1, 512, 1024), (1_000_000, 1024, 2048)],
+)
+def test_many_sentences_have_fewer_components_but_enough_for_their_queries(n_texts, d_key, width):
+    assert components(n_texts, d_key) == width
 
 
 def test_progress_is_told_with_what_is_left(monkeypatch, caplog):
