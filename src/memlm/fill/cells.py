@@ -15,10 +15,12 @@ from scipy.optimize import linear_sum_assignment
 
 from memlm.extras import optional
 from memlm.fill.embedding import unit
-from memlm.fill.progress import told
+from memlm.fill.progress import Progress, told
 
 BLOCK = 8192
 """Entries whose similarities to all centroids exist at a time."""
+SAMPLE = 1 << 17
+"""Entries that centroids are found from, at most."""
 SWEEPS = 4
 """Times that columns and rows are assigned anew; a fifth moves next to nothing."""
 
@@ -52,19 +54,26 @@ def clustered(halves: tuple[np.ndarray, np.ndarray], grid: Grid) -> tuple[np.nda
         grid: Where they go; there are at least N cells.
     """
     left, right = unit(halves[0]), unit(halves[1])
-    over_rows, over_columns = _centroids(left, grid.n_rows), _centroids(right, grid.n_columns)
+    lines = ((left, grid.n_rows), (right, grid.n_columns))
+    over_rows, over_columns = (_centroids(*each) for each in told("clustering halves", lines, len(lines)))
     rows = _within_capacity(left, over_rows, [grid.columns_of(row) for row in range(grid.n_rows)])
     columns = np.zeros_like(rows)
-    for _ in told("placing entries", range(SWEEPS), SWEEPS):
-        columns = assigned(rows, grid.n_rows, right, over_columns, grid.columns_of)
+    progress = Progress("placing entries", SWEEPS * (grid.n_rows + grid.n_columns))
+    for _ in range(SWEEPS):
+        columns = assigned(rows, grid.n_rows, right, over_columns, grid.columns_of, progress)
         over_columns = _means(right, columns, over_columns)
-        rows = assigned(columns, grid.n_columns, left, over_rows, grid.rows_of)
+        rows = assigned(columns, grid.n_columns, left, over_rows, grid.rows_of, progress)
         over_rows = _means(left, rows, over_rows)
     return rows, columns
 
 
 def assigned(
-    lines: np.ndarray, n_lines: int, vectors: np.ndarray, keys: np.ndarray, cells_of: Callable[[int], int]
+    lines: np.ndarray,
+    n_lines: int,
+    vectors: np.ndarray,
+    keys: np.ndarray,
+    cells_of: Callable[[int], int],
+    progress: Progress,
 ) -> np.ndarray:
     """Returns the best place for every entry within its line, each place once.
 
@@ -74,13 +83,15 @@ def assigned(
         vectors: The half that decides, [N, C].
         keys: The key of each place of a line, [M, C].
         cells_of: Returns how many places a line has, from the first on.
+        progress: Is told of each line.
     """
     places = np.empty_like(lines)
-    for line in range(n_lines):
-        members = np.flatnonzero(lines == line)
+    ends = np.bincount(lines, minlength=n_lines).cumsum()
+    for line, members in enumerate(np.split(lines.argsort(kind="stable"), ends[:-1])):
         scores = vectors[members] @ keys[: cells_of(line)].T
         chosen, found = linear_sum_assignment(scores, maximize=True)
         places[members[chosen]] = found
+        progress.step()
     return places
 
 
@@ -89,7 +100,8 @@ def _centroids(vectors: np.ndarray, n_clusters: int) -> np.ndarray:
     cluster = optional("sklearn.cluster", "fill", "filling a bank from a database")
     if len(vectors) <= n_clusters:
         return vectors[np.arange(n_clusters) % len(vectors)]
-    found = cluster.MiniBatchKMeans(n_clusters, random_state=0, batch_size=4096, n_init=1, max_iter=30).fit(vectors)
+    sample = vectors[:: -(-len(vectors) // max(SAMPLE, n_clusters))]
+    found = cluster.MiniBatchKMeans(n_clusters, random_state=0, batch_size=4096, n_init=1, max_iter=30).fit(sample)
     return unit(found.cluster_centers_.astype(np.float32))
 
 

@@ -20,6 +20,8 @@ FEATURES = 1 << 16
 """Numbers that n-grams are hashed to."""
 SAMPLE = 1 << 15
 """Sentences that components are found from."""
+RARITY = 2
+"""Power of the inverse document frequency: what another wording keeps, names above all, are rare n-grams."""
 FLOOR = 0.1
 """Of a component's standard deviation, over the largest: weaker ones are left weaker, as most of them is noise."""
 BLOCK = 8192
@@ -31,12 +33,12 @@ class Embedding:
     """An affine map of a sentence's n-grams.
 
     Attributes:
-        idf: Weight of each n-gram, [F].
+        weights: Of each n-gram, the rarer the more, [F].
         matrix: [F, W].
         offset: Taken off, [W].
     """
 
-    idf: np.ndarray
+    weights: np.ndarray
     matrix: np.ndarray
     offset: np.ndarray
 
@@ -51,7 +53,8 @@ class Embedding:
         sample = texts[:: -(-len(texts) // SAMPLE)]
         counts = _counts(sample)
         idf = np.log((1 + len(sample)) / (1 + np.bincount(counts.indices, minlength=FEATURES))) + 1
-        weighed = _weighed(counts, idf)
+        weights = (idf**RARITY).astype(np.float32)
+        weighed = _weighed(counts, weights)
         n_components = min(width, max(1, len(sample) // 2))
         svd = decomposition.TruncatedSVD(n_components, n_iter=2, random_state=0).fit(weighed)
         reduced = weighed @ svd.components_.T
@@ -60,20 +63,20 @@ class Embedding:
         matrix, offset = np.zeros((FEATURES, width), np.float32), np.zeros(width, np.float32)
         matrix[:, : len(spread)] = svd.components_.T / spread
         offset[: len(spread)] = reduced.mean(0) / spread
-        return cls(idf.astype(np.float32), matrix, offset)
+        return cls(weights, matrix, offset)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Returns the vectors of sentences, [N, W] float32, of any length."""
+        """Returns the vectors of sentences, [N, W] float32, each of length one."""
         found = np.empty((len(texts), self.matrix.shape[1]), np.float32)
         starts = range(0, len(texts), BLOCK)
         for start in told("embedding sentences", starts, len(starts)):
             block = texts[start : start + BLOCK]
-            found[start : start + BLOCK] = _weighed(_counts(block), self.idf) @ self.matrix - self.offset
+            found[start : start + BLOCK] = unit(_weighed(_counts(block), self.weights) @ self.matrix - self.offset)
         return found
 
     def then(self, matrix: np.ndarray) -> Embedding:
         """Returns the embedding followed by a linear map [W, W2]."""
-        return Embedding(self.idf, self.matrix @ matrix, self.offset @ matrix)
+        return Embedding(self.weights, self.matrix @ matrix, self.offset @ matrix)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -94,8 +97,8 @@ def _counts(texts: Sequence[str]) -> Any:
     return vectorizer.transform(texts)
 
 
-def _weighed(counts: Any, idf: np.ndarray) -> Any:
-    """Returns ``(1 + ln count) * idf`` with each text's norm one."""
+def _weighed(counts: Any, weights: np.ndarray) -> Any:
+    """Returns ``(1 + ln count) * weight`` with each text's norm one."""
     weighed = counts.copy()
-    weighed.data = ((1 + np.log(counts.data)) * idf[counts.indices]).astype(np.float32)
+    weighed.data = ((1 + np.log(counts.data)) * weights[counts.indices]).astype(np.float32)
     return _sklearn("preprocessing").normalize(weighed, copy=False)

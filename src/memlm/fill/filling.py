@@ -28,9 +28,9 @@ from memlm.storage import replaced_folder
 logger = logging.getLogger(__name__)
 
 FILE = "filling.safetensors"
-VERSION = 2
+VERSION = 3
 """Raised when other code would fill otherwise."""
-WIDTH = 512
+WIDTH = 1024
 """Least components of a sentence; else twice the width of a query."""
 BLOCK = 1024
 """Sentences that are looked up at a time."""

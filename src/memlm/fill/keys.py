@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from memlm.fill.cells import Grid, assigned, clustered
 from memlm.fill.embedding import unit
-from memlm.fill.progress import told
+from memlm.fill.progress import Progress, told
 
 ROUNDS = 3
 """Times that keys are trained; between two of them the entries are assigned anew."""
@@ -32,16 +32,16 @@ def learned_keys(vectors: np.ndarray, grid: Grid, d_key: int) -> tuple[np.ndarra
     """Returns every entry's slot [N], the map to queries [W, d_key], and the half keys of rows and of columns.
 
     Args:
-        vectors: Of the entries, [N, W], the strongest components first.
+        vectors: Of the entries, [N, W], each of length one.
         grid: The cells; a cell's slot is its number.
         d_key: Width of a query, at most W.
     """
     generator = torch.Generator().manual_seed(0)
-    X = F.normalize(torch.from_numpy(vectors), dim=1)
-    queries = torch.zeros(X.shape[1], d_key)
-    queries[:d_key] = torch.linalg.qr(torch.randn(d_key, d_key, generator=generator))[0]  # both halves see everything
-    rows, columns = clustered(_split(X @ queries), grid)
+    X = torch.from_numpy(vectors)
+    rotation = torch.linalg.qr(torch.randn(X.shape[1], X.shape[1], generator=generator))[0]
+    queries = rotation[:, :d_key].contiguous()  # both halves see something of every component
     left, right = _split(X @ queries)
+    rows, columns = clustered((left, right), grid)
     keys = [_key_means(left, rows, grid.n_rows, generator), _key_means(right, columns, grid.n_columns, generator)]
     parameters = [tensor.requires_grad_() for tensor in (queries, *keys)]
     optimizer = torch.optim.Adam(parameters, lr=RATE)
@@ -95,5 +95,6 @@ def _anew(
     queries, *keys = (tensor.detach() for tensor in parameters)
     left, right = (unit(half) for half in _split(X @ queries))
     over_rows, over_columns = (F.normalize(key, dim=1).numpy() for key in keys)
-    columns = assigned(rows, grid.n_rows, right, over_columns, grid.columns_of)
-    return assigned(columns, grid.n_columns, left, over_rows, grid.rows_of), columns
+    progress = Progress("placing entries anew", grid.n_rows + grid.n_columns)
+    columns = assigned(rows, grid.n_rows, right, over_columns, grid.columns_of, progress)
+    return assigned(columns, grid.n_columns, left, over_rows, grid.rows_of, progress), columns

@@ -14,12 +14,30 @@ EVERY_S = 10.0
 """Seconds between two lines."""
 
 
-def told(stage: str, steps: Iterable[T], total: int) -> Iterator[T]:
-    """Yields the steps of a stage; where it takes long, a line says every now and then what is left."""
-    start = last = time.monotonic()
-    for done, step in enumerate(steps):
+class Progress:
+    """How far a stage is; where it takes long, a line says every now and then what is left.
+
+    Args:
+        stage: Its name.
+        total: Steps that it has.
+    """
+
+    def __init__(self, stage: str, total: int) -> None:
+        self.stage, self.total, self.done = stage, total, 0
+        self._start = self._last = time.monotonic()
+
+    def step(self) -> None:
+        """Counts a step that is done."""
+        self.done += 1
         now = time.monotonic()
-        if done and now - last >= EVERY_S:
-            last, left = now, (now - start) / done * (total - done)
-            logger.warning("filling the bank, %s: %d of %d, about %.0f s left", stage, done, total, left)
+        if self.done < self.total and now - self._last >= EVERY_S:
+            self._last, left = now, (now - self._start) / self.done * (self.total - self.done)
+            logger.warning("filling the bank, %s: %d of %d, about %.0f s left", self.stage, self.done, self.total, left)
+
+
+def told(stage: str, steps: Iterable[T], total: int) -> Iterator[T]:
+    """Yields the steps of a stage, and tells how far it is."""
+    progress = Progress(stage, total)
+    for step in steps:
         yield step
+        progress.step()

@@ -6,10 +6,13 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 from typer.testing import CliRunner
 
+import memlm.cli.fill
 import memlm.fill.filling
 import memlm.fill.keys
+import memlm.fill.progress
 from memlm.cli.main import app
 from memlm.data.prepare import prepare
 from memlm.data.tokenizer import load_tokenizer
@@ -18,7 +21,10 @@ from memlm.experiment.config import load_experiment
 from memlm.experiment.models import new_model
 from memlm.fill.cells import Grid, clustered
 from memlm.fill.database import read_database
+from memlm.fill.embedding import unit
 from memlm.fill.filling import filled
+from memlm.fill.keys import learned_keys
+from memlm.fill.progress import told
 from memlm.memory.product_key import ProductKeyConfig
 from tests.conftest import SYLLABLES
 
@@ -110,6 +116,47 @@ def test_paraphrases_are_found_and_the_cache_gives_the_same(database, monkeypatc
     assert torch.equal(again.slots, first.slots) and torch.equal(again.row_keys, first.row_keys)
 
 
+def test_a_filling_that_is_cut_off_while_it_is_written_leaves_nothing(database, monkeypatch):
+    monkeypatch.setattr(memlm.fill.keys, "STEPS", 2)
+    read = read_database(database(lines(["a b", "c d", "e f"])))
+
+    def half_written(_, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    def kept():
+        return set(memlm.fill.filling.default_cache().glob("fillings/*"))
+
+    before = kept()
+    with monkeypatch.context() as cut, pytest.raises(KeyboardInterrupt):
+        cut.setattr(memlm.fill.filling, "save_file", half_written)
+        filled(read, Grid(4, 2), 8)
+    assert kept() == before
+    whole = filled(read, Grid(4, 2), 8)
+    monkeypatch.setattr(memlm.fill.filling, "learned_keys", None)
+    assert torch.equal(filled(read, Grid(4, 2), 8).slots, whole.slots)
+
+
+def test_queries_see_components_beyond_their_width_from_the_start(monkeypatch):
+    monkeypatch.setattr(memlm.fill.keys, "STEPS", 0)
+    draw = np.random.default_rng(0)
+    strong, weak = np.zeros((64, 16)), draw.normal(size=(64, 48))  # only the weaker components tell entries apart
+    vectors = unit(np.hstack([strong, weak]).astype(np.float32))
+    slots, queries, keys = learned_keys(vectors, Grid(64, 8), 16)
+    rows, columns = (
+        (F.normalize(torch.from_numpy(half), dim=1) @ F.normalize(key, dim=1).T).argmax(1).numpy()
+        for half, key in zip(np.split(vectors @ queries, 2, axis=1), keys, strict=True)
+    )
+    assert (slots == rows * 8 + columns).mean() > 0.5  # by chance: 1 of 64
+
+
+def test_progress_is_told_with_what_is_left(monkeypatch, caplog):
+    now = iter([0.0, 4.0, 12.0, 13.0, 30.0])
+    monkeypatch.setattr(memlm.fill.progress.time, "monotonic", lambda: next(now))
+    assert list(told("placing entries", "abcd", 4)) == list("abcd")
+    assert caplog.messages == ["filling the bank, placing entries: 2 of 4, about 12 s left"]
+
+
 def test_a_damaged_cache_is_made_again(database, monkeypatch, caplog):
     monkeypatch.setattr(memlm.fill.keys, "STEPS", 2)
     read = read_database(database(lines(["a b", "c d"])))
@@ -171,16 +218,18 @@ def test_the_command_tells_what_is_found(database, monkeypatch):
     facts = FACTS[:40]
     pairs = [{"text": sentence(fact), "paraphrase": paraphrase(fact)} for fact in facts]
     arguments = ["fill", str(database(lines(map(sentence, facts)))), "--n-keys", "8", "--d-key", "32"]
-    told = CliRunner().invoke(app, [*arguments, "--paraphrases", str(database(lines(pairs), "pairs.jsonl"))]).stdout
-    assert "40 entries in 48 slots; left out: 0 duplicates, 0 empty" in told
-    assert "found among the best 8 by its own text: 100.0%" in told and "by one of 40 paraphrases: " in told
-    for content, told in (
+    shown = CliRunner().invoke(app, [*arguments, "--paraphrases", str(database(lines(pairs), "pairs.jsonl"))]).stdout
+    assert "40 entries in 48 slots; left out: 0 duplicates, 0 empty" in shown
+    assert "found among the best 8 by its own text: 100.0%\n" in shown and "by one of 40 paraphrases: " in shown
+    monkeypatch.setattr(memlm.cli.fill, "MOST_ASKED", 12)
+    assert "by its own text: 100.0% (of 10 asked)\n" in CliRunner().invoke(app, arguments).stdout
+    for content, text in (
         ("[]\n", "wrong.jsonl:1: is no object with text and paraphrase; mend it"),
         (json.dumps(pairs[0] | {"paraphrase": "\ud800"}), "wrong.jsonl:1: has half of a surrogate pair, which UTF-8"),
         (lines([pairs[0] | {"paraphrase": "a\u2028b\x85c"}]) + "\n[]", "wrong.jsonl:3: is no object with text and"),
     ):
         wrong = CliRunner().invoke(app, [*arguments, "--paraphrases", str(database(content, "wrong.jsonl"))]).exception
-        assert isinstance(wrong, DataError) and told in str(wrong)
+        assert isinstance(wrong, DataError) and text in str(wrong)
 
 
 def test_an_odd_width_is_refused(database):
