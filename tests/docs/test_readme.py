@@ -3,8 +3,11 @@
 import re
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from memlm.config.checks import Check
 
 ROOT = Path(__file__).parents[2]
 ENGLISH, CHINESE = "README.md", "README.zh-CN.md"
@@ -46,6 +49,11 @@ def test_the_chinese_readme_follows_the_english_one(told):
 def test_commands_links_and_figures_are_found():
     assert {"make demo", "memlm doctor", "Makefile", "memory/ fusion/"} <= set(commands(ENGLISH))
     assert links(ENGLISH)["docs/export.md"] >= 1 and figures(ENGLISH)
+
+
+def test_the_checks_of_the_preflight_are_counted():
+    n_checks = len(get_args(Check))
+    assert f"{n_checks} checks" in read(ENGLISH) and f"{n_checks} 项检查" in read(CHINESE)
 
 
 def test_each_readme_links_to_the_other():

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from memlm.bench.store import Group, Results
 from memlm.bench.tables import Row
-from memlm.report.figures import COLOURS, STYLE
+from memlm.report.figures import COLOURS, STYLE, svg
 
 MARKERS = "osD^vPX*<>dp1+"
 
@@ -41,7 +39,7 @@ def growth(results: Results) -> str | None:
         left.set(title=f"{reads} reads a token", xlabel="Slots", ylabel="Forward, backward and update, ms")
         right.set(title=f"{slots:,} slots", xlabel="Reads a token")
         left.set_yscale("log")
-        return _svg(figure)
+        return svg(figure)
 
 
 def roofline(results: Results) -> str | None:
@@ -63,7 +61,7 @@ def roofline(results: Results) -> str | None:
         for group, colour in zip(groups, COLOURS, strict=False):
             axes.plot([], [], "s", color=colour, label=group.shape)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _series(axes: Axes, rows: Sequence[Row], key: str, dense: float | None) -> None:
@@ -92,9 +90,3 @@ def _roof(axes: Axes, group: Group) -> None:
     low, high = axes.get_xlim()
     intensity = np.geomspace(max(low, 0.03), max(high, 2 * multiplied / copied), 200)
     axes.plot(intensity, np.minimum(intensity * copied, multiplied), color="#555555", linewidth=1.2)
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()

@@ -112,7 +112,7 @@ def _print_preflight(console: Console, experiment: ExperimentConfig, data: Token
     from memlm.experiment.preflight import preflight_variant
     from memlm.train.preflight import require
 
-    reports = {variant: preflight_variant(experiment, variant, data.train.ids) for variant in experiment.variants}
+    reports = {variant: preflight_variant(experiment, variant, data) for variant in experiment.variants}
     table = Table("check", *reports)
     for row in zip(*(report.outcomes for report in reports.values()), strict=True):
         table.add_row(row[0].check, *(f"{outcome.status} {outcome.seconds:.2f} s" for outcome in row))

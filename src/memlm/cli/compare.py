@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,7 +40,7 @@ def print_comparison(console: Console, folder: Path) -> None:
             _show_upright(console, title, table)
     for title, table in (("Usage", tables.usage(comparison)), ("Controls", tables.controls(comparison))):
         if table.rows:
-            screen.show_table(console, table.columns, [_texts(row) for row in table.rows], title, table.labels)
+            screen.show_table(console, table.columns, table.texts, title, table.labels)
     for line in ["; ".join(tables.unigram_sentences(comparison)), tables.held_sentence(comparison)]:
         console.print(line[:1].upper() + line[1:])
     if comparison.split == "test":
@@ -63,11 +62,6 @@ def print_comparison(console: Console, folder: Path) -> None:
 
 def _show_upright(console: Console, title: str, table: tables.Table) -> None:
     """Prints a table on its side, one column a variant: a terminal is higher than it is wide."""
-    columns = [_texts(row) for row in [*table.rows, *([table.foot] if table.foot else [])]]
-    rows = zip_longest(table.columns, *columns, fillvalue="")
+    rows = zip_longest(table.columns, *table.texts, fillvalue="")
     _, *names = next(rows)
     screen.show_table(console, ["", *names], list(rows), title)
-
-
-def _texts(row: Sequence[tables.Cell]) -> list[str]:
-    return [f"{cell.text} {cell.note}".strip() for cell in row]

@@ -25,7 +25,7 @@ def output() -> Console:
 
 
 def show_table(
-    console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str, labels: int = 1
+    console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", labels: int = 1
 ) -> None:
     """Prints a table, no cell of which is cut.
 
@@ -45,7 +45,7 @@ def show_table(
         widths = [min(width, max(word, READABLE)) for width, word in zip(widths, words, strict=True)]
     for number, part in enumerate(_parts(widths, labels, console.width)):
         heads = (Column(columns[i], width=widths[i], overflow="fold") for i in part)
-        table = Table(*heads, title=None if number else title, title_justify="left")
+        table = Table(*heads, title=title if title and not number else None, title_justify="left")
         for row in rows:
             table.add_row(*(row[i] for i in part))
         console.print(table)

@@ -9,7 +9,6 @@ import typer
 import yaml
 from rich.console import Console
 from rich.progress import TextColumn
-from rich.table import Table
 
 from memlm.cli import screen
 from memlm.cli.options import ConfigArgument, Overrides, RunsOption
@@ -63,10 +62,7 @@ def _print_best(console: Console, done: Tune) -> None:
     from memlm.report import tuning
 
     best = tuning.best(done)
-    table = Table(*best.columns)
-    for row in best.rows:
-        table.add_row(*(cell.text for cell in row))
-    console.print(table)
+    screen.show_table(console, best.columns, best.texts)
     for warning in tuning.warnings(done):
         console.print(f"note: {warning}", style="yellow")
 

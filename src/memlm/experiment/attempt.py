@@ -16,7 +16,6 @@ import torch
 
 from memlm.config.train import TrainConfig
 from memlm.data.cache import TokenData
-from memlm.data.sampler import Sampler
 from memlm.errors import CheckpointError
 from memlm.evaluate.recall import per_parameter
 from memlm.evaluate.suite import Suite
@@ -27,6 +26,7 @@ from memlm.experiment.models import database_fingerprint, new_model, starting_de
 from memlm.experiment.preflight import preflight_variant
 from memlm.experiment.record import code_state, config_hash, environment, now
 from memlm.experiment.solution import Solution
+from memlm.experiment.text import sampler_of
 from memlm.hf import MemlmForCausalLM
 from memlm.model.cost import cost
 from memlm.storage import write_compact_json, write_json, write_text, write_yaml
@@ -98,7 +98,7 @@ class Attempt:
         self.settings = prepared.config.run_config(variant, seed)
         self.owner = {"config_hash": config_hash(self.settings), "data": prepared.data.fingerprint}
         config, data = prepared.config, prepared.data
-        self.sampler = Sampler(data.train.ids, config.data.seq_len, config.train.batch_size, seed)
+        self.sampler = sampler_of(config, data, seed)
         self.train = config.train_of(variant)
         self.plan = Plan.of(self.train, config.data.seq_len, self.sampler.n_sequences)
         self.record: dict[str, Any] = {}
@@ -197,7 +197,7 @@ class Attempt:
     def _refuse_faults(self) -> None:
         """Runs the preflight, which is remembered for the next seed, and records it."""
         prepared = self.prepared
-        report = preflight_variant(prepared.config, self.variant, prepared.data.train.ids, self.seed)
+        report = preflight_variant(prepared.config, self.variant, prepared.data, self.seed)
         self._update(preflight=report.as_dict())
         require({self.variant: report})
         prepared.watcher.checked(self.folder.name, report.summary())

@@ -20,6 +20,7 @@ from memlm.evaluate.loss import mean_loss
 from memlm.evaluate.suite import Suite
 from memlm.experiment.brief import train_briefly
 from memlm.experiment.config import ExperimentConfig
+from memlm.experiment.text import sampler_of
 from memlm.hf import MemlmForCausalLM
 from memlm.model.cost import Cost, cost
 from memlm.train.accelerator import OUT_OF_MEMORY, build_accelerator
@@ -60,7 +61,7 @@ def estimate(config: ExperimentConfig, variant: str, data: TokenData, suite: Sui
         suite: Its evaluation.
         measure: Take a few training steps on the device; without it, time and memory are left open.
     """
-    sampler = Sampler(data.train.ids, config.data.seq_len, config.train.batch_size, seed=0)
+    sampler = sampler_of(config, data, seed=0)
     settings = config.train_of(variant)
     plan = Plan.of(settings, config.data.seq_len, sampler.n_sequences)
     price = cost(config.variants[variant], config.data.vocab_size, config.data.seq_len)
@@ -88,7 +89,7 @@ def estimate(config: ExperimentConfig, variant: str, data: TokenData, suite: Sui
 
 def step_time(config: ExperimentConfig, variant: str, data: TokenData, tokenizer: Tokenizer) -> float:
     """Returns the seconds of a training step of a variant, measured on the device."""
-    sampler = Sampler(data.train.ids, config.data.seq_len, config.train.batch_size, seed=0)
+    sampler = sampler_of(config, data, seed=0)
     _, trained = _try(config, variant, sampler, tokenizer, TIMED_STEPS)
     return trained.tokens / trained.steps / trained.tokens_per_s
 

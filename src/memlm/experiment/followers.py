@@ -19,11 +19,10 @@ from tokenizers import Tokenizer
 from torch import distributed as dist
 
 from memlm.data.prepare import prepare
-from memlm.data.sampler import Sampler
 from memlm.errors import DivergedError, FollowerError, MemlmError, RunError
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.models import new_model, starting_device
-from memlm.experiment.text import suite_of
+from memlm.experiment.text import sampler_of, suite_of
 from memlm.train.accelerator import OUT_OF_MEMORY, build_accelerator
 from memlm.train.checkpoint import load_model
 from memlm.train.loop import Hooks, train
@@ -140,7 +139,7 @@ def _train(order: Order) -> None:
     else:
         state = TrainingState.read(order.checkpoint)
         model = load_model(order.checkpoint, starting_device(settings))
-    sampler = Sampler(data.train.ids, config.data.seq_len, settings.batch_size, order.seed)
+    sampler = sampler_of(config, data, order.seed)
     hooks = Hooks()
     if settings.shard != "none":  # what rank 0 evaluates reads the parts that are here
         suite = suite_of(config, data)

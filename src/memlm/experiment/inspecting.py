@@ -7,10 +7,10 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from memlm.data.sampler import Sampler
 from memlm.evaluate.loss import spread_starts
 from memlm.experiment.finished import open_finished
 from memlm.experiment.paths import inside
+from memlm.experiment.text import sampler_of
 from memlm.inspect import store
 from memlm.inspect.contexts import find_contexts
 from memlm.inspect.inspection import Inspection
@@ -45,7 +45,7 @@ def open_inspection(
         name=finished.name,
         model=model,
         tokenizer=Tokenizer.from_file(str(data.tokenizer)),
-        sampler=Sampler(ids, seq_len, config.train.batch_size, run.record.seed),
+        sampler=sampler_of(config, data, run.record.seed),
         sequences_per_step=config.train.batch_size * config.train.accumulation,
         contexts=contexts,
         writers=writers.read_writers(folder, [each.n_slots for each in contexts]),

@@ -10,12 +10,12 @@ from tokenizers import Tokenizer
 
 from memlm.config.train import BUDGETS
 from memlm.data.cache import TokenData
-from memlm.data.sampler import Sampler
 from memlm.errors import ConfigError
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.estimate import step_time
 from memlm.experiment.record import config_hash
 from memlm.experiment.solution import Solution
+from memlm.experiment.text import sampler_of
 from memlm.experiment.variants import QUANTITIES, VariantConfig
 from memlm.model.cost import cost
 from memlm.train.ranks import alone
@@ -136,7 +136,7 @@ def _solve_steps(
         for variant, found in times.items():
             found.append(step_time(config, variant, data, tokenizer))
     own, partner = (median(found) for found in times.values())
-    sampler = Sampler(data.train.ids, config.data.seq_len, config.train.batch_size, seed=0)
+    sampler = sampler_of(config, data, seed=0)
     steps = Plan.of(config.train_of(to), config.data.seq_len, sampler.n_sequences).steps
     value = max(1, round(steps * partner / own))
     return Solution(

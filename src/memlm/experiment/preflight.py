@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from memlm.data.sampler import Sampler
+from memlm.data.cache import TokenData
 from memlm.evaluate.loss import mean_loss
 from memlm.experiment.config import ExperimentConfig
+from memlm.experiment.text import sampler_of
 from memlm.hf import MemlmForCausalLM
 from memlm.train.accelerator import build_accelerator
 from memlm.train.preflight import Report, preflight
 
 
-def preflight_variant(config: ExperimentConfig, variant: str, ids: np.ndarray, seed: int | None = None) -> Report:
+def preflight_variant(config: ExperimentConfig, variant: str, data: TokenData, seed: int | None = None) -> Report:
     """Returns what the preflight finds of a variant.
 
     Args:
         config: The experiment.
         variant: Which of its variants.
-        ids: All training tokens.
+        data: Its prepared data.
         seed: The run's seed; the experiment's first if not given.
     """
 
@@ -30,6 +31,6 @@ def preflight_variant(config: ExperimentConfig, variant: str, ids: np.ndarray, s
         config.variants[variant].model,
         config.train_of(variant),
         evaluate_loss=evaluate_loss,
-        sampler=Sampler(ids, config.data.seq_len, config.train.batch_size, seed),
+        sampler=sampler_of(config, data, seed),
         device=build_accelerator(config.train).device,
     )

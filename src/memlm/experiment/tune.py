@@ -21,7 +21,6 @@ from transformers.utils.logging import disable_progress_bar
 from memlm.config.load import assignments, merge, read, read_file
 from memlm.data.cache import TokenData
 from memlm.data.prepare import prepare
-from memlm.data.sampler import Sampler
 from memlm.errors import DivergedError, RunError
 from memlm.evaluate.loss import mean_loss
 from memlm.evaluate.suite import Suite
@@ -32,6 +31,7 @@ from memlm.experiment.locks import locked
 from memlm.experiment.match import solve_widths
 from memlm.experiment.record import code_state, config_hash, environment
 from memlm.experiment.run import device_record
+from memlm.experiment.text import sampler_of
 from memlm.experiment.trials import Trial, Tune, TunePlan, read_tune, trial_path
 from memlm.extras import optional
 from memlm.storage import write_json, write_yaml
@@ -231,7 +231,7 @@ def _try(
     watcher: TuneWatcher,
 ) -> Trial:
     start, loss, reason = time.perf_counter(), None, None
-    sampler = Sampler(data.train.ids, config.data.seq_len, config.train.batch_size, config.tune.seed)
+    sampler = sampler_of(config, data, config.tune.seed)
     try:
         model, _ = train_briefly(
             config,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from memlm.report.figures import COLOURS, DASHES, STYLE
+from memlm.report.figures import COLOURS, DASHES, STYLE, svg
 
 Parts = Mapping[str, Sequence[Mapping[str, Any]]]
 """Rows of measures by the name of a way to edit, or of another part."""
@@ -94,6 +92,4 @@ def _svg(figure: Figure) -> str:
     known = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if known:
         figure.legend([*known.values()], [*known], loc="outside lower center", ncols=3, frameon=False)
-    buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
-    return buffer.getvalue()
+    return svg(figure)

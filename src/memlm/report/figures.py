@@ -226,14 +226,19 @@ def _label(axes: Axes, ends: Ends) -> None:
         axes.annotate(", ".join(sorted(group, key=lambda layer: (len(layer), layer))), tuple(place), **style)
 
 
-def _svg(figure: Figure, label: str) -> str:
-    """Renders a figure, without what only a file of its own would need."""
+def svg(figure: Figure) -> str:
+    """Returns a figure as the text of an SVG file, the same for the same figure."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
         # The browser has glyphs that matplotlib's measuring font lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    text = buffer.getvalue()
+    return buffer.getvalue()
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """Renders a figure, without what only a file of its own would need."""
+    text = svg(figure)
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r' xmlns(:xlink)?="[^"]*"| (width|height)="[\d.]+pt"', "", text)
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from memlm.experiment.judge import Judgement
 from memlm.report.claims import sentence
 from memlm.report.content import Content
-from memlm.report.tables import Cell, Table
+from memlm.report.tables import Table
 
 
 def markdown(content: Content) -> str:
@@ -62,13 +62,9 @@ def _items(label: str, items: Sequence[str]) -> str:
 def table(table: Table) -> str:
     """Returns a table in GitHub's Markdown."""
     ruler = [":--" if table.is_text(place) else "--:" for place in range(len(table.columns))]
-    rows = [*table.rows, table.foot] if table.foot else table.rows
-    lines = [[_escape(column) for column in table.columns], ruler, *([_cell(cell) for cell in row] for row in rows)]
+    rows = ([_escape(text) for text in row] for row in table.texts)
+    lines = [[_escape(column) for column in table.columns], ruler, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(cell: Cell) -> str:
-    return _escape(f"{cell.text} {cell.note}".strip())
 
 
 def _escape(text: str) -> str:

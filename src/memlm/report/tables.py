@@ -37,6 +37,12 @@ class Table:
     labels: int = 1
     ends_in_text: bool = False
 
+    @property
+    def texts(self) -> list[list[str]]:
+        """The rows, and the foot if there is one; each value and its note as one text."""
+        lines = [*self.rows, self.foot] if self.foot else self.rows
+        return [[f"{cell.text} {cell.note}".strip() for cell in line] for line in lines]
+
     def is_text(self, place: int) -> bool:
         """Whether the column at ``place`` is text."""
         return place < self.labels or (self.ends_in_text and place == len(self.columns) - 1)

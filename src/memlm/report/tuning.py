@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from memlm.experiment.trials import Trial, Tune
-from memlm.report.figures import STYLE, colour, dash
+from memlm.report.figures import STYLE, colour, dash, svg
 from memlm.report.markdown import table as as_markdown
 from memlm.report.tables import NOTHING, Cell, Table, compact, fixed
 from memlm.storage import write_text
@@ -72,9 +70,7 @@ def picture(tune: Tune) -> str:
             for variant in tune.plan.variants:
                 _points(axes, tune, variant, name)
             axes.legend(frameon=False)
-        buffer = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
-    return buffer.getvalue()
+        return svg(figure)
 
 
 def _points(axes: Axes, tune: Tune, variant: str, name: str) -> None:

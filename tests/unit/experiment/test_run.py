@@ -222,7 +222,10 @@ def test_variants_of_a_seed_see_the_same_batches(finished, monkeypatch, tmp_path
             seen.setdefault(self.seed, []).append(batch.tobytes())
             return batch
 
-    monkeypatch.setattr(attempt_module, "Sampler", Spy)
+    def spied(config, data, seed):
+        return Spy(data.train.ids, config.data.seq_len, config.train.batch_size, seed)
+
+    monkeypatch.setattr(attempt_module, "sampler_of", spied)
     run_experiment(config, tmp_path, progress=False)
     for batches in seen.values():
         assert batches[:6] == batches[6:12] == batches[12:]
