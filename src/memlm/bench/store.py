@@ -17,7 +17,6 @@ from memlm.errors import RunError
 from memlm.storage import write_json
 
 FORMAT = 1
-ALONE = "decode"
 
 
 @dataclass(frozen=True)
@@ -109,19 +108,23 @@ def read(path: Path) -> Results:
 
 
 def newest(folder: Path) -> list[Results]:
-    """Returns for each device what was measured last, GPUs first: decoding, which is measured alone, by itself.
+    """Returns for each device what was measured last, GPUs first: of each part, everything of one commit.
 
     Raises:
         RunError: there are no timings in ``folder``.
     """
-    last: dict[tuple[str, bool], Results] = {}
+    last: dict[tuple[str, str], Results] = {}
     for everything in map(read, sorted(folder.glob("*/*.json"))):
-        for is_alone in (False, True):
-            groups = {key: group for key, group in everything.groups.items() if (group.part == ALONE) == is_alone}
+        for part in {group.part for group in everything.groups.values()}:
+            groups = {key: group for key, group in everything.groups.items() if group.part == part}
             results = replace(everything, groups=groups)
-            key = (results.device["name"], is_alone)
-            if groups and (key not in last or results.newest > last[key].newest):
+            key = (results.device["name"], part)
+            if key not in last or results.newest > last[key].newest:
                 last[key] = results
     if not last:
         raise RunError(f"{folder}: no timings here; measure some with: memlm bench")
-    return sorted(last.values(), key=lambda results: (results.device["kind"] == "cpu", results.device["name"]))
+    joined: dict[Path, Results] = {}
+    for results in last.values():
+        whole = joined.setdefault(results.path(folder), replace(results, groups={}))
+        whole.groups.update(results.groups)
+    return sorted(joined.values(), key=lambda results: (results.device["kind"] == "cpu", results.device["name"]))

@@ -76,8 +76,13 @@ TARGETS = (
 
 
 def table(results: Results) -> Table:
-    """Returns every target beside what was measured."""
-    rows = [[Cell(f"{t.part} {t.shape}"), Cell(t.row), Cell(_limit(t)), *_met(t, results)] for t in TARGETS]
+    """Returns the targets of the parts that were measured, beside what was found."""
+    parts = {group.part for group in results.groups.values()}
+    rows = [
+        [Cell(f"{t.part} {t.shape}"), Cell(t.row), Cell(_limit(t)), *_met(t, results)]
+        for t in TARGETS
+        if t.part in parts
+    ]
     return Table(["Measured", "Row", "Target", "Found", "Met"], rows, labels=2, ends_in_text=True)
 
 

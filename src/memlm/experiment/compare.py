@@ -32,13 +32,16 @@ LEDGER: dict[str, Callable[[Run], float | None]] = {
 CONTROLS = {"memory off": "memory_off_loss", "values shuffled": "memory_shuffled_loss"}
 """The controls of a memory, and the loss that each records."""
 
+ABBREVIATED = 7
+"""Digits of a commit's hash that tell it: git's own short form, which MEMLM_COMMIT may hold."""
+
 _SAME: dict[str, Callable[[Run], object]] = {
     "text": lambda run: run.record.data and run.record.data.fingerprint,
     "evaluated text": lambda run: run.record.evaluated and run.record.evaluated.fingerprint,
     "tokenizer": lambda run: run.record.data and run.record.data.tokenizer_fingerprint,
     "questions": lambda run: run.record.data and run.record.data.questions,
     "device": lambda run: str(run.record.device),
-    "commit": lambda run: run.record.commit and run.record.commit[:12],
+    "commit": lambda run: run.record.commit and run.record.commit[:ABBREVIATED],
     "torch version": lambda run: run.record.versions.get("torch"),
 }
 _SAME_SECTIONS = ("data", "train", "evaluate")

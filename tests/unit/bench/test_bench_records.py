@@ -96,17 +96,20 @@ def test_a_file_that_holds_no_timings_is_named(text, tmp_path):
         newest(tmp_path)
 
 
-def test_the_newest_of_each_device_counts_and_gpus_come_first(tmp_path):
+def test_of_each_device_and_part_the_newest_counts_and_gpus_come_first(tmp_path):
     for commit, started in (("one", "2026-01-02"), ("two", "2026-01-03"), ("three", "2026-01-01")):
         write(tmp_path, fabricated("A processor", "cpu", commit, started))
     write(tmp_path, fabricated())
-    alone = fabricated("A processor", "cpu", "four", "2026-01-04")
-    alone.groups.clear()
-    alone.groups["decode/decoded"] = fabricated(started="2026-01-04").groups["decode/decoded"]
-    write(tmp_path, alone)
-    found = [(r.device["kind"], r.commit, set(r.groups) == {"decode/decoded"}) for r in newest(tmp_path)]
-    assert sorted(found[:2]) == [("cuda", "abc", False), ("cuda", "abc", True)]
-    assert sorted(found[2:]) == [("cpu", "four", True), ("cpu", "two", False)]
+    later = fabricated("A processor", "cpu", "four", "2026-01-04")
+    for key in [key for key, group in later.groups.items() if group.part != "decode"]:
+        del later.groups[key]
+    write(tmp_path, later)
+    gpu, *cpu = newest(tmp_path)
+    assert (gpu.device["kind"], gpu.commit, gpu.groups) == ("cuda", "abc", fabricated().groups)
+    found = {results.commit: {group.part for group in results.groups.values()} for results in cpu}
+    assert found["four"] == {"decode"} and found["two"] == {group.part for group in fabricated().groups.values()} - {
+        "decode"
+    }
 
 
 def test_an_empty_folder_is_told(tmp_path):
