@@ -108,14 +108,14 @@ def read(path: Path) -> Results:
 
 
 def newest(folder: Path) -> list[Results]:
-    """Returns for each device what was measured last, GPUs first: of each part, everything of one commit.
+    """Returns for each device what was measured last: of each part, everything of one commit; GPUs first, then by age.
 
     Raises:
         RunError: there are no timings in ``folder``.
     """
     last: dict[tuple[str, str], Results] = {}
     for everything in map(read, sorted(folder.glob("*/*.json"))):
-        for part in {group.part for group in everything.groups.values()}:
+        for part in dict.fromkeys(group.part for group in everything.groups.values()):
             groups = {key: group for key, group in everything.groups.items() if group.part == part}
             results = replace(everything, groups=groups)
             key = (results.device["name"], part)
@@ -127,4 +127,4 @@ def newest(folder: Path) -> list[Results]:
     for results in last.values():
         whole = joined.setdefault(results.path(folder), replace(results, groups={}))
         whole.groups.update(results.groups)
-    return sorted(joined.values(), key=lambda results: (results.device["kind"] == "cpu", results.device["name"]))
+    return sorted(joined.values(), key=lambda each: (each.device["kind"] == "cpu", each.device["name"], each.newest))

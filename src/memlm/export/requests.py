@@ -42,7 +42,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "truncation": ("disabled",),
 }
 """With which values, beside null and false, a field asks for nothing; the server can do nothing else of it."""
-ELSEWHERE = frozenset({"/v1/models", "/health"})
+ELSEWHERE = ("/v1/models", "/health")
 """What is answered beside requests of text. Transformers' server could also load other models, and unload this one."""
 
 

@@ -106,10 +106,9 @@ def test_of_each_device_and_part_the_newest_counts_and_gpus_come_first(tmp_path)
     write(tmp_path, later)
     gpu, *cpu = newest(tmp_path)
     assert (gpu.device["kind"], gpu.commit, gpu.groups) == ("cuda", "abc", fabricated().groups)
-    found = {results.commit: {group.part for group in results.groups.values()} for results in cpu}
-    assert found["four"] == {"decode"} and found["two"] == {group.part for group in fabricated().groups.values()} - {
-        "decode"
-    }
+    everything = {group.part for group in fabricated().groups.values()}
+    found = [(results.commit, {group.part for group in results.groups.values()}) for results in cpu]
+    assert found == [("two", everything - {"decode"}), ("four", {"decode"})], "the older commit comes first"
 
 
 def test_an_empty_folder_is_told(tmp_path):

@@ -124,6 +124,13 @@ def test_runs_that_differ_in_more_than_the_model_are_warned_of(folder):
     assert warnings[3] == "Uncommitted changes: the commit does not say what code ran in dense-s1."
 
 
+def test_a_commit_that_is_abbreviated_is_the_same_commit(folder):
+    edit_record(folder / "dense-s1", commit="0123456")
+    assert compared(folder).warnings == []
+    edit_record(folder / "dense-s1", commit="0123457")
+    assert [warning.split(" differs")[0] for warning in compared(folder).warnings] == ["Not comparable: commit"]
+
+
 def test_an_experiment_without_a_finished_run_compares_nothing(folder):
     for run in folder.glob("*-s*"):
         shutil.rmtree(run)
