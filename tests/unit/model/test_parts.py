@@ -76,6 +76,24 @@ def test_mixture_is_the_weighted_sum_of_its_experts():
     torch.testing.assert_close(balance, 4 * (share * probabilities.mean((0, 1))).sum())
 
 
+@pytest.mark.parametrize(("width", "hidden_width"), [(16, 24), (12, 13)])
+def test_mixture_in_16_bits_is_that_in_32(width, hidden_width):
+    torch.manual_seed(0)
+    mixture = MixtureOfExperts(ExpertsConfig(n_experts=5, top_k=2), width, hidden_width)
+    with torch.no_grad():
+        mixture.router.weight[3] = -mixture.router.weight[:3].sum(0) * 50  # near no token goes there
+    hidden, cotangent = torch.randn(2, 2, 40, width)
+    found = []
+    for is_16_bits in (False, True):
+        mixture.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_16_bits):
+            output, balance = mixture(hidden)
+        ((output * cotangent).sum() + balance).backward()
+        found.append([output.detach().float(), *(parameter.grad.clone() for parameter in mixture.parameters())])
+    for in_32, in_16 in zip(*found, strict=True):
+        assert (in_16 - in_32).norm() <= 0.03 * in_32.norm()
+
+
 def test_balance_loss_is_one_when_even_and_reaches_the_training_loss():
     mixture = MixtureOfExperts(ExpertsConfig(n_experts=4, top_k=4, balance_weight=1.0), 8, 16)
     torch.nn.init.zeros_(mixture.router.weight)
