@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import distributed as dist
 from torch.distributed.tensor import DTensor
@@ -166,6 +167,7 @@ def main(path: Path, device: str) -> None:
     """Trains every case, and has rank 0 write what it measured."""
     found = {}
     for name, case in cases_on(device).items():
+        AcceleratorState._reset_state()  # it keeps one precision for the process; the process group stays
         with counted_bytes() as sent:
             own = trained(case, device)
         found[f"{name}/{SENT}"] = torch.tensor(sent)

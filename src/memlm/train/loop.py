@@ -41,6 +41,8 @@ from memlm.train.writers import WriterRecorder
 
 AHEAD = {"cuda": 1}
 """Steps that a device is given before the results of the last are read, so that it never waits for Python."""
+TOLD = 8
+"""Steps over which the speed is taken that is told while training."""
 
 
 @dataclass(frozen=True)
@@ -310,7 +312,7 @@ class _Training:
                 f"diverged at step {step}: loss {loss:.4g}, gradient norm {norm:.4g}: not finite, so the step was not "
                 "taken; lower train.lr, lengthen train.warmup or set train.clip"
             )
-        self.hooks.progress(step, loss, self.plan.tokens_per_step / self.watch.times[-1])
+        self.hooks.progress(step, loss, self.plan.tokens_per_step / self.watch.recent(TOLD))
         if launched.profile is not None:
             write_profile(launched.profile, self.folder / "profile", step)
         self.metrics = self._measure(step, norm, begun)
@@ -320,12 +322,11 @@ class _Training:
         metrics: dict[str, Any] = {}
         if self._is_due("log", step):
             every = self.every["log"]
-            recent = self.watch.times[-every:]
             metrics = {
                 "train/loss": self.history.mean_loss(every),
                 "train/lr": self.config.lr * lr_factor(step - 1, self.plan.steps, self.config),
                 "train/grad_norm": norm,
-                "train/tokens_per_s": self.plan.tokens_per_step * len(recent) / sum(recent),
+                "train/tokens_per_s": self.plan.tokens_per_step / self.watch.recent(every),
             }
         if self._is_due("memory", step):
             metrics["train/peak_memory_gib"] = self.memory.gib()

@@ -160,6 +160,14 @@ class Stopwatch:
         self.total += self.times[-1]
         self._end = now
 
+    def recent(self, steps: int) -> float:
+        """Returns the mean seconds of the last ``steps`` steps.
+
+        One alone tells little: where the host has waited for several, all but the first seem to take no time.
+        """
+        last = self.times[-steps:]
+        return sum(last) / len(last)
+
     def typical(self) -> float:
         """Returns the median seconds of a step, the first tenth left out (compilation, cold caches)."""
         warm = sorted(self.times[len(self.times) // 10 :])

@@ -76,6 +76,29 @@ def test_mixture_is_the_weighted_sum_of_its_experts():
     torch.testing.assert_close(balance, 4 * (share * probabilities.mean((0, 1))).sum())
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize(("width", "hidden_width"), [(16, 24), (12, 13)])
+def test_mixture_in_16_bits_is_that_of_its_experts(width, hidden_width, device):
+    torch.manual_seed(0)
+    mixture = MixtureOfExperts(ExpertsConfig(n_experts=5, top_k=2), width, hidden_width).to(device)
+    torch.nn.init.normal_(mixture.router.weight[2:])  # tokens turn to these: some experts may get none
+    hidden, cotangent = torch.randn(2, 2, 40, width, device=device)
+    gradients = []
+    with torch.autocast(device, torch.bfloat16):
+        output, _ = mixture(hidden)
+        weights, chosen = mixture.router(hidden).float().softmax(-1).topk(2)
+        weights = weights / weights.sum(-1, keepdim=True)
+        of_all = torch.stack([expert(hidden)[0] for expert in mixture.experts], dim=-2)
+        expected = (of_all.gather(-2, chosen[..., None].expand(*chosen.shape, width)) * weights[..., None]).sum(-2)
+    for found in (output, expected):
+        mixture.zero_grad()
+        (found * cotangent).sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in mixture.parameters()])
+    torch.testing.assert_close(output, expected, rtol=1e-2, atol=1e-2)
+    for in_groups, one_by_one in zip(*gradients, strict=True):
+        assert (in_groups - one_by_one).norm() <= 0.02 * one_by_one.norm()
+
+
 def test_balance_loss_is_one_when_even_and_reaches_the_training_loss():
     mixture = MixtureOfExperts(ExpertsConfig(n_experts=4, top_k=4, balance_weight=1.0), 8, 16)
     torch.nn.init.zeros_(mixture.router.weight)

@@ -9,7 +9,7 @@ import pytest
 
 from memlm.errors import MissingDependencyError
 from memlm.train import trackers
-from memlm.train.monitor import MetricLog
+from memlm.train.monitor import MetricLog, Stopwatch
 from memlm.train.trackers import BackgroundTracker
 
 
@@ -116,3 +116,8 @@ def test_a_missing_tracker_names_its_install_line(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"swanlab is needed for .*pip install 'memlm\[swanlab\]'"):
         trackers.require("swanlab")
+
+
+def test_speed_is_of_several_steps_however_many_there_are():
+    watch = Stopwatch([9.0, 2.0, 2.0, 0.0])
+    assert watch.recent(2) == 1.0 and watch.recent(100) == 3.25
