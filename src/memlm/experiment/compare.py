@@ -14,6 +14,7 @@ from memlm.experiment.difference import flatten
 from memlm.experiment.judge import Judgement, Noise, document_losses, judgements, noise, values_of
 from memlm.experiment.opened import opened_before, tell_added
 from memlm.experiment.reading import NOT_RUN, Experiment, Run, listed
+from memlm.experiment.record import abbreviated
 from memlm.experiment.schema import run_name
 from memlm.experiment.solution import Solution
 from memlm.experiment.variants import QUANTITIES
@@ -32,16 +33,13 @@ LEDGER: dict[str, Callable[[Run], float | None]] = {
 CONTROLS = {"memory off": "memory_off_loss", "values shuffled": "memory_shuffled_loss"}
 """The controls of a memory, and the loss that each records."""
 
-ABBREVIATED = 7
-"""Digits of a commit's hash that tell it: git's own short form, which MEMLM_COMMIT may hold."""
-
 _SAME: dict[str, Callable[[Run], object]] = {
     "text": lambda run: run.record.data and run.record.data.fingerprint,
     "evaluated text": lambda run: run.record.evaluated and run.record.evaluated.fingerprint,
     "tokenizer": lambda run: run.record.data and run.record.data.tokenizer_fingerprint,
     "questions": lambda run: run.record.data and run.record.data.questions,
     "device": lambda run: str(run.record.device),
-    "commit": lambda run: run.record.commit and run.record.commit[:ABBREVIATED],
+    "commit": lambda run: abbreviated(run.record.commit),
     "torch version": lambda run: run.record.versions.get("torch"),
 }
 _SAME_SECTIONS = ("data", "train", "evaluate")

@@ -62,6 +62,11 @@ def code_state() -> CodeState:
     return CodeState(commit.strip() or None, difference)
 
 
+def abbreviated(commit: str | None) -> str | None:
+    """Returns git's own short form of a commit, which ``MEMLM_COMMIT`` may hold, so that both can be compared."""
+    return commit and commit[:7]
+
+
 def environment(code: CodeState) -> dict[str, Any]:
     """Returns the part of a record that says where and with what a run was made."""
     dirty = bool(code.difference)

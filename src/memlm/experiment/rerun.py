@@ -18,7 +18,7 @@ from memlm.experiment.difference import flatten
 from memlm.experiment.models import database_fingerprint
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import Run, read_finished
-from memlm.experiment.record import code_state, config_hash, versions
+from memlm.experiment.record import abbreviated, code_state, config_hash, versions
 from memlm.experiment.run import Watcher, device_record, run_experiment
 from memlm.experiment.schema import Device, run_name
 from memlm.storage import redacted
@@ -223,7 +223,7 @@ def _obstacles(run: Run, config: ExperimentConfig) -> Iterator[str]:
         with_else = (part.commit, part.dirty, part.device, part.versions)
         if with_else != (record.commit, record.dirty, record.device, record.versions):
             yield f"its first {part.step} steps were taken with other code, versions or on another device"
-    if code.commit != record.commit:
+    if abbreviated(code.commit) != abbreviated(record.commit):
         yield f"memlm's commit is {code.commit}, recorded {record.commit}"
     patch = inside(run.folder, "diff.patch")
     if redacted(code.difference) != (patch.read_text(encoding="utf-8") if patch.exists() else ""):

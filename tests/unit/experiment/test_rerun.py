@@ -211,6 +211,13 @@ def test_what_may_change_the_bits_is_named(run, changes, obstacle):
     assert re.fullmatch(obstacle, found)
 
 
+def test_a_commit_that_was_recorded_in_short_is_the_same(run, monkeypatch):
+    edit_record(run, commit="0123456")
+    state = rerun_module.code_state()
+    monkeypatch.setattr(rerun_module, "code_state", lambda: CodeState("0123456" + "f" * 33, state.difference))
+    assert plan_rerun(run, progress=False).is_exact
+
+
 def test_a_patch_of_python_changes_nothing(run):
     version = json.loads((run / "record.json").read_text())["versions"]["python"]
     edit_record(run, versions={"python": version.rpartition(".")[0] + ".99"})
