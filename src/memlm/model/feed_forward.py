@@ -72,33 +72,34 @@ class MixtureOfExperts(nn.Module):
             tokens: [N * K, D].
             counts: Tokens of each expert, [E].
         """
+        device = tokens.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
+        if dtype != torch.bfloat16:  # torch's grouped product is of that alone; here the host waits for the counts
+            parts = tokens.split(counts.tolist())
+            return torch.cat([expert(part)[0] for expert, part in zip(self.experts, parts, strict=True)])
+        ends = counts.cumsum(dim=0, dtype=torch.int32)
         gate, up, down = (
             torch.stack([getattr(expert, name).weight for expert in self.experts]) for name in ("gate", "up", "down")
         )
-        return _grouped(F.silu(_grouped(tokens, gate, counts)) * _grouped(tokens, up, counts), down, counts)
+        return _grouped(F.silu(_grouped(tokens, gate, ends)) * _grouped(tokens, up, ends), down, ends)
 
 
-def _grouped(rows: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
-    """Multiplies groups of rows, each by a matrix of its own.
+def _grouped(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+    """Multiplies groups of rows in bfloat16, each by a matrix of its own.
 
     Args:
         rows: [N, I], group after group.
         weights: As of linear layers, [E, O, I].
-        counts: Rows of each group, [E].
+        ends: Where each group ends, [E] int32.
 
     Returns:
-        [N, O], in autocast's precision if that is on.
+        [N, O], bfloat16.
     """
-    device, width = rows.device.type, weights.shape[1]
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
-    if dtype != torch.bfloat16:  # torch's grouped product is of that alone; here the host waits for the counts
-        parts = rows.split(counts.tolist())
-        return torch.cat([F.linear(part, weight) for part, weight in zip(parts, weights, strict=True)])
+    width = weights.shape[1]
     over_out, over_in = (-size % ALIGNED for size in weights.shape[1:])
     if over_out or over_in:
         rows, weights = F.pad(rows, (0, over_in)), F.pad(weights, (0, over_in, 0, over_out))
-    ends = counts.cumsum(dim=0, dtype=torch.int32)
-    return F.grouped_mm(rows.to(dtype), weights.to(dtype).transpose(1, 2), offs=ends)[:, :width]
+    return F.grouped_mm(rows.bfloat16(), weights.bfloat16().transpose(1, 2), offs=ends)[:, :width]
 
 
 def build_feed_forward(config: ModelConfig) -> FeedForward | MixtureOfExperts:
