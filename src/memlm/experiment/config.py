@@ -137,6 +137,12 @@ class ExperimentConfig(Config):
         for field in () if own is None else TrainConfig.model_fields:
             if field not in OWN and getattr(own, field) != getattr(self.train, field):
                 yield ("train", field), "is the same for all variants; set it under train"
+        memory = self.variants[name].memory
+        if getattr(getattr(memory, "bank", None), "dtype", "float32") != "float32":
+            if self.train.shard != "none":
+                yield ("memory", "bank", "dtype"), f"does not go with train.shard {self.train.shard}; leave one out"
+            if self.train.device == "mps":
+                yield ("memory", "bank", "dtype"), "does not go with train.device mps; leave it out, or use the cpu"
 
     def _match_problems(self, name: str) -> Iterator[tuple[tuple[str, ...], str]]:
         variant = self.variants[name]

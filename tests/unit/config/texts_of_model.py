@@ -101,7 +101,7 @@ WIRING = [
     (
         memory("bank: {type: vectors, entry_length: 4}"),
         "memory.bank.entry_length = 4",
-        "VectorsConfig has no such field. Known: type.",
+        "VectorsConfig has no such field. Known: type, dtype.",
     ),
     (memory("bank: {type: tokens, entry_length: 0}"), "memory.bank.entry_length = 0", at_least(1)),
     (memory("bank: {type: tokens, learned_share: -1}"), "memory.bank.learned_share = -1", at_least(0)),
@@ -158,6 +158,6 @@ WIRING = [
     (
         fusion("type: weighted_sum, d_hidden: 4"),
         "fusion.d_hidden = 4",
-        "WeightedSumConfig has no such field. Known: type.",
+        "WeightedSumConfig has no such field. Known: type, dtype.",
     ),
 ]
