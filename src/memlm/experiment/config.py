@@ -139,10 +139,10 @@ class ExperimentConfig(Config):
                 yield ("train", field), "is the same for all variants; set it under train"
         memory = self.variants[name].memory
         if getattr(getattr(memory, "bank", None), "dtype", "float32") != "float32":
-            if self.train.shard != "none":
-                yield ("memory", "bank", "dtype"), f"does not go with train.shard {self.train.shard}; leave one out"
-            if self.train.device == "mps":
-                yield ("memory", "bank", "dtype"), "does not go with train.device mps; leave it out, or use the cpu"
+            for field, other in (("shard", self.train.shard != "none"), ("device", self.train.device == "mps")):
+                if other:
+                    reason = f"does not go with train.{field}: {getattr(self.train, field)}; leave one of the two out"
+                    yield ("memory", "bank", "dtype"), reason
 
     def _match_problems(self, name: str) -> Iterator[tuple[tuple[str, ...], str]]:
         variant = self.variants[name]

@@ -103,6 +103,11 @@ WIRING = [
         "memory.bank.entry_length = 4",
         "VectorsConfig has no such field. Known: type, dtype.",
     ),
+    (
+        memory("bank: {type: vectors, dtype: float16}"),
+        "memory.bank.dtype = 'float16'",
+        "unknown value 'float16'. Did you mean 'bfloat16'? Known: bfloat16, float32.",
+    ),
     (memory("bank: {type: tokens, entry_length: 0}"), "memory.bank.entry_length = 0", at_least(1)),
     (memory("bank: {type: tokens, learned_share: -1}"), "memory.bank.learned_share = -1", at_least(0)),
     (
@@ -158,6 +163,6 @@ WIRING = [
     (
         fusion("type: weighted_sum, d_hidden: 4"),
         "fusion.d_hidden = 4",
-        "WeightedSumConfig has no such field. Known: type, dtype.",
+        "WeightedSumConfig has no such field. Known: type.",
     ),
 ]
