@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn
-from rich.table import Table
 
 from memlm.cli import screen
 from memlm.errors import ConfigError, Interrupted, RunError
@@ -27,14 +26,14 @@ def command(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", help="stages, layers, steps, growth or decode; may be given many times."),
+        typer.Option("--only", help="Parts: stages, layers, steps, growth or decode; may be given many times."),
     ] = None,
     growth: Annotated[bool, typer.Option("--growth", help="Also how cost grows with slots and with reads.")] = False,
     out: Annotated[Path, typer.Option("--out", help="The folder of all timings.")] = Path("benchmarks"),
     report: Annotated[bool, typer.Option("--report", help="Measure nothing; write docs/performance.md anew.")] = False,
     docs: Annotated[Path, typer.Option("--docs", help="The folder of performance.md.")] = Path("docs"),
 ) -> None:
-    """Time layers, stages and training steps on this device; a result that is wrong gets no time."""
+    """Time layers, stages and training steps on this device. A result that is wrong gets no time."""
     from memlm.bench.shapes import PARTS, SHAPES
 
     for kind, given, known in (("config", config, SHAPES), ("part", only, PARTS)):
@@ -116,13 +115,12 @@ def _print(console: Console, results: Results, keys: set[str]) -> None:
     console.print(f"\n{device}, commit {results.commit}", style="bold")
     for key in (key for key in results.groups if key in keys):
         group = results.groups[key]
-        console.print(_shown(f"{group.part} {group.shape}: {group.sizes}", TABLES[group.part](group)))
+        _show(console, f"{group.part} {group.shape}: {group.sizes}", TABLES[group.part](group))
 
 
-def _shown(title: str, table: tables.Table) -> Table:
-    shown = Table(title=title, title_justify="left")
-    for place, column in enumerate(table.columns):
-        shown.add_column(column, justify="left" if table.is_text(place) else "right")
-    for row in table.rows:
-        shown.add_row(*(cell.text for cell in row))  # the extremes of a time would leave no room for its name
-    return shown
+def _show(console: Console, title: str, table: tables.Table) -> None:
+    rows = [
+        [cell.text for cell in row] for row in table.rows
+    ]  # the extremes of a time would leave no room for its name
+    numbers = [place for place in range(len(table.columns)) if not table.is_text(place)]
+    screen.show_table(console, table.columns, rows, title, table.labels, numbers)

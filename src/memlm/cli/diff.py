@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from memlm.cli import screen
 
@@ -15,7 +14,7 @@ def command(
     run_a: Annotated[Path, typer.Argument(help="A run's folder, e.g. runs/demo/dense-s0.", metavar="RUN")],
     run_b: Annotated[Path, typer.Argument(help="Another one.", metavar="RUN")],
 ) -> None:
-    """Print only what differs in config, code, versions, device, data and results."""
+    """Print what differs between two runs. Config, code, versions, device, data and results are compared."""
     from memlm.experiment.difference import difference
 
     console = screen.output()
@@ -23,12 +22,12 @@ def command(
     if not rows:
         console.print("nothing differs")
         return
-    table = Table("", "", run_a.name, run_b.name)
-    section = ""
-    for row in rows:
-        table.add_row(row.section if row.section != section else "", row.path, _shown(row.a), _shown(row.b))
-        section = row.section
-    console.print(table)
+    sections = [row.section for row in rows]
+    shown = [
+        ["" if row.section == before else row.section, row.path, _shown(row.a), _shown(row.b)]
+        for before, row in zip(["", *sections], rows, strict=False)
+    ]
+    screen.show_table(console, ["", "", run_a.name, run_b.name], shown, labels=4)
 
 
 def _shown(value: object) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from memlm.cli import screen
 from memlm.cli.options import RunArgument, Values, ValuesOption
@@ -15,7 +14,7 @@ from memlm.cli.options import RunArgument, Values, ValuesOption
 
 def command(
     run: RunArgument,
-    tasks: Annotated[list[str], typer.Argument(help="Names of tasks.", metavar="TASK...")],
+    tasks: Annotated[list[str], typer.Argument(help="Names of tasks.", metavar="TASK")],
     include: Annotated[Path | None, typer.Option("--include", help="A folder of your own task files.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Questions of each task, for a try.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Questions at a time.")] = 8,
@@ -31,8 +30,9 @@ def command(
     if as_json:
         typer.echo(json.dumps(results))
         return
-    table = Table("task", "metric", "value")
-    for task, row in results.items():
-        for metric, value in row.items():
-            table.add_row(task, metric.removesuffix(",none"), f"{value:.4f}")
-    screen.output().print(table)
+    rows = [
+        [task, metric.removesuffix(",none"), f"{value:.4f}"]
+        for task, row in results.items()
+        for metric, value in row.items()
+    ]
+    screen.show_table(screen.output(), ["task", "metric", "value"], rows, labels=3)

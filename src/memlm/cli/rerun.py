@@ -6,22 +6,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.console import Console
 
 from memlm.cli import screen
+from memlm.cli.options import RunArgument
 
 if TYPE_CHECKING:
     from memlm.experiment.rerun import Comparison, Rerun
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="A finished run's folder, e.g. runs/demo/dense-s0.", metavar="RUN")],
+    run: RunArgument,
     runs: Annotated[
         Path | None,
         typer.Option("--runs", help="The folder that takes the rerun; .rerun beside the run if not given."),
     ] = None,
 ) -> None:
-    """Repeat a run from its record and compare every loss; the exit code is 1 if they do not agree."""
+    """Repeat a run from its record and compare every loss. The exit code is 1 if they do not agree."""
     from memlm.cli.run import View
     from memlm.experiment.rerun import plan_rerun
 
@@ -34,7 +35,7 @@ def command(
     with view.progress:
         watcher = view.watcher()
         rows = plan.execute(watcher, screen.shows_bars(), screen.command_line())
-    console.print(_table(rows))
+    _show(console, rows)
     console.print(_verdict(plan, rows))
     if not all(row.agrees for row in rows):
         raise typer.Exit(1)
@@ -51,12 +52,13 @@ def _expectation(plan: Rerun) -> list[str]:
     ]
 
 
-def _table(rows: list[Comparison]) -> Table:
-    table = Table("", "recorded", "rerun", "difference", "agrees")
+def _show(console: Console, rows: list[Comparison]) -> None:
+    cells: list[list[str]] = []
     for row in rows:
         difference = "" if row.difference is None else f"{row.difference:.2g}"
-        table.add_row(row.what, _shown(row.recorded), _shown(row.rerun), difference, "yes" if row.agrees else "NO")
-    return table
+        agrees = "yes" if row.agrees else "NO"
+        cells.append([row.what, _shown(row.recorded), _shown(row.rerun), difference, agrees])
+    screen.show_table(console, ["", "recorded", "rerun", "difference", "agrees"], cells, labels=5)
 
 
 def _verdict(plan: Rerun, rows: list[Comparison]) -> str:

@@ -5,14 +5,12 @@ A form names what the server acts on. What else a request asks for is refused, a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json, ValidationError
-from starlette.exceptions import HTTPException
+from pydantic_core import from_json, to_json
 from transformers import PreTrainedTokenizerFast
 
 WITHOUT_EFFECT = frozenset(
@@ -42,8 +40,8 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "truncation": ("disabled",),
 }
 """With which values, beside null and false, a field asks for nothing; the server can do nothing else of it."""
-ELSEWHERE = ("/v1/models", "/health")
-"""What is answered beside requests of text. Transformers' server could also load other models, and unload this one."""
+TOO_LONG = "context_length_exceeded"
+"""OpenAI's name of an error."""
 
 
 def _texts(value: object) -> None:
@@ -80,6 +78,8 @@ class _Asked(_Form):
     """What every kind of request may say."""
 
     prompt_field: ClassVar[str]
+    limit_fields: ClassVar[tuple[str, ...]] = ("max_tokens",)
+    """What says how many tokens may be written; the first that is given counts."""
 
     model: Any = None
     stream: bool | None = None
@@ -92,6 +92,15 @@ class _Asked(_Form):
     def text(self, tokenizer: PreTrainedTokenizerFast) -> str:
         """Returns what the model goes on with."""
         raise NotImplementedError
+
+    def limit(self) -> tuple[str, int] | None:
+        """Returns how many tokens may be written, after the name of what says so; None if nothing does."""
+        for name in self.limit_fields:
+            if (n_tokens := getattr(self, name)) is not None:
+                return name, n_tokens
+        if self.generation_config is None or self.generation_config.max_new_tokens is None:
+            return None
+        return "generation_config.max_new_tokens", self.generation_config.max_new_tokens
 
 
 class _Penalised(_Asked):
@@ -137,6 +146,7 @@ class Chat(_Penalised):
     """The body of ``/v1/chat/completions``."""
 
     prompt_field = "messages"
+    limit_fields = ("max_completion_tokens", "max_tokens")
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: Tokens | None = None
@@ -150,6 +160,7 @@ class Responded(_Asked):
     """The body of ``/v1/responses``."""
 
     prompt_field = "input"
+    limit_fields = ("max_output_tokens",)
 
     input: Annotated[str, Field(min_length=1)] | Annotated[list[Message], Field(min_length=1)]
     instructions: str | None = None
@@ -176,70 +187,63 @@ FORMS: dict[str, type[_Asked]] = {
 }
 
 
-def checked(app: FastAPI, tokenizer: PreTrainedTokenizerFast, positions: int) -> FastAPI:
-    """Has a server refuse bad requests with status 400 before it tries them, and tell every error in OpenAI's form.
+def checked(
+    kind: type[_Asked], body: bytes, tokenizer: PreTrainedTokenizerFast, positions: int
+) -> bytes | JSONResponse:
+    """Returns a request as the server is to answer it, or what tells why it cannot.
+
+    A request that does not say how much is to be written gets what its prompt leaves of the model's length.
 
     Args:
-        app: The server's application.
+        kind: What the request must be.
+        body: What came, JSON.
         tokenizer: The model's.
-        positions: The length that the model was trained on, the most tokens of a prompt.
+        positions: The length that the model was trained on, the most tokens of a prompt and its answer.
     """
-
-    @app.middleware("http")
-    async def refuse(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        path = request.url.path
-        if path not in FORMS and path not in ELSEWHERE:
-            return _error(
-                f"{path}: there is nothing here; this server has {', '.join((*FORMS, *ELSEWHERE))}", status=404
-            )
-        refusal = None
-        if path in FORMS and request.method == "POST":
-            refusal = _refusal(FORMS[path], await request.body(), tokenizer, positions)
-        return refusal or await answer(request)
-
-    @app.exception_handler(HTTPException)
-    async def told(_: Request, error: HTTPException) -> Response:
-        return _error(str(error.detail), status=error.status_code)
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> Response:
-        return _error(f"the server failed ({type(error).__name__}); it has written why", status=500)
-
-    @app.exception_handler(RequestValidationError)
-    async def malformed(_: Request, error: RequestValidationError) -> Response:
-        return _first(error.errors())
-
-    return app
-
-
-def _refusal(form: type[_Asked], body: bytes, tokenizer: PreTrainedTokenizerFast, positions: int) -> Response | None:
-    """Returns what tells why a request cannot be answered, nothing if it can."""
     try:
-        asked = form.model_validate_json(body)
+        asked = kind.model_validate_json(body)
     except ValidationError as error:
-        return _first(error.errors())
+        return first(error.errors())
     for name, value in (asked.model_extra or {}).items():
         if name not in WITHOUT_EFFECT and not _asks_nothing(value, NEUTRAL.get(name, ())):
-            return _error(f"{name}: is not supported by this server; leave it out", name)
+            return refusal(f"{name}: is not supported by this server; leave it out", name)
     n_tokens = len(tokenizer(asked.text(tokenizer)).input_ids)
-    if n_tokens > positions:
-        told = f"has {n_tokens:,} tokens, and the model was trained on texts of {positions:,}; shorten it"
-        return _error(f"{asked.prompt_field}: {told}", asked.prompt_field, code="context_length_exceeded")
-    return None
+    room, limit = positions - n_tokens, asked.limit()
+    most = f"the model's maximum context length is {positions:,} tokens, that of the texts that it was trained on"
+    if room < 1:
+        told = f"{asked.prompt_field}: has {n_tokens:,} tokens, and {most}; shorten it, an answer needs room too"
+        return refusal(told, asked.prompt_field, code=TOO_LONG)
+    if limit is None:
+        return to_json({**from_json(body), asked.limit_fields[0]: room})
+    name, n_wanted = limit
+    if n_wanted > room:
+        told = (
+            f"{name}: {n_wanted:,} tokens after the {n_tokens:,} of {asked.prompt_field}, and {most}; ask for {room:,}"
+        )
+        return refusal(told, name.split(".")[0], code=TOO_LONG)
+    return body
 
 
 def _asks_nothing(value: object, neutral: tuple[object, ...]) -> bool:
     return value is None or value is False or value in neutral
 
 
-def _first(problems: Any) -> Response:
+def first(problems: Any) -> JSONResponse:
     """Returns what tells the first problem that pydantic found."""
     loc, message = problems[0]["loc"], problems[0]["msg"].removeprefix("Value error, ")
     param = str(loc[0]) if loc else None
     where = ".".join(map(str, loc))
-    return _error(f"{where}: {message}" if where else message, param)
+    return refusal(f"{where}: {message}" if where else message, param)
 
 
-def _error(message: str, param: str | None = None, status: int = 400, code: str | None = None) -> Response:
+def refusal(message: str, param: str | None = None, status: int = 400, code: str | None = None) -> JSONResponse:
+    """Returns an error in OpenAI's form.
+
+    Args:
+        message: What is wrong, and how to mend it.
+        param: The field that it is about, if it is about one.
+        status: HTTP's.
+        code: OpenAI's name of this error, if it has one.
+    """
     kind = "invalid_request_error" if status < 500 else "server_error"
     return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status)

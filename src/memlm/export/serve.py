@@ -23,7 +23,7 @@ from transformers.cli.serving.response import ResponseHandler
 from memlm.errors import RunError
 from memlm.experiment.reading import read_finished
 from memlm.experiment.trained import ON_DEVICE, checkpoint_of, default_device, open_tokenizer
-from memlm.export.requests import checked
+from memlm.export.gate import gated
 from memlm.hf import MemlmConfig, MemlmForCausalLM
 from memlm.offload import load
 from memlm.train.checkpoint import WEIGHTS, verify
@@ -57,7 +57,7 @@ def serve(run: Path, host: str, port: int, tell: Callable[[str], None], values: 
     transformers.MemlmForCausalLM = server_class(values)  # pyright: ignore[reportAttributeAccessIssue]
     response.ResponseHandler = Unstreamed
     build = server.build_server
-    server.build_server = lambda *args, **kwargs: checked(build(*args, **kwargs), tokenizer, positions)
+    server.build_server = lambda *args, **kwargs: gated(build(*args, **kwargs), tokenizer, positions)
     # The server calls a model by its path; one relative to the working folder is a name.
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
         _stage(checkpoint, Path(found.name), tokenizer)

@@ -1,5 +1,6 @@
 """`memlm serve`, asked by the official client."""
 
+import asyncio
 import json
 import os
 import re
@@ -8,20 +9,23 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from openai import BadRequestError, OpenAI, UnprocessableEntityError
+from transformers import BatchEncoding
 from typer.testing import CliRunner
 
 from memlm.cli.main import app
 from memlm.errors import MissingDependencyError, RunError
 from memlm.experiment.trained import open_model
-from memlm.export.requests import checked
+from memlm.export.gate import LARGEST, gated
 from memlm.export.serve import server_class
 from memlm.hf import MemlmForCausalLM
 from memlm.offload import HostBank
@@ -217,17 +221,94 @@ def test_a_bad_request_is_told_in_openais_form(client, kind, body, param, messag
     assert (refused.value.param, refused.value.type) == (param, "invalid_request_error")
 
 
-def test_a_prompt_may_be_as_long_as_the_texts_that_the_model_was_trained_on(client, runs):
+CONTEXT = f"the model's maximum context length is {SEQ_LEN} tokens, that of the texts that it was trained on"
+
+
+@pytest.fixture(scope="module")
+def n_of(runs):
+    """Counts the tokens of a text."""
     _, tokenizer = open_model(runs / MODEL, "cpu")
-    n_of = lambda text: len(tokenizer(text).input_ids)  # noqa: E731
-    longest = max(("ka " * n for n in range(1, 40) if n_of("ka " * n) <= SEQ_LEN), key=n_of)
-    found = client.completions.create(model=MODEL, prompt=longest, max_tokens=1)
+    return lambda text: len(tokenizer(text).input_ids)
+
+
+@pytest.fixture(scope="module")
+def longest(n_of):
+    """The longest prompt after which there is room for a token."""
+    return max(("ka " * n for n in range(1, 40) if n_of("ka " * n) < SEQ_LEN), key=n_of)
+
+
+def test_a_prompt_leaves_room_for_an_answer(client, n_of, longest):
+    found = client.completions.create(model=MODEL, prompt=longest, max_tokens=SEQ_LEN - n_of(longest))
     assert found.usage.prompt_tokens == n_of(longest)
     with pytest.raises(BadRequestError) as refused:
         client.completions.create(model=MODEL, prompt=longest + "ka " * 9, max_tokens=1)
     n = n_of(longest + "ka " * 9)
-    told = f"prompt: has {n} tokens, and the model was trained on texts of {SEQ_LEN}; shorten it"
+    told = f"prompt: has {n} tokens, and {CONTEXT}; shorten it, an answer needs room too"
     assert (refused.value.body["message"], refused.value.code) == (told, "context_length_exceeded")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "name"),
+    [
+        ("completions", {"prompt": "ka lo"}, "max_tokens"),
+        ("chat/completions", {"messages": TALK}, "max_tokens"),
+        ("chat/completions", {"messages": TALK, "max_tokens": 1}, "max_completion_tokens"),
+        ("responses", {"input": "ka lo"}, "max_output_tokens"),
+        ("completions", {"prompt": "ka lo"}, "generation_config.max_new_tokens"),
+    ],
+)
+def test_no_more_is_written_than_the_model_was_trained_on(client, n_of, kind, body, name):
+    field, _, inner = name.partition(".")
+    prompt = next(field for field in ("prompt", "messages", "input") if field in body)
+    n = n_of("ka lo" if kind == "completions" else "ka lo\n")
+    wanted = lambda n: json.dumps({inner: n}) if inner else n  # noqa: E731
+    ask = lambda n: client.post(f"/{kind}", body={"model": MODEL} | body | {field: wanted(n)}, cast_to=object)  # noqa: E731
+    ask(SEQ_LEN - n)
+    with pytest.raises(BadRequestError) as refused:
+        ask(SEQ_LEN - n + 1)
+    told = f"{name}: {SEQ_LEN - n + 1} tokens after the {n} of {prompt}, and {CONTEXT}; ask for {SEQ_LEN - n}"
+    assert (refused.value.body["message"], refused.value.param) == (told, field)
+
+
+def test_a_request_that_does_not_say_how_much_gets_what_there_is_room_for(client, greedy, n_of):
+    room = SEQ_LEN - n_of("ka lo\n")
+    assert client.responses.create(model=MODEL, input="ka lo", temperature=0).output_text == greedy("ka lo\n", room)
+    found = client.chat.completions.create(model=MODEL, messages=TALK, temperature=0)
+    assert found.choices[0].message.content == greedy("ka lo\n", room)
+    settings = json.dumps({"do_sample": False})
+    found = client.completions.create(model=MODEL, prompt="ka lo\n", extra_body={"generation_config": settings})
+    assert found.choices[0].text == greedy("ka lo\n", room)
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_a_body_that_is_too_large_is_refused(server, in_pieces):
+    body = json.dumps({"model": MODEL, "prompt": "ka " * LARGEST}).encode()
+    pieces = (body[start : start + 65536] for start in range(0, len(body), 65536))
+    headers = {"Content-Type": "application/json"}
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(f"{server}/completions", pieces if in_pieces else body, headers))
+    assert refused.value.code == 413
+    assert json.load(refused.value)["error"]["message"] == "the request has more than 1,048,576 bytes; shorten it"
+
+
+def test_others_are_answered_while_a_prompt_is_made_tokens():
+    others = threading.Event()
+
+    def slow(text):
+        assert others.wait(PATIENCE_S / 4), "nobody else was answered meanwhile"
+        return BatchEncoding({"input_ids": [0]})
+
+    served = FastAPI()
+    served.get("/health")(others.set)
+    served.post("/v1/completions")(lambda: {})
+
+    async def ask():
+        transport = httpx.ASGITransport(gated(served, slow, SEQ_LEN))
+        async with httpx.AsyncClient(transport=transport, base_url="http://memlm") as asked:
+            answers = await asyncio.gather(asked.post("/v1/completions", json={"prompt": "ka"}), asked.get("/health"))
+        return [answer.status_code for answer in answers]
+
+    assert asyncio.run(ask()) == [200, 200]
 
 
 def test_what_asks_for_nothing_else_is_answered(client, greedy):
@@ -267,7 +348,7 @@ def test_a_failure_of_the_server_is_told_in_openais_form(runs):
     served = FastAPI()
     served.post("/v1/completions")(fail)
     _, tokenizer = open_model(runs / MODEL, "cpu")
-    asked = TestClient(checked(served, tokenizer, SEQ_LEN), raise_server_exceptions=False)
+    asked = TestClient(gated(served, tokenizer, SEQ_LEN), raise_server_exceptions=False)
     answer = asked.post("/v1/completions", json={"prompt": "ka"})
     assert answer.status_code == 500 and answer.json()["error"]["type"] == "server_error"
     assert answer.json()["error"]["message"] == "the server failed (RuntimeError); it has written why"
