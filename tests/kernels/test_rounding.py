@@ -13,6 +13,7 @@ from tests.tolerances import FLOAT32
 SETTINGS = Settings(lr=1e-2, beta1=0.9, beta2=0.95, eps=1e-8)
 EXACT = Settings(lr=2**-14, beta1=0.0, beta2=0.0, eps=0.0)
 """With gradients of one every step of a value is lr, in any order of operations."""
+FIRST = torch.tensor(1)
 DIGIT = 2**-7
 """The distance from one number of 16 bits to the next, relative to the power of two below both."""
 
@@ -24,7 +25,7 @@ def narrow(size, dtype=torch.float32):
 
 
 def test_the_bits_are_even_and_know_no_pattern():
-    bits = torch.stack([random_bits(torch.arange(128), 128, step) for step in range(1, 129)]).double()
+    bits = torch.stack([random_bits(torch.arange(128), 128, torch.tensor(step)) for step in range(1, 129)]).double()
     n = bits.numel()
     assert bits.min() >= 0 and bits.max() < 1 << 16
     shares = torch.stack([(bits.long() >> place & 1).double().mean() for place in range(16)])
@@ -39,14 +40,14 @@ def test_the_bits_are_even_and_know_no_pattern():
 
 def test_rows_beyond_32_bits_of_numbers_have_bits_of_their_own():
     far = torch.tensor([(1 << 23) + 5])  # times 1024 columns: the 2**33rd number
-    assert not torch.equal(random_bits(far, 1024, 1), random_bits(torch.tensor([5]), 1024, 1))
+    assert not torch.equal(random_bits(far, 1024, FIRST), random_bits(torch.tensor([5]), 1024, FIRST))
 
 
 def test_the_mean_of_many_roundings_is_the_number():
     generator = torch.Generator().manual_seed(0)
     numbers = torch.randn(40, 50, generator=generator) * 10.0 ** torch.randint(-12, 12, (40, 50), generator=generator)
     rows, n = torch.randperm(1 << 20, generator=generator)[:40], 4000
-    found = torch.stack([rounded(numbers, rows, step).double() for step in range(1, n + 1)])
+    found = torch.stack([rounded(numbers, rows, torch.tensor(step)).double() for step in range(1, n + 1)])
     digit = 2.0 ** (numbers.abs().log2().floor().double() - 7)
     off = (found.mean(0) - numbers.double()) / digit
     assert (found - numbers).abs().div(digit).max() < 1
@@ -59,7 +60,7 @@ def test_the_mean_of_many_roundings_is_the_number():
 def test_what_16_bits_hold_stays(number):
     numbers = torch.full((300, 40), number)
     numbers.view(torch.int32)[0] |= 0x3FFFFF if math.isnan(number) else 0  # any NaN
-    found = rounded(numbers, torch.arange(300), 7)
+    found = rounded(numbers, torch.arange(300), FIRST)
     torch.testing.assert_close(found.float(), torch.full((300, 40), number), rtol=0, atol=0, equal_nan=True)
 
 

@@ -41,5 +41,5 @@ def rowwise_adamw(
         denominator = second.sqrt_().div_(root).add_(eps)
         updated = values.index_select(0, rows).to(first.dtype).addcdiv_(first, denominator, value=-step_size)
         if values.dtype == torch.bfloat16:
-            updated = rounded(updated, rows, int(step))
+            updated = rounded(updated, rows, step)
         values.index_copy_(0, rows, updated)

@@ -26,16 +26,15 @@ def mix(number: Tensor) -> Tensor:
     return number ^ (number >> 16)
 
 
-def random_bits(rows: Tensor, width: int, step: int) -> Tensor:
-    """Returns 16 random bits for each number of ``rows`` [N], [N, width] int64."""
-    of_step = mix(torch.full((1,), step, dtype=torch.int64, device=rows.device))
-    of_rows = mix((of_step + rows) & LOW)
+def random_bits(rows: Tensor, width: int, step: Tensor) -> Tensor:
+    """Returns 16 random bits for each number of ``rows`` [N] at ``step`` [], [N, width] int64."""
+    of_rows = mix((mix(step.long() & LOW) + rows) & LOW)
     columns = torch.arange(width, device=rows.device)
     return mix((of_rows[:, None] + mix(columns)) & LOW) >> 16
 
 
-def rounded(numbers: Tensor, rows: Tensor, step: int) -> Tensor:
-    """Returns ``numbers`` [N, D] float32 as bfloat16, rounded by the bits of their ``rows`` [N] at ``step``.
+def rounded(numbers: Tensor, rows: Tensor, step: Tensor) -> Tensor:
+    """Returns ``numbers`` [N, D] float32 as bfloat16, rounded by the bits of their ``rows`` [N] at ``step`` [].
 
     What bfloat16 holds, infinities among it, stays as it is, and NaN stays NaN.
     """
