@@ -58,9 +58,10 @@ class Case:
         return Case(self.model, self.train | {"compile": False}, self.by_rows)
 
 
-NARROW = {"type": "vectors", "dtype": "bfloat16"}
 SPARSE = wired("weighted_sum")
 SPARSE["memory"] = SPARSE["memory"] | {"n_keys": 48, "top_k": 2}  # some keys are never chosen
+NARROW = wired("weighted_sum")
+NARROW["memory"] = NARROW["memory"] | {"bank": {"type": "vectors", "dtype": "bfloat16"}}
 CASES = {
     "dense": Case({}),
     "experts": Case({"experts": {"n_experts": 6, "top_k": 1, "balance_weight": 0.0}}),
@@ -70,7 +71,7 @@ CASES = {
     "ngram_hash": Case(wired("weighted_sum", "ngram_hash"), {"accumulation": 2}, by_rows=True),
     "rows": Case(wired("weighted_sum"), {"clip": 0.1}, by_rows=True),
     "rows_joined": Case(wired("gated_mlp"), by_rows=True),
-    "rows_of_16_bits": Case(wired("weighted_sum", bank=NARROW), {"clip": 0.1, "accumulation": 2}, by_rows=True),
+    "rows_of_16_bits": Case(NARROW, {"clip": 0.1, "accumulation": 2}, by_rows=True),
     "tokens": Case(wired("weighted_sum", bank={"type": "tokens"})),
     "frozen": Case(wired("weighted_sum"), {"steps": 7, "train_values_epochs": 1}),
     "columns": Case(wired("weighted_sum"), {"shard": "bank", "clip": 0.1, "accumulation": 2}),
