@@ -59,9 +59,7 @@ class Scored(NamedTuple):
     is_right: np.ndarray
 
 
-def measure(
-    decoder: Decoder, tokenizer: Tokenizer, seq_len: int, world: World, text: Sequence[Sequence[int]]
-) -> Trial:
+def measure(decoder: Decoder, tokenizer: Tokenizer, seq_len: int, world: World, text: Sequence[Sequence[int]]) -> Trial:
     """Returns how well the scores tell known from unknown.
 
     Args:

@@ -87,7 +87,9 @@ def test_the_nearest_read_is_that_of_the_highest_cosine(trained, monkeypatch):
 def test_a_model_is_measured(trained):
     editing = open_editing(trained / "memory-s0")
     editor = editing.editor
-    found = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, editing.world(), editing.training_text(TOKENS))
+    found = measure(
+        editor.model.decoder, editor.tokenizer, editor.seq_len, editing.world(), editing.training_text(TOKENS)
+    )
     told_apart = {row.pop("what"): row for row in found["auroc"]}
     assert {f"{kind.replace('_', ' ')}, as told" for kind in UNKNOWN} <= set(told_apart)
     assert told_apart["unknown entity, as told"]["index"] == told_apart["unknown entity, as told"]["both"] == 1
