@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn
-from rich.table import Table
 
 from memlm.cli import screen
 from memlm.errors import ConfigError, Interrupted, RunError
@@ -116,13 +115,12 @@ def _print(console: Console, results: Results, keys: set[str]) -> None:
     console.print(f"\n{device}, commit {results.commit}", style="bold")
     for key in (key for key in results.groups if key in keys):
         group = results.groups[key]
-        console.print(_shown(f"{group.part} {group.shape}: {group.sizes}", TABLES[group.part](group)))
+        _show(console, f"{group.part} {group.shape}: {group.sizes}", TABLES[group.part](group))
 
 
-def _shown(title: str, table: tables.Table) -> Table:
-    shown = Table(title=title, title_justify="left")
-    for place, column in enumerate(table.columns):
-        shown.add_column(column, justify="left" if table.is_text(place) else "right")
-    for row in table.rows:
-        shown.add_row(*(cell.text for cell in row))  # the extremes of a time would leave no room for its name
-    return shown
+def _show(console: Console, title: str, table: tables.Table) -> None:
+    rows = [
+        [cell.text for cell in row] for row in table.rows
+    ]  # the extremes of a time would leave no room for its name
+    numbers = [place for place in range(len(table.columns)) if not table.is_text(place)]
+    screen.show_table(console, table.columns, rows, title, table.labels, numbers)

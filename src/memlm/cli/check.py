@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from memlm.cli import screen
 from memlm.cli.options import ConfigArgument, Overrides
@@ -56,10 +55,8 @@ def command(
         experiment, timed = solve_steps(experiment, data, suite.tokenizer, device["name"])
         solutions += timed
     prices = {variant: estimate(experiment, variant, data, suite, measure) for variant in experiment.variants}
-    table = Table("", *prices)
-    for quantity, told in _quantities(measure).items():
-        table.add_row(quantity, *(told(price) for price in prices.values()))
-    console.print(table)
+    rows = [[name, *map(told, prices.values())] for name, told in _quantities(measure).items()]
+    screen.show_table(console, ["", *prices], rows)
     _print_matches(console, experiment, solutions)
     if measure:
         each = sum((price.time_s or 0) + (price.evaluate_s or 0) for price in prices.values())
@@ -72,12 +69,12 @@ def _print_matches(console: Console, experiment: ExperimentConfig, solutions: Se
     from memlm.report.tables import compact, duration
 
     if solutions:
-        table = Table("matched", "to", "by", "solved", "target", "reached", "off")
+        rows: list[list[str]] = []
         for s in solutions:
             form = duration if s.by == "wall_clock" else compact
             solved = f"{s.setting} = {s.value:,}"
-            table.add_row(s.variant, s.to, s.by, solved, form(s.target), form(s.reached), f"{100 * s.off:.3f} %")
-        console.print(table)
+            rows.append([s.variant, s.to, s.by, solved, form(s.target), form(s.reached), f"{100 * s.off:.3f} %"])
+        screen.show_table(console, ["matched", "to", "by", "solved", "target", "reached", "off"], rows)
     for solution in solutions:
         if solution.by == "wall_clock":
             varied = f"step times varied by {100 * (solution.spread or 0):.2g} %"
@@ -113,12 +110,12 @@ def _print_preflight(console: Console, experiment: ExperimentConfig, data: Token
     from memlm.train.preflight import require
 
     reports = {variant: preflight_variant(experiment, variant, data) for variant in experiment.variants}
-    table = Table("check", *reports)
-    for row in zip(*(report.outcomes for report in reports.values()), strict=True):
-        table.add_row(row[0].check, *(f"{outcome.status} {outcome.seconds:.2f} s" for outcome in row))
+    rows = [
+        [row[0].check, *(f"{outcome.status} {outcome.seconds:.2f} s" for outcome in row)]
+        for row in zip(*(report.outcomes for report in reports.values()), strict=True)
+    ]
     times = ("remembered" if report.remembered else f"{report.seconds:.1f} s" for report in reports.values())
-    table.add_row("all", *times)
-    console.print(table)
+    screen.show_table(console, ["check", *reports], [*rows, ["all", *times]])
     for variant, report in reports.items():
         for outcome in report.outcomes:
             if outcome.status in ("declared", "skipped"):

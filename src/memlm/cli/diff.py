@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from memlm.cli import screen
 
@@ -23,12 +22,12 @@ def command(
     if not rows:
         console.print("nothing differs")
         return
-    table = Table("", "", run_a.name, run_b.name)
-    section = ""
-    for row in rows:
-        table.add_row(row.section if row.section != section else "", row.path, _shown(row.a), _shown(row.b))
-        section = row.section
-    console.print(table)
+    sections = [row.section for row in rows]
+    shown = [
+        ["" if row.section == before else row.section, row.path, _shown(row.a), _shown(row.b)]
+        for before, row in zip(["", *sections], rows, strict=False)
+    ]
+    screen.show_table(console, ["", "", run_a.name, run_b.name], shown, labels=4)
 
 
 def _shown(value: object) -> str:

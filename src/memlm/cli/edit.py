@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from memlm.cli import screen
 from memlm.cli.screen import beside, shows_bars
@@ -190,11 +189,18 @@ def _list(console: Console, editing: Editing) -> None:
     if not edits:
         console.print("no edits; make one: memlm edit RUN --set 'subject | relation | new answer' (or --replace)")
         return
-    table = Table("edit", "subject", "relation", "before", "now", "rows")
-    for edit in edits:
-        now = edit.answer or "(deleted)"
-        table.add_row(str(edit.id), edit.subject, edit.relation, edit.old or NOTHING, now, str(len(edit.rows)))
-    console.print(table)
+    rows = [
+        [
+            str(edit.id),
+            edit.subject,
+            edit.relation,
+            edit.old or NOTHING,
+            edit.answer or "(deleted)",
+            str(len(edit.rows)),
+        ]
+        for edit in edits
+    ]
+    screen.show_table(console, ["edit", "subject", "relation", "before", "now", "rows"], rows, labels=6)
 
 
 def _try(console: Console, editing: Editing, n: int, names: list[str] | None) -> None:
@@ -206,14 +212,15 @@ def _try(console: Console, editing: Editing, n: int, names: list[str] | None) ->
     subject = editing.subject(n)
     with _bars() as progress:
         results = run_trial(subject, Tuning(), progress, list(chosen.values()), editing.keeper(TRIAL))
-    table = Table("way", "edits", "efficacy", "paraphrase", "neighbourhood", "held-out loss", "fluency", "s an edit")
+    rows: list[list[str]] = []
     for name, measures in results.items():
         for row in measures:
             shares = (_percent(row[field]) for field in ("efficacy", "paraphrase", "neighbourhood"))
             change, fluency = _percent(row["loss_change"], "+.2f"), row["fluency"]
             bits = "-" if fluency is None else f"{fluency:.2f} bits"
-            table.add_row(name, f"{row['edits']}", *shares, change, bits, f"{row['seconds']:.2f}")
-    console.print(table)
+            rows.append([name, f"{row['edits']}", *shares, change, bits, f"{row['seconds']:.2f}"])
+    heads = ["way", "edits", "efficacy", "paraphrase", "neighbourhood", "held-out loss", "fluency", "s an edit"]
+    screen.show_table(console, heads, rows, labels=2)
     _draw(console, editing, TRIAL)
 
 
@@ -225,12 +232,13 @@ def _stream(console: Console, editing: Editing, sets: int, names: list[str] | No
     subject = editing.subject(1)
     with _bars() as progress:
         results = run_stream(subject, sets, Tuning(), progress, chosen, editing.keeper(STREAM))
-    table = Table("way", "new facts", "of the last set", "of all sets", "old facts forgotten")
-    for name, rows in results.items():
-        last = rows[-1]
-        shares = (_percent(last[field]) for field in ("latest", "learned", "forgotten"))
-        table.add_row(name, f"{last['facts']}", *shares)
-    console.print(table)
+    last = {name: measures[-1] for name, measures in results.items()}
+    rows = [
+        [name, f"{row['facts']}", *(_percent(row[field]) for field in ("latest", "learned", "forgotten"))]
+        for name, row in last.items()
+    ]
+    heads = ["way", "new facts", "of the last set", "of all sets", "old facts forgotten"]
+    screen.show_table(console, heads, rows)
     _draw(console, editing, STREAM)
 
 
@@ -261,13 +269,11 @@ def _tell_apart(console: Console, editing: Editing) -> None:
     for part, rows in found.items():
         keep(part, rows)
     first, *names = found["auroc"][0]
-    table = Table("AUROC, or share", *names)
-    for row in found["auroc"]:
-        table.add_row(row[first], *(f"{row[name]:.3f}" for name in names))
-    for row in found["risk"]:
-        if row["coverage"] in SHOWN:
-            table.add_row(f"wrong among the surest {row['coverage']:.0%}", *(f"{row[name]:.3f}" for name in names))
-    console.print(table)
+    measured = [(row[first], row) for row in found["auroc"]]
+    risks = (row for row in found["risk"] if row["coverage"] in SHOWN)
+    measured += [(f"wrong among the surest {row['coverage']:.0%}", row) for row in risks]
+    rows = [[label, *(f"{row[name]:.3f}" for name in names)] for label, row in measured]
+    screen.show_table(console, ["AUROC, or share", *names], rows)
     _draw(console, editing, ABSTENTION)
 
 
@@ -277,11 +283,12 @@ def _demonstrate(console: Console, editing: Editing, n: int) -> None:
 
     with _bars() as progress:
         shown = demonstrate(editing.editor, editing.world(), n, editing.finished.name, progress)
-    table = Table("question", "before", "wanted", "after", "held-out words", "neighbours kept", "undone")
-    for edit in shown.edits:
-        answers = (edit.before, edit.wanted, edit.after, edit.paraphrased)
-        table.add_row(edit.question, *answers, f"{edit.kept} of {edit.neighbours}", edit.undone)
-    console.print(table)
+    heads = ["question", "before", "wanted", "after", "held-out words", "neighbours kept", "undone"]
+    rows = [
+        [e.question, e.before, e.wanted, e.after, e.paraphrased, f"{e.kept} of {e.neighbours}", e.undone]
+        for e in shown.edits
+    ]
+    screen.show_table(console, heads, rows)
     restored = "as before, bit for bit" if shown.is_restored else "NOT as before"
     console.print(f"undone: the logits of every question are {restored}")
     target = editing.finished.run.folder / "edits.html"

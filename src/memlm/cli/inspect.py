@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from memlm.cli import screen
@@ -98,14 +97,14 @@ def _bar() -> Generator[Callable[[int, int], None]]:
 
 
 def _show_reads(console: Console, reads: TextReads, top: int) -> None:
-    table = Table("", "", *(f"layer {layer.layer}" for layer in reads.layers))
+    rows: list[list[str]] = []
     for number, token in enumerate(reads.tokens):
         cells = [
             "\n".join(_head(*head, top) for head in zip(x.slots[number], x.weights[number], strict=True))
             for x in reads.layers
         ]
-        table.add_row(str(number), repr(token)[1:-1] or "⋯", *cells)
-    console.print(table)
+        rows.append([str(number), repr(token)[1:-1] or "⋯", *cells])
+    screen.show_table(console, ["", "", *(f"layer {layer.layer}" for layer in reads.layers)], rows, labels=2)
     console.print(f"slot:weight, the {top} best of each head, a line a head")
 
 
@@ -116,10 +115,8 @@ def _head(slots: list[int], weights: list[float], top: int) -> str:
 def _show_summaries(console: Console, banks: list[BankSummary], top: int) -> None:
     for bank in banks:
         console.print(f"bank {bank.bank}: {bank.n_slots:,} slots, {bank.reads:,} reads counted")
-        table = Table("layer", "slots read", "share")
-        for layer, read in bank.slots_read.items():
-            table.add_row(str(layer), f"{read:,}", f"{read / bank.n_slots:.1%}")
-        console.print(table)
+        rows = [[str(layer), f"{read:,}", f"{read / bank.n_slots:.1%}"] for layer, read in bank.slots_read.items()]
+        screen.show_table(console, ["layer", "slots read", "share"], rows)
         console.print(f"read most: {', '.join(f'{slot} ({reads:,})' for slot, reads in bank.most_read)}\n")
     console.print("more: memlm inspect RUN 'a text', --slot N, --find WORDS, --serve")
 

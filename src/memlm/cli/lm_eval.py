@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from memlm.cli import screen
 from memlm.cli.options import RunArgument, Values, ValuesOption
@@ -31,8 +30,9 @@ def command(
     if as_json:
         typer.echo(json.dumps(results))
         return
-    table = Table("task", "metric", "value")
-    for task, row in results.items():
-        for metric, value in row.items():
-            table.add_row(task, metric.removesuffix(",none"), f"{value:.4f}")
-    screen.output().print(table)
+    rows = [
+        [task, metric.removesuffix(",none"), f"{value:.4f}"]
+        for task, row in results.items()
+        for metric, value in row.items()
+    ]
+    screen.show_table(screen.output(), ["task", "metric", "value"], rows, labels=3)

@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Column, Table
-
 from memlm.cli import screen
 from memlm.cli.options import RunsOption
 
@@ -27,15 +25,14 @@ def command(runs: RunsOption = Path("runs")) -> None:
     if not jobs:
         console.print(f"no background jobs in {runs}; start one with: memlm run CONFIG --detach")
         return
-    columns = [Column(name, no_wrap=True) for name in ("name", "state", "PID", "started")]
-    table = Table(*columns, Column("progress"), Column("log", overflow="fold"))
+    rows: list[list[str]] = []
     for job in jobs:
         state = outcome(job)
         age = datetime.now(UTC) - datetime.fromisoformat(job.started).astimezone()
         started = f"{duration(max(0.0, age.total_seconds()))} ago"
         told = f"on {job.host}" if state == "elsewhere" else state
-        table.add_row(job.name, told, str(job.pid), started, _progress(job, state), str(job.log))
-    console.print(table, soft_wrap=False)  # the last column is broken instead
+        rows.append([job.name, told, str(job.pid), started, _progress(job, state), str(job.log)])
+    screen.show_table(console, ["name", "state", "PID", "started", "progress", "log"], rows, labels=6)
 
 
 def _progress(job: Job, state: Outcome) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.console import Console
 
 from memlm.cli import screen
 
@@ -34,7 +34,7 @@ def command(
     with view.progress:
         watcher = view.watcher()
         rows = plan.execute(watcher, screen.shows_bars(), screen.command_line())
-    console.print(_table(rows))
+    _show(console, rows)
     console.print(_verdict(plan, rows))
     if not all(row.agrees for row in rows):
         raise typer.Exit(1)
@@ -51,12 +51,13 @@ def _expectation(plan: Rerun) -> list[str]:
     ]
 
 
-def _table(rows: list[Comparison]) -> Table:
-    table = Table("", "recorded", "rerun", "difference", "agrees")
+def _show(console: Console, rows: list[Comparison]) -> None:
+    cells: list[list[str]] = []
     for row in rows:
         difference = "" if row.difference is None else f"{row.difference:.2g}"
-        table.add_row(row.what, _shown(row.recorded), _shown(row.rerun), difference, "yes" if row.agrees else "NO")
-    return table
+        agrees = "yes" if row.agrees else "NO"
+        cells.append([row.what, _shown(row.recorded), _shown(row.rerun), difference, agrees])
+    screen.show_table(console, ["", "recorded", "rerun", "difference", "agrees"], cells, labels=5)
 
 
 def _verdict(plan: Rerun, rows: list[Comparison]) -> str:

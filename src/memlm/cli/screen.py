@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Table
 
 UNBOUNDED = 10_000
 """Columns of what is no terminal: a file or a pipe has no edge at which a table would have to be cut."""
@@ -25,7 +25,12 @@ def output() -> Console:
 
 
 def show_table(
-    console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", labels: int = 1
+    console: Console,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str = "",
+    labels: int = 1,
+    numbers: Collection[int] = (),
 ) -> None:
     """Prints a table, no cell of which is cut.
 
@@ -34,21 +39,38 @@ def show_table(
     Args:
         console: What it is printed on.
         columns: The heads.
-        rows: The cells, a text for each column.
+        rows: The cells, a text for each column; one of several lines is broken elsewhere only if it must.
         title: What stands above it.
-        labels: So many columns at the left are in every part.
+        labels: So many columns at the left are in every part. A table of labels alone is whole, its words are broken.
+        numbers: The columns that are aligned at the right.
     """
-    texts = [list(column) for column in zip(columns, *rows, strict=True)]
-    widths = [max(map(cell_len, column)) for column in texts]
-    if _width(widths) > console.width:
-        words = [max(map(cell_len, " ".join(column).split()), default=0) for column in texts]
-        widths = [min(width, max(word, READABLE)) for width, word in zip(widths, words, strict=True)]
-    for number, part in enumerate(_parts(widths, labels, console.width)):
-        heads = (Column(columns[i], width=widths[i], overflow="fold") for i in part)
-        table = Table(*heads, title=title if title and not number else None, title_justify="left")
+    cells = [[cell.split("\n") for cell in column] for column in zip(columns, *rows, strict=True)]
+    widths = [max(cell_len(line) for lines in column for line in lines) for column in cells]
+    least = [min(width, max(_longest(column), READABLE)) for width, column in zip(widths, cells, strict=True)]
+    is_whole = _width(widths) <= console.width
+    for number, part in enumerate(_parts(widths if is_whole else least, labels, console.width)):
+        fitted = _fitted([widths[i] for i in part], [least[i] for i in part], console.width)
+        table = Table(title=title if title and not number else None, title_justify="left")
+        for i, width in zip(part, fitted, strict=True):
+            justify = "right" if i in numbers else "left"
+            table.add_column(columns[i], width=width, overflow="fold", justify=justify)
         for row in rows:
             table.add_row(*(row[i] for i in part))
         console.print(table)
+
+
+def _longest(column: Sequence[Sequence[str]]) -> int:
+    """Returns the width of what should not be broken: of a line in cells of several lines, of a word in others."""
+    return max((cell_len(text) for lines in column for text in (lines if lines[1:] else lines[0].split())), default=0)
+
+
+def _fitted(widths: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """Returns widths that fit: the widest column gives way, those at their least when all are."""
+    fitted = list(widths)
+    while _width(fitted) > room and max(fitted) > 1:
+        widest = max(range(len(fitted)), key=lambda i: (fitted[i] > least[i], fitted[i]))
+        fitted[widest] -= 1
+    return fitted
 
 
 def _parts(widths: Sequence[int], labels: int, room: int) -> Iterator[list[int]]:

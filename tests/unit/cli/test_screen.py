@@ -44,6 +44,44 @@ def test_a_word_that_is_longer_than_the_screen_is_folded():
     assert sum(line.count("a") for line in text.splitlines() if "─" not in line) >= 90 and "…" not in text
 
 
+def test_the_widest_column_gives_way_first_and_a_table_of_labels_is_whole():
+    console = Console(file=io.StringIO(), width=60, soft_wrap=True)
+    path = "model.memory." + "x" * 40
+    screen.show_table(console, ["what", "here", "there"], [["section", path, "0.25"], ["other", "1", "2"]], labels=3)
+    text = console.file.getvalue()
+    assert max(map(cell_len, text.splitlines())) == 60 and text.count("┏") == 1
+    assert "│ section │" in text and "│ 0.25  │" in text and "│ other   │ 1 " in text
+    assert text.count("x") == 40
+
+
+def test_lines_of_a_cell_are_broken_only_if_they_must_be():
+    console = Console(file=io.StringIO(), width=60, soft_wrap=True)
+    lines = ["1:0.5  2:0.25  3:0.125  4:0.062", "5:0.5  6:0.25  7:0.125  8:0.062"]
+    screen.show_table(console, ["token", "layer 0", "layer 1"], [["a", "\n".join(lines), "\n".join(lines)]])
+    text = console.file.getvalue()
+    assert [text.count(line) for line in lines] == [2, 2] and text.count("┏") == 2
+
+
+def test_numbers_end_at_the_right():
+    console = Console(file=io.StringIO(), width=60, soft_wrap=True)
+    screen.show_table(console, ["name", "ms"], [["a", "1.5"], ["b", "1,000.5"]], numbers=[1])
+    assert "│ a    │     1.5 │" in console.file.getvalue()
+
+
+def test_every_table_is_shown_by_the_screen():
+    modules = Path(screen.__file__).parent.glob("*.py")
+    assert [module.name for module in modules if "rich.table" in module.read_text("utf-8")] == ["screen.py"]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_what_differs_stands_side_by_side(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    runs = [RECORD / name for name in ("gated_mlp-replace-learned-s0", "dense-gated_mlp-parallel-s1")]
+    text = CliRunner().invoke(app, ["diff", *map(str, runs)], catch_exceptions=False).stdout
+    assert max(map(cell_len, text.splitlines())) <= width and "…" not in text and text.count("┏") == 1
+    assert re.search(r"parameters +│ 14223620 +│ 7997696", text)
+
+
 def test_what_is_piped_has_no_edge(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     done = CliRunner().invoke(app, ["compare", str(RECORD)], catch_exceptions=False)
