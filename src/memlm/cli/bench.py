@@ -26,14 +26,14 @@ def command(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", help="stages, layers, steps, growth or decode; may be given many times."),
+        typer.Option("--only", help="Parts: stages, layers, steps, growth or decode; may be given many times."),
     ] = None,
     growth: Annotated[bool, typer.Option("--growth", help="Also how cost grows with slots and with reads.")] = False,
     out: Annotated[Path, typer.Option("--out", help="The folder of all timings.")] = Path("benchmarks"),
     report: Annotated[bool, typer.Option("--report", help="Measure nothing; write docs/performance.md anew.")] = False,
     docs: Annotated[Path, typer.Option("--docs", help="The folder of performance.md.")] = Path("docs"),
 ) -> None:
-    """Time layers, stages and training steps on this device; a result that is wrong gets no time."""
+    """Time layers, stages and training steps on this device. A result that is wrong gets no time."""
     from memlm.bench.shapes import PARTS, SHAPES
 
     for kind, given, known in (("config", config, SHAPES), ("part", only, PARTS)):

@@ -29,7 +29,7 @@ def command(
     seed: SeedOption = None,
     values: ValuesOption = Values.DEVICE,
 ) -> None:
-    """Talk with a run's model: each line is a message, and the model goes on with the whole conversation.
+    """Talk with a run's model. Each line is a message, and the model goes on with the whole conversation.
 
     It was trained to go on with text, not to answer. An empty line starts over, Ctrl+D ends it.
     """

@@ -25,7 +25,7 @@ def command(
     measure: Annotated[bool, typer.Option(help="Take a few steps on the device to estimate time and memory.")] = True,
     preflight: Annotated[bool, typer.Option(help="Try a small copy of each variant; refuse one with a fault.")] = False,
 ) -> None:
-    """Check a config and its data, and print each variant's parameters, FLOPs, bytes, time and peak memory."""
+    """Check a config and its data, and print what variants cost. In parameters, FLOPs, bytes, time and peak memory."""
     from memlm.experiment.config import load_experiment
 
     experiment = load_experiment(config, override or [])

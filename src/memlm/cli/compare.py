@@ -18,7 +18,7 @@ ExperimentArgument = Annotated[Path, typer.Argument(help="The experiment's folde
 
 
 def command(folder: ExperimentArgument) -> None:
-    """Print the comparison of an experiment from its records; no model and no GPU is needed."""
+    """Print the comparison of an experiment from its records. No model and no GPU is needed."""
     print_comparison(screen.output(), folder)
 
 

@@ -14,7 +14,7 @@ def command(
     run_a: Annotated[Path, typer.Argument(help="A run's folder, e.g. runs/demo/dense-s0.", metavar="RUN")],
     run_b: Annotated[Path, typer.Argument(help="Another one.", metavar="RUN")],
 ) -> None:
-    """Print only what differs in config, code, versions, device, data and results."""
+    """Print what differs between two runs. Config, code, versions, device, data and results are compared."""
     from memlm.experiment.difference import difference
 
     console = screen.output()

@@ -26,7 +26,7 @@ def command(
     override: Overrides = None,
     runs: RunsOption = Path("runs"),
 ) -> None:
-    """Check device, versions, optional packages, disk and, with a CONFIG, its data; changes nothing."""
+    """Check device, versions, optional packages and disk. With a CONFIG its data too; nothing is changed."""
     from memlm.experiment import environment
 
     console = screen.output()

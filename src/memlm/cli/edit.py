@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from memlm.cli import screen
-from memlm.cli.screen import beside, shows_bars
 from memlm.errors import EditError
 
 if TYPE_CHECKING:
@@ -210,7 +208,7 @@ def _try(console: Console, editing: Editing, n: int, names: list[str] | None) ->
 
     chosen = _chosen({kind.name: kind for kind in METHODS}, names)
     subject = editing.subject(n)
-    with _bars() as progress:
+    with screen.stages() as progress:
         results = run_trial(subject, Tuning(), progress, list(chosen.values()), editing.keeper(TRIAL))
     rows: list[list[str]] = []
     for name, measures in results.items():
@@ -230,7 +228,7 @@ def _stream(console: Console, editing: Editing, sets: int, names: list[str] | No
 
     chosen = _chosen(WAYS, names)
     subject = editing.subject(1)
-    with _bars() as progress:
+    with screen.stages() as progress:
         results = run_stream(subject, sets, Tuning(), progress, chosen, editing.keeper(STREAM))
     last = {name: measures[-1] for name, measures in results.items()}
     rows = [
@@ -281,7 +279,7 @@ def _demonstrate(console: Console, editing: Editing, n: int) -> None:
     from memlm.edit.demo import demonstrate, page
     from memlm.storage import write_text
 
-    with _bars() as progress:
+    with screen.stages() as progress:
         shown = demonstrate(editing.editor, editing.world(), n, editing.finished.name, progress)
     heads = ["question", "before", "wanted", "after", "held-out words", "neighbours kept", "undone"]
     rows = [
@@ -298,18 +296,3 @@ def _demonstrate(console: Console, editing: Editing, n: int) -> None:
 
 def _percent(share: float | None, form: str = ".1f") -> str:
     return "-" if share is None else f"{100 * share:{form}} %"
-
-
-@contextmanager
-def _bars() -> Generator[Callable[[str, int, int], None]]:
-    """Lends what shows how far each part of a long work is."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=beside(), disable=not shows_bars()) as shown:
-        tasks: dict[str, TaskID] = {}
-
-        def show(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = shown.add_task(name, total=total)
-            shown.update(tasks[name], completed=done)
-
-        yield show

@@ -21,7 +21,7 @@ def command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Evaluate a memory model on its run's held-out text: as it is, memory off, and with its values held elsewhere."""
+    """Evaluate a memory model on its run's held-out text. As it is, memory off, and with its values held elsewhere."""
     from memlm.experiment.held_out import held_out
 
     rows = []

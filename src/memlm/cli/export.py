@@ -14,7 +14,7 @@ def command(
     run: RunArgument,
     folder: Annotated[Path, typer.Argument(help="The new folder.", metavar="DIR")],
 ) -> None:
-    """Write a run's model as a folder that transformers loads without memlm: weights, code, tokenizer, model card."""
+    """Write a run's model as a folder that needs no memlm. It has weights, code, tokenizer and a model card."""
     from memlm.export.folder import export_run
 
     export_run(run, folder)

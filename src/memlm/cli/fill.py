@@ -17,14 +17,14 @@ MOST_ASKED = 20_000
 
 def command(
     database: Annotated[Path, typer.Argument(help="JSON or JSON Lines of sentences.", metavar="DATABASE")],
-    n_keys: Annotated[int, typer.Option(help="Keys of a half, as of the memory.", min=2)] = 256,
-    d_key: Annotated[int, typer.Option(help="Width of a query, as of the memory.", min=2)] = 128,
-    learned_share: Annotated[float, typer.Option(help="As of the bank.", min=0, max=0.99)] = 0.25,
+    n_keys: Annotated[int, typer.Option(help="Keys of each half, as the memory has them.", min=2)] = 256,
+    d_key: Annotated[int, typer.Option(help="Width of a query, as the memory has it.", min=2)] = 128,
+    learned_share: Annotated[float, typer.Option(help="Share of slots that hold no entry.", min=0, max=0.99)] = 0.25,
     paraphrases: Annotated[
         Path | None, typer.Option(help="JSON Lines with a sentence's `text` and another wording, `paraphrase`.")
     ] = None,
 ) -> None:
-    """Place a database's sentences in cells of product keys and keep that for runs; say how many are found again."""
+    """Place a database's sentences in cells of product keys. It is kept for runs; how many are found again is told."""
     if d_key % 2:
         raise typer.BadParameter("must be even: the query is split in two halves", param_hint="--d-key")
     from memlm.bank.tokens import TokensConfig

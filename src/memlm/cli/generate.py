@@ -23,9 +23,7 @@ from memlm.errors import RunError
 
 def command(
     run: RunArgument,
-    prompt: Annotated[
-        str | None, typer.Argument(help="The text; from a pipe if not given.", metavar="[PROMPT]")
-    ] = None,
+    prompt: Annotated[str | None, typer.Argument(help="The text; from a pipe if not given.", metavar="PROMPT")] = None,
     new_tokens: NewTokensOption = 100,
     temperature: TemperatureOption = 0.8,
     top_k: TopKOption = 0,

@@ -9,22 +9,20 @@ import typer
 from rich.progress import MofNCompleteColumn
 
 from memlm.cli import screen
+from memlm.cli.options import Overrides
 
 
 def command(
     dense: Annotated[Path, typer.Argument(help="The folder of a Llama- or Qwen-like model.", metavar="DENSE_MODEL")],
     folder: Annotated[Path, typer.Argument(help="The new folder.", metavar="DIR")],
     config: Annotated[Path, typer.Option("--config", help="What is added and how it is trained: a YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--override", "-o", help="Change a setting: -o lr=1e-4; may be given many times."),
-    ] = None,
+    override: Overrides = None,
 ) -> None:
-    """Add a memory to a Hugging Face model, train the memory alone, and write a folder that loads without memlm."""
+    """Add a memory to a Hugging Face model, and train it alone. The folder that is written loads without memlm."""
     from memlm.config.load import read, validate
     from memlm.model.graft import GraftConfig
 
-    settings = validate(read(config, overrides or ()), GraftConfig)
+    settings = validate(read(config, override or ()), GraftConfig)
     from memlm.graft.graft import graft
 
     bars = screen.bars(screen.beside(), MofNCompleteColumn())

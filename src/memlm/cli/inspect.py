@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from memlm.cli import screen
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     run: Annotated[Path, typer.Argument(help="A run's folder, e.g. runs/demo/gated_mlp-s0.", metavar="RUN")],
-    text: Annotated[str | None, typer.Argument(help="Show what this text reads.", metavar="[TEXT]")] = None,
+    text: Annotated[str | None, typer.Argument(help="Show what this text reads.", metavar="TEXT")] = None,
     slot: Annotated[int | None, typer.Option("--slot", help="Show what is known of this slot.")] = None,
     find: Annotated[str | None, typer.Option("--find", help="Find slots by words in entries and contexts.")] = None,
     bank: Annotated[int, typer.Option("--bank", help="The bank of --slot and --find.")] = 0,
@@ -37,7 +36,7 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     serve: Annotated[bool, typer.Option("--serve", help="Show it all as a page, on this machine alone.")] = False,
     port: Annotated[int, typer.Option("--port", help="The page's port; one that is free if not given.")] = 0,
 ) -> None:
-    """Show which slots a text reads, where a slot is read, who wrote it, and how evenly slots are used."""
+    """Show which slots a text reads, and where a slot is read. Also who wrote it, and how evenly slots are used."""
     if sum((text is not None, slot is not None, find is not None, serve)) > 1:
         raise RunError("give one of TEXT, --slot, --find and --serve")
     if serve:
@@ -84,16 +83,9 @@ def _open(folder: Path, tokens: str) -> Inspection:
         max_tokens = TypeAdapter(Count).validate_python(tokens)
     except ValidationError:
         raise RunError(f"--tokens {tokens}: is no number of tokens; write it as 500k or 2M") from None
-    with _bar() as progress:
-        return open_inspection(folder, max_tokens, progress, shows_bars=screen.shows_bars())
-
-
-@contextmanager
-def _bar() -> Generator[Callable[[int, int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=screen.beside(), transient=True, disable=not screen.shows_bars()) as bars:
-        task = bars.add_task("reading the training text", total=None, visible=False)
-        yield lambda done, total: bars.update(task, completed=done, total=total, visible=True)
+    with screen.stages() as progress:
+        reading = partial(progress, "reading the training text")
+        return open_inspection(folder, max_tokens, reading, shows_bars=screen.shows_bars())
 
 
 def _show_reads(console: Console, reads: TextReads, top: int) -> None:

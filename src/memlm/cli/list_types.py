@@ -21,8 +21,12 @@ TYPES: dict[str, Registry[Config]] = {
 KINDS = (*TYPES, "corpora")
 
 
-def command(kind: Annotated[str, typer.Argument(help="memories, banks, encoders, fusions or corpora")]) -> None:
-    """List the memories, banks, encoders, fusions or built-in corpora, with their settings."""
+def command(
+    kind: Annotated[
+        str, typer.Argument(help="What is listed: memories, banks, encoders, fusions or corpora.", metavar="KIND")
+    ],
+) -> None:
+    """List memories, banks, encoders, fusions or built-in corpora. Settings and defaults are told of each."""
     console = screen.output()
     if kind in TYPES:
         _list_types(console, TYPES[kind])

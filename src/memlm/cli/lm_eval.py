@@ -14,7 +14,7 @@ from memlm.cli.options import RunArgument, Values, ValuesOption
 
 def command(
     run: RunArgument,
-    tasks: Annotated[list[str], typer.Argument(help="Names of tasks.", metavar="TASK...")],
+    tasks: Annotated[list[str], typer.Argument(help="Names of tasks.", metavar="TASK")],
     include: Annotated[Path | None, typer.Option("--include", help="A folder of your own task files.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Questions of each task, for a try.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Questions at a time.")] = 8,

@@ -22,7 +22,12 @@ ConfigArgument = Annotated[Path, typer.Argument(help="The experiment's YAML file
 RunArgument = Annotated[Path, typer.Argument(help="A finished run's folder, e.g. runs/demo/dense-s0.", metavar="RUN")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--override", "-o", help="Change a setting: -o train.lr=1e-3; may be given many times."),
+    typer.Option(
+        "--override",
+        "-o",
+        metavar="SETTING=VALUE",
+        help="Change a setting, by its dotted name in the YAML; may be given many times.",
+    ),
 ]
 RunsOption = Annotated[Path, typer.Option("--runs", help="The folder of all experiments.")]
 ValuesOption = Annotated[

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def command(runs: RunsOption = Path("runs")) -> None:
-    """List the jobs started with --detach: whether each runs, finished, failed, was stopped or killed, and how far."""
+    """List the jobs started with --detach. Each is running, finished, failed, stopped or killed; how far is told."""
     from memlm.experiment.jobs import list_jobs
     from memlm.experiment.progress import outcome
     from memlm.report.tables import duration

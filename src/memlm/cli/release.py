@@ -13,7 +13,7 @@ from memlm.cli import screen
 def command(
     recorded: Annotated[
         list[Path],
-        typer.Argument(help="Finished runs of one experiment: a memory model and its dense control.", metavar="RUN..."),
+        typer.Argument(help="Finished runs of one experiment: a memory model and its dense control.", metavar="RUN"),
     ],
     folder: Annotated[Path, typer.Option("--to", help="The new folder.", metavar="DIR")],
     runs: Annotated[
@@ -21,7 +21,7 @@ def command(
         typer.Option("--runs", help="The folder that takes the reruns; .rerun beside the runs if not given."),
     ] = None,
 ) -> None:
-    """Make runs again from their records and write the models, with hashes; exit code 1 if numbers are other ones."""
+    """Make runs again from their records and write the models. With hashes; the exit code is 1 if numbers differ."""
     from memlm.cli.run import View
     from memlm.export.release import plan_release, rebuild, write_release
 

@@ -8,7 +8,7 @@ from memlm.cli.compare import ExperimentArgument
 
 
 def command(folder: ExperimentArgument) -> None:
-    """Write report.md and report.html from the records of an experiment."""
+    """Write report.md and report.html from an experiment's records."""
     from memlm.report.page import write_report
 
     for path in write_report(folder):

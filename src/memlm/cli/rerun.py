@@ -9,19 +9,20 @@ import typer
 from rich.console import Console
 
 from memlm.cli import screen
+from memlm.cli.options import RunArgument
 
 if TYPE_CHECKING:
     from memlm.experiment.rerun import Comparison, Rerun
 
 
 def command(
-    run: Annotated[Path, typer.Argument(help="A finished run's folder, e.g. runs/demo/dense-s0.", metavar="RUN")],
+    run: RunArgument,
     runs: Annotated[
         Path | None,
         typer.Option("--runs", help="The folder that takes the rerun; .rerun beside the run if not given."),
     ] = None,
 ) -> None:
-    """Repeat a run from its record and compare every loss; the exit code is 1 if they do not agree."""
+    """Repeat a run from its record and compare every loss. The exit code is 1 if they do not agree."""
     from memlm.cli.run import View
     from memlm.experiment.rerun import plan_rerun
 

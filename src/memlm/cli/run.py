@@ -28,12 +28,12 @@ def command(
     config: ConfigArgument,
     override: Overrides = None,
     runs: RunsOption = Path("runs"),
-    detach: Annotated[bool, typer.Option("--detach", help="Run in the background; follow with: memlm logs")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Run in the background; memlm logs follows it.")] = False,
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Runs at a time, each in its own process, by Ray; 0: one, here.")
     ] = 0,
 ) -> None:
-    """Train and evaluate every variant with every seed; finished runs are kept, and a report is written."""
+    """Train and evaluate every variant with every seed. Finished runs are kept, and a report is written."""
     from memlm.experiment.config import load_experiment
 
     launcher.require_sound()

@@ -5,11 +5,21 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 UNBOUNDED = 10_000
@@ -105,6 +115,22 @@ def bars(console: Console, *columns: ProgressColumn) -> Progress:
     return Progress(
         TextColumn("{task.description}"), BarColumn(), *columns, TimeElapsedColumn(), *left, console=console
     )
+
+
+@contextmanager
+def stages() -> Generator[Callable[[str, int, int], None]]:
+    """Lends what is told how many steps of how many are done of a stage, and shows a bar for each stage."""
+    shown = bars(beside(), TaskProgressColumn())
+    shown.disable = not shows_bars()
+    tasks: dict[str, TaskID] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            tasks[stage] = shown.add_task(stage, total=total)
+        shown.update(tasks[stage], completed=done, total=total)
+
+    with shown:
+        yield show
 
 
 def eta(progress: Progress) -> str:

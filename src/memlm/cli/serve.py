@@ -20,7 +20,7 @@ def command(
     ] = "127.0.0.1",
     values: ValuesOption = Values.DEVICE,
 ) -> None:
-    """Serve a run's model to OpenAI clients on this machine: chat, completions, streaming."""
+    """Serve a run's model to OpenAI clients on this machine. They may chat, complete texts, and stream."""
     for package in ("fastapi", "uvicorn", "openai"):
         optional(package, "serve", "memlm serve")
     from memlm.export.serve import serve

@@ -21,7 +21,7 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Kill it if it does not end by itself in 5 seconds.")] = False,
     runs: RunsOption = Path("runs"),
 ) -> None:
-    """End a job: it finishes its step and notes in its record that it was interrupted."""
+    """End a job. It finishes its step and notes in its record that it was interrupted."""
     from memlm.experiment.jobs import find_job, stop
 
     job = find_job(runs, name)

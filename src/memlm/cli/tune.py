@@ -29,7 +29,7 @@ def command(
     seed: Annotated[int | None, typer.Option(help="Decides the rates that are tried (tune.seed).")] = None,
     runs: RunsOption = Path("runs"),
 ) -> None:
-    """Tune the learning rates of every variant on text that runs do not see; finished trials are kept."""
+    """Tune the learning rates of every variant. The text is one that runs do not see; finished trials are kept."""
     from memlm.experiment.config import load_experiment
 
     given = {"trials": trials, "steps": steps, "seed": seed}

@@ -177,6 +177,9 @@ def read_plan(folder: Path) -> Plan:
     """
     path = inside(folder, "experiment.json")
     if not path.exists():
+        above = folder.resolve().parent
+        if (folder / "record.json").exists() and (above / "experiment.json").exists():
+            raise RunError(f"{folder}: is a single run; give the folder of its experiment: {above}")
         raise RunError(f"{folder}: no experiment here (there is no experiment.json)")
     return read_checked(Plan, path)
 

@@ -68,6 +68,20 @@ def test_numbers_end_at_the_right():
     assert "│ a    │     1.5 │" in console.file.getvalue()
 
 
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_a_bar_for_each_stage_where_somebody_sees_it(monkeypatch, is_watched):
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    monkeypatch.setattr(screen, "beside", lambda: console)
+    monkeypatch.setattr(screen, "shows_bars", lambda: is_watched)
+    with screen.stages() as tell:
+        for done in range(3):
+            tell("reading", done, 2)
+        tell("writing", 1, 4)
+    last = console.file.getvalue().rpartition("reading")[2]
+    assert ("100%" in last and "writing" in last and "25%" in last) is is_watched
+    assert bool(console.file.getvalue().strip()) is is_watched
+
+
 def test_every_table_is_shown_by_the_screen():
     modules = Path(screen.__file__).parent.glob("*.py")
     assert [module.name for module in modules if "rich.table" in module.read_text("utf-8")] == ["screen.py"]

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from fabricate import LOSSES, SEEDS, edit_record, loss_of
@@ -81,6 +82,17 @@ def test_broken_files_are_named(folder):
     (folder / "experiment.json").write_text("[]")
     with pytest.raises(RunError, match=r"experiment\.json"):
         read_experiment(folder)
+    with pytest.raises(RunError, match="no experiment here"):
+        read_experiment(folder.parent)
+
+
+def test_where_an_experiment_is_wanted_a_run_leads_to_it(folder, monkeypatch):
+    monkeypatch.chdir(folder / "dense-s0")
+    for run in (folder / "dense-s0", Path()):
+        with pytest.raises(RunError) as refused:
+            read_experiment(run)
+        assert str(refused.value) == f"{run}: is a single run; give the folder of its experiment: {folder}"
+    (folder / "experiment.json").unlink()
     with pytest.raises(RunError, match="no experiment here"):
         read_experiment(folder / "dense-s0")
 
