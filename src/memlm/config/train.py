@@ -77,8 +77,8 @@ class TrainConfig(Config):
     revive_every: Every = Field(default=0, ge=0)
     """Interval at which keys that no token chose become copies of well-used ones, if the memory can; as the others."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the forward pass; auto is bf16 on a GPU that has it and fp32 elsewhere. Parameters are fp32, but for
-    a bank's values if its `dtype` says so."""
+    """Arithmetic of the forward pass; auto is bf16 on a GPU that has it and fp32 elsewhere. Parameters are fp32, but
+    for a bank's values if its `dtype` says so."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to train."""
     compile: bool = False
