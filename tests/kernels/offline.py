@@ -88,10 +88,10 @@ def gather_joined(width, *sizes):
     gather_joined(half(len(slots), width), values, slots, scales).sum().backward()
 
 
-def rowwise_adamw(n_slots, width, capacity):
+def rowwise_adamw(n_slots, width, capacity, dtype=torch.float32):
     from memlm.kernels.rowwise_adamw import RowGradient, Settings, rowwise_adamw
 
-    table = [torch.zeros(n_slots, width) for _ in range(3)]
+    table = [torch.zeros(n_slots, width, dtype=each) for each in (dtype, torch.float32, torch.float32)]
     count = torch.zeros(1, dtype=torch.int32)
     gradient = RowGradient(torch.zeros(capacity, dtype=torch.int64), torch.zeros(capacity, width), count)
     rowwise_adamw(*table, gradient, torch.ones(()), torch.ones(()), Settings(1e-3, 0.9, 0.95, 1e-8))
@@ -112,6 +112,7 @@ SIZES = {
         "gather_joined": lambda: gather_joined(512, 32768, 8, 128, 65536),
         "fetch_rows": lambda: fetch_rows(32768, 128, 65536, 4096),
         "rowwise_adamw": lambda: rowwise_adamw(65536, 128, 65536),
+        "rowwise_adamw, 16 bits": lambda: rowwise_adamw(65536, 128, 65536, torch.bfloat16),
         "product_key_select": lambda: product_key_select(32768, 1, 64, 256, 8),
         "product_key_select, many keys": lambda: product_key_select(512, 1, 64, 1024, 8),
         "read_attention": lambda: read_attention(32768, 8, 8, 128),
@@ -120,6 +121,7 @@ SIZES = {
         "weighted_lookup": lambda: weighted_lookup(512, 128, 1024, 4096, dtype=torch.bfloat16),
         "integers": lambda: integers(256, 128, 1024, 4096),
         "rowwise_adamw": lambda: rowwise_adamw(4096, 1024, 4096),
+        "rowwise_adamw, 16 bits": lambda: rowwise_adamw(4096, 1024, 4096, torch.bfloat16),
         "product_key_select": lambda: product_key_select(8192, 4, 128, 1024, 32),
         "read_attention": lambda: read_attention(8192, 64, 64, 128),
     },

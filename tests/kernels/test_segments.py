@@ -100,6 +100,22 @@ def test_compact_gradients_hold_the_same_rows_and_zeros(size, dtype, wide, monke
         assert_near(products, weights)
 
 
+@pytest.mark.parametrize("of_grad", DTYPES)
+@pytest.mark.parametrize("size", SIZES)
+def test_values_of_16_bits_have_a_compact_gradient_of_32(size, of_grad):
+    reads = draw(*size, traffic="zipf", dtype=torch.bfloat16)
+    reads = reads._replace(grad=reads.grad.to(of_grad))
+    compact = compact_of(reads, dtype=torch.float32)
+    right, weights = exact(reads)
+    expected = torch.zeros(compact.carrier.shape, dtype=torch.float64, device=DEVICE)
+    expected[compact.positions.flatten().long()] = right[reads.slots.flatten()]
+    plain = segments.reference(reads.grad, SUMMED, *reads[:3], compact.positions, compact.carrier)
+    for sums, products in (fast(reads, SUMMED, compact.positions, compact.carrier), plain):
+        assert sums.dtype == torch.float32
+        assert_near(sums, expected)
+        assert_near(products, weights)
+
+
 @pytest.mark.parametrize("wide", [False, True])
 def test_weights_of_a_table_that_does_not_learn(wide):
     from memlm.kernels import segments_fast

@@ -34,6 +34,21 @@ def test_the_fast_version_reads_tables_of_any_strides():
 
 
 @pytest.mark.parametrize("size", SIZES_OF_READS)
+def test_sums_of_16_bits_can_come_in_32(size):
+    from memlm.kernels.weighted_lookup import fast, reference
+
+    reads = draw(*size, dtype=torch.bfloat16)
+    right = (reads.values.double()[reads.slots] * reads.weights.double()[..., None]).sum(1)
+    for found in (
+        fast.weighted_lookup(*reads[:3], torch.float32),
+        reference.weighted_lookup(*reads[:3], torch.float32),
+        weighted_lookup(*reads[:3], dtype=torch.float32),
+    ):
+        assert found.dtype == torch.float32
+        assert_near(found, right)
+
+
+@pytest.mark.parametrize("size", SIZES_OF_READS)
 def test_integers_are_read_as_numbers(size):
     from memlm.kernels.weighted_lookup import fast
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
+import torch
 from torch import Tensor, nn
 
 from memlm.config.base import Config
@@ -46,11 +47,22 @@ class Bank(nn.Module, ABC):
     Args:
         n_slots: Rows, S.
         d_value: Width of a row.
+
+    Attributes:
+        read_dtype: What reads come in where autocast does not say, for values in fewer bits than the rest of the model;
+            None: as the values. It follows the model, as in ``model.to(torch.bfloat16)``.
     """
+
+    read_dtype: torch.dtype | None = None
 
     def __init__(self, n_slots: int, d_value: int) -> None:
         super().__init__()
         self.n_slots, self.d_value = n_slots, d_value
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        if self.read_dtype is not None:
+            self.read_dtype = fn(torch.empty(0, dtype=self.read_dtype)).dtype
+        return super()._apply(fn, recurse)
 
     @abstractmethod
     def reset_parameters(self) -> None:
@@ -83,7 +95,7 @@ class Bank(nn.Module, ABC):
     def gather(self, slots: Tensor, scales: Tensor | None = None) -> Tensor:
         """Returns the rows ``slots`` [..., R], each times its scale [..., R] if given, as [..., R, d_value]."""
         values, places, compact = self.rows(slots)
-        nothing = values.new_empty(*slots.shape[:-1], 0)
+        nothing = values.new_empty(*slots.shape[:-1], 0, dtype=self.read_dtype)
         if scales is None:
             scales = values.new_ones(slots.shape)
         return gather_joined(nothing, values, places, scales, compact).unflatten(-1, (slots.shape[-1], -1))
@@ -99,4 +111,4 @@ class Bank(nn.Module, ABC):
     def weighted_sum(self, slots: Tensor, weights: Tensor) -> Tensor:
         """Returns the sum of the rows ``slots`` [..., R] by ``weights`` [..., R] as [..., d_value]."""
         values, places, compact = self.rows(slots)
-        return weighted_lookup(values, places, weights, compact)
+        return weighted_lookup(values, places, weights, compact, self.read_dtype)

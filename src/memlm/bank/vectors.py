@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,18 @@ class VectorsConfig(BankConfig):
     """Every value is a vector that learns."""
 
     type: Literal["vectors"]
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What values are kept in; bfloat16 halves what reads move, and every update is rounded at random, on average
+    right."""
+
+    def shrunken(self) -> Self:
+        """Returns the bank in float32, as all else of what the preflight runs on."""
+        return type(self).model_validate(self.model_dump(exclude={"dtype"}))
 
     def build(self, n_slots: int, d_value: int, embedding: nn.Embedding) -> VectorBank:
         """Returns the bank; it needs no embedding."""
-        return VectorBank(n_slots, d_value)
+        # Where float32 is not the default, a model is made in other bits as a whole, and its values with it.
+        return VectorBank(n_slots, d_value, torch.bfloat16 if self.dtype == "bfloat16" else None)
 
 
 class VectorBank(Bank):
@@ -31,16 +39,19 @@ class VectorBank(Bank):
     Args:
         n_slots: Rows, S.
         d_value: Width of a row.
+        dtype: What values are kept in, if not in what the rest of the model is.
 
     Attributes:
         values: The table, [S, d_value].
         compact: Takes the gradient of the values while they are trained by rows; None: ``values.grad`` does.
     """
 
-    def __init__(self, n_slots: int, d_value: int) -> None:
+    def __init__(self, n_slots: int, d_value: int, dtype: torch.dtype | None = None) -> None:
         super().__init__(n_slots, d_value)
         self.compact: CompactGradient | None = None
-        self.values = nn.Parameter(torch.empty(n_slots, d_value))
+        self.values = nn.Parameter(torch.empty(n_slots, d_value, dtype=dtype))
+        if dtype is not None:
+            self.read_dtype = torch.get_default_dtype()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -71,3 +82,8 @@ class VectorBank(Bank):
     def learns(self) -> bool:
         """Whether the values do."""
         return self.values.requires_grad
+
+    @property
+    def has_16_bits(self) -> bool:
+        """Whether values are kept in 16 bits, so that only updates that round at random may change them."""
+        return self.values.dtype.itemsize == 2

@@ -20,6 +20,9 @@ from memlm.model.feed_forward import FeedForward
 from memlm.train.optimizer import give_compact_gradient
 
 DENSE = "dense FFN"
+NARROW = {"16-bit values": 1, "16-bit values, float32 gradient": 2}
+"""Values of 16 bits, and how many layers and micro-steps of a step add to their gradient: that of one alone has 16 bits
+as well. The weighted sum, which their traffic decides, is measured with both."""
 Layer = Callable[[Tensor], Tensor]
 
 
@@ -29,16 +32,18 @@ class MemoryLayer(nn.Module):
     Args:
         shape: The sizes.
         fusion: The fusion's type.
+        values: One of `NARROW`; the bank is in float32 if not given.
     """
 
-    def __init__(self, shape: Shape, fusion: str) -> None:
+    def __init__(self, shape: Shape, fusion: str, values: str = "") -> None:
         super().__init__()
         settings = {"type": fusion, **shape.fusions[fusion]}
         config = ModelConfig.model_validate({"d_model": shape.d_model, "memory": shape.memory, "fusion": settings})
         self.memory = config.memory.build(shape.d_model)
-        self.bank = VectorBank(config.memory.n_slots, config.memory.value_width)
+        dtype = torch.bfloat16 if values in NARROW else None
+        self.bank = VectorBank(config.memory.n_slots, config.memory.value_width, dtype)
         self.fusion = config.fusion.build(shape.d_model, shape.n_reads, shape.d_value)
-        give_compact_gradient(self.bank, shape.tokens * shape.n_reads)
+        give_compact_gradient(self.bank, shape.tokens * shape.n_reads, parts=NARROW.get(values, 1))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Returns the update [B, T, D]."""
@@ -77,6 +82,8 @@ def forms(shape: Shape, setting: Setting) -> Iterator[Form]:
     for fusion in shape.fusions:
         yield Form(fusion, best)
         yield Form(fusion, f"{best}, {PLAIN}")
+        if fusion == "weighted_sum":
+            yield from (Form(f"{fusion}, {values}", best) for values in NARROW)
     for peer in PEERS:
         yield Form(peer, "eager")
 
@@ -114,7 +121,10 @@ def measure(layer: str, form: str, shape: Shape, setting: Setting) -> dict[str, 
 def _build(layer: str, shape: Shape) -> nn.Module | None:
     if layer == DENSE:
         return DenseLayer(shape)
-    return PEERS[layer](shape) if layer in PEERS else MemoryLayer(shape, layer)
+    if layer in PEERS:
+        return PEERS[layer](shape)
+    fusion, _, values = layer.partition(", ")
+    return MemoryLayer(shape, fusion, values)
 
 
 def _compiled(module: nn.Module) -> Layer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -107,17 +107,8 @@ def selection_backward(shape: Shape, draw: Draw) -> Stage:
     )
 
 
-def lookup_forward(shape: Shape, draw: Draw) -> Stage:
-    """The weighted sum of rows of a bank as it is kept, in float32; every read fetches its row."""
-    return _lookup_forward(shape, draw, torch.float32)
-
-
-def lookup_forward_16(shape: Shape, draw: Draw) -> Stage:
-    """The same with values of 16 bits, half of the bytes."""
-    return _lookup_forward(shape, draw, torch.bfloat16)
-
-
-def _lookup_forward(shape: Shape, draw: Draw, dtype: torch.dtype) -> Stage:
+def lookup_forward(shape: Shape, draw: Draw, dtype: torch.dtype = torch.float32) -> Stage:
+    """The weighted sum of rows of a bank that is kept in ``dtype``; every read fetches its row."""
     values, slots, weights = _reads(shape, draw, draw.slots)
     values = values.to(dtype)
     return Stage(
@@ -174,25 +165,28 @@ def lookup_backward_16(shape: Shape, draw: Draw) -> Stage:
     )
 
 
-def rows_adamw(shape: Shape, draw: Draw) -> Stage:
-    """AdamW over the rows that were read: value and two moments read and written, gradient read."""
+def rows_adamw(shape: Shape, draw: Draw, dtype: torch.dtype = torch.float32) -> Stage:
+    """AdamW over the rows that were read: value and two moments read and written, gradient read.
+
+    Values are of ``dtype``, in 16 bits rounded at random; moments and gradient are in float32.
+    """
     table, slots, _ = _reads(shape, draw, draw.slots)
+    state = table.to(dtype), torch.zeros_like(table), torch.zeros_like(table)
     rows = [each.unique() for each in slots]
     sums = draw.normal(max(map(len, rows)), shape.d_value, dtype=torch.float32)
     gradients = [
         RowGradient(F.pad(each, (0, len(sums) - len(each))), sums, each.new_full((1,), len(each), dtype=torch.int32))
         for each in rows
     ]
-    state = table, torch.zeros_like(table), torch.zeros_like(table)
     numbers = torch.ones((), device=table.device), torch.ones((), device=table.device)
 
     settings = Settings(1e-3, 0.9, 0.95, 1e-8)
 
     def checked(i: int) -> tuple[Tensor, ...]:
         """Takes a first step with a few rows, in a small table of their values."""
-        few = [table[rows[i][:1024]].clone(), *(torch.zeros_like(sums[:1024]) for _ in range(2))]
+        few = [state[0][rows[i][:1024]].clone(), *(torch.zeros_like(sums[:1024]) for _ in range(2))]
         count = torch.full_like(gradients[i].n_rows, len(few[0]))
-        order = torch.arange(len(few[0]), device=table.device)
+        order = torch.arange(len(few[0]), device=sums.device)
         rowwise_adamw(few[0], few[1], few[2], RowGradient(order, sums[: len(order)], count), *numbers, settings)
         return tuple(few)
 
@@ -200,9 +194,9 @@ def rows_adamw(shape: Shape, draw: Draw) -> Stage:
         call=lambda i: rowwise_adamw(*state, gradients[i], *numbers, settings),
         sample=_plain(checked),
         compared=lambda result, i: result or checked(i),
-        bytes=len(rows[0]) * 7 * _row(table),
+        bytes=len(rows[0]) * (2 * _row(state[0]) + 5 * _row(sums)),
         flops=14 * len(rows[0]) * shape.d_value,
-        dtype=torch.float32,
+        dtype=dtype,
     )
 
 
@@ -279,7 +273,7 @@ STAGES: dict[str, Callable[[Shape, Draw], Stage]] = {
     "selection, forward": selection_forward,
     "selection, backward": selection_backward,
     "lookup, forward": lookup_forward,
-    "lookup, forward, 16-bit values": lookup_forward_16,
+    "lookup, forward, 16-bit values": partial(lookup_forward, dtype=torch.bfloat16),
     "lookup, backward": lookup_backward,
     "lookup, backward, Zipf": lookup_backward_zipf,
     "lookup, backward, 16-bit, compact": lookup_backward_16,
@@ -288,6 +282,7 @@ STAGES: dict[str, Callable[[Shape, Draw], Stage]] = {
     "attention over reads, forward": attention_forward,
     "attention over reads, backward": attention_backward,
     "AdamW, rows read": rows_adamw,
+    "AdamW, rows read, 16-bit values": partial(rows_adamw, dtype=torch.bfloat16),
     "AdamW, whole table": dense_adamw,
 }
 """Every stage, in the order of a step."""

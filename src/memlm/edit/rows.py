@@ -123,13 +123,15 @@ class VectorRows(Rows[VectorBank]):
         decoder: The model.
 
     Raises:
-        EditError: it has no bank of vectors.
+        EditError: it has no bank of vectors, or their values have 16 bits, to which an edit would be rounded.
     """
 
     kind, dtype = "bank of vectors", torch.float32
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__([bank for bank in decoder.banks if isinstance(bank, VectorBank)])
+        if any(bank.has_16_bits for bank in self.banks):
+            raise EditError("the values of this model are bfloat16 (bank.dtype), and edits are kept in float32 alone")
 
     def table(self, bank: VectorBank) -> Tensor:
         """Returns the bank's values, [S, d_value]."""

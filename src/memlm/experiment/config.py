@@ -137,6 +137,12 @@ class ExperimentConfig(Config):
         for field in () if own is None else TrainConfig.model_fields:
             if field not in OWN and getattr(own, field) != getattr(self.train, field):
                 yield ("train", field), "is the same for all variants; set it under train"
+        memory = self.variants[name].memory
+        if getattr(getattr(memory, "bank", None), "dtype", "float32") != "float32":
+            for field, other in (("shard", self.train.shard != "none"), ("device", self.train.device == "mps")):
+                if other:
+                    reason = f"does not go with train.{field}: {getattr(self.train, field)}; leave one of the two out"
+                    yield ("memory", "bank", "dtype"), reason
 
     def _match_problems(self, name: str) -> Iterator[tuple[tuple[str, ...], str]]:
         variant = self.variants[name]

@@ -22,6 +22,7 @@ class CompactGradient:
     Args:
         values: The table, [S, d_value].
         capacity: Most rows that a step can read.
+        dtype: What the gradient adds up in; that of ``values`` if not given.
 
     Attributes:
         carrier: Leaf [capacity, d_value] that takes no memory; its gradient is that of the rows, zero where the list
@@ -29,10 +30,10 @@ class CompactGradient:
         rows: The row at each position, [capacity] int64; meant are the first `n_rows`.
     """
 
-    def __init__(self, values: Tensor, capacity: int) -> None:
+    def __init__(self, values: Tensor, capacity: int, dtype: torch.dtype | None = None) -> None:
         n_slots, width = values.shape
         whole = {"dtype": torch.int32, "device": values.device}
-        self.carrier = values.new_zeros(()).expand(capacity, width).requires_grad_()
+        self.carrier = values.new_zeros((), dtype=dtype).expand(capacity, width).requires_grad_()
         self._position_of = torch.full((n_slots,), -1, **whole)  # -1: the row was not read
         self.rows = torch.zeros(capacity, dtype=torch.int64, device=values.device)
         self._count = torch.zeros(1, **whole)

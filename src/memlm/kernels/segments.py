@@ -36,12 +36,12 @@ class Layout(NamedTuple):
     stride: int
 
 
-def result_dtype(tensor: Tensor) -> torch.dtype:
-    """Returns the dtype of autocast where it is on, as a matrix product does, and else that of ``tensor``."""
+def result_dtype(tensor: Tensor, dtype: torch.dtype | None = None) -> torch.dtype:
+    """Returns the dtype of autocast where it is on, as a matrix product does, else ``dtype``, or that of ``tensor``."""
     device = tensor.device.type
     if not tensor.is_meta and torch.is_autocast_enabled(device):  # the meta device knows no autocast
         return torch.get_autocast_dtype(device)
-    return tensor.dtype
+    return dtype or tensor.dtype
 
 
 def obstacle(*tensors: Tensor) -> str | None:

@@ -58,9 +58,9 @@ class MemoryConfig(Config):
 
     @model_serializer(mode="wrap")
     def _without_vectors(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves a bank of vectors out, which settings from before there were others do not name."""
+        """Leaves a plain bank of vectors out, which settings from before there were others do not name."""
         fields = handler(self)
-        if isinstance(self.bank, VectorsConfig):
+        if isinstance(self.bank, VectorsConfig) and not self.bank.changes("dtype"):
             fields.pop("bank", None)
         return fields
 

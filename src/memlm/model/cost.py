@@ -11,7 +11,7 @@ from memlm.model.config import ModelConfig
 from memlm.model.decoder import Decoder
 from memlm.model.feed_forward import MixtureOfExperts
 
-BYTES_PER_PARAMETER = 4  # parameters are kept in float32
+BYTES_PER_PARAMETER = 4  # parameters are kept in float32, but for the values of a bank that says otherwise
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,14 @@ def cost(config: ModelConfig, vocab_size: int, seq_len: int) -> Cost:
     rows = 0
     if config.memory is not None:
         rows = len(config.memory_layers) * config.memory.n_reads * config.memory.value_width
-    active = total - values + min(rows, values) - _idle_expert_parameters(model)
+    read = min(rows, values)
+    active = total - values + read - _idle_expert_parameters(model)
     if not config.tie_embeddings:
         active -= model.embedding.weight.numel() - config.d_model
     flops = _forward_flops(config, vocab_size, seq_len) / seq_len
-    return Cost(total, active, banks, flops, active * BYTES_PER_PARAMETER)
+    size = max((p.element_size() for bank in model.banks for p in bank.parameters(recurse=False)), default=0)
+    n_bytes = (active - read) * BYTES_PER_PARAMETER + read * size
+    return Cost(total, active, banks, flops, n_bytes)
 
 
 def _idle_expert_parameters(model: Decoder) -> int:

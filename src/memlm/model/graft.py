@@ -44,6 +44,8 @@ class GraftConfig(Config):
             yield "memory.type", f"{self.memory.type} reads by the ids of tokens, which a grafted layer does not see"
         elif self.memory.bank.type != "vectors":
             yield "memory.bank.type", f"must be vectors: a graft adds no {self.memory.bank.type}"
+        elif self.memory.bank.changes("dtype"):
+            yield "memory.bank.dtype", "must be float32: a graft's training rounds nothing at random"
         elif "train_eval_mismatch" in self.memory.expected_to_break:
             yield "memory.type", f"{self.memory.type} acts otherwise in training, and a graft learns in eval mode"
         if self.fusion is None:

@@ -46,7 +46,7 @@ class Int8Bank(ReadOnlyBank):
 
     def gather(self, slots: Tensor, scales: Tensor | None = None) -> Tensor:
         """Returns rows, as `Bank.gather` does."""
-        nothing = self.scales.new_empty(*slots.shape[:-1], 0, dtype=self.dtype)
+        nothing = self.scales.new_empty(*slots.shape[:-1], 0, dtype=self.read_dtype or self.dtype)
         joined = self.gather_joined(nothing, slots, torch.ones_like(slots) if scales is None else scales)
         return joined.unflatten(-1, (slots.shape[-1], -1))
 
@@ -60,4 +60,5 @@ class Int8Bank(ReadOnlyBank):
         """Returns sums of rows, as `Bank.weighted_sum` does."""
         if self.shown is not None:
             return super().weighted_sum(slots, weights)
-        return weighted_lookup(self.integers, slots, weights * self.scales[slots]).to(self.dtype)
+        total = weighted_lookup(self.integers, slots, weights * self.scales[slots])
+        return total.to(self.read_dtype or self.dtype)

@@ -48,7 +48,9 @@ def load(folder: Path, values: str, device: torch.device) -> MemlmForCausalLM:
     with safe_open(folder / "model.safetensors", "pt") as file:
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     for i in range(len(banks)):
+        read_dtype = banks[i].read_dtype
         banks[i] = HELD[values](found.pop(f"decoder.banks.{i}.values"), device)
+        banks[i].read_dtype = read_dtype
     # What is left is copied: the file stays mapped for the values alone.
     model.load_state_dict({name: tensor.clone() for name, tensor in found.items()}, assign=True)
     model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)

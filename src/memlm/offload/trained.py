@@ -34,14 +34,14 @@ class TrainedOnHost(VectorBank):
     def __init__(self, bank: VectorBank, device: torch.device) -> None:
         Bank.__init__(self, bank.n_slots, bank.d_value)
         self.compact: CompactGradient | None = None
-        self.values = bank.values
+        self.values, self.read_dtype = bank.values, bank.read_dtype
         self.values.data = self.values.data.cpu()
         self._device, self._near = device, torch.empty(0)
 
-    def make_room(self, capacity: int) -> None:
-        """Makes room on the device for ``capacity`` rows of a step, and for their gradient."""
+    def make_room(self, capacity: int, dtype: torch.dtype | None = None) -> None:
+        """Makes room on the device for ``capacity`` rows of a step, and for their gradient in ``dtype``."""
         far = torch.zeros((), dtype=self.values.dtype, device=self._device).expand(self.values.shape)
-        self.compact = CompactGradient(far, capacity)
+        self.compact = CompactGradient(far, capacity, dtype)
         self._near = torch.empty(capacity, self.d_value, dtype=self.values.dtype, device=self._device)
 
     def rows(self, slots: Tensor) -> Rows:

@@ -36,7 +36,7 @@ class ColumnBank(VectorBank):
         values: Its columns, [S, d_value / n_ranks].
 
     Raises:
-        RunError: they cannot have equal parts.
+        RunError: they cannot have equal parts, or values have 16 bits, whose rounding goes by whole rows.
     """
 
     def __init__(self, whole: VectorBank, n_ranks: int, rank: int) -> None:
@@ -45,6 +45,8 @@ class ColumnBank(VectorBank):
                 f"memory.d_value is {whole.d_value}, and {n_ranks} processes cannot have equal columns of it; make it "
                 "a multiple, or set train.shard: none"
             )
+        if whole.has_16_bits:
+            raise RunError("values of 16 bits (bank.dtype) are not shared by processes; set train.shard: none")
         with torch.device("meta"):  # nothing is drawn
             super().__init__(whole.n_slots, whole.d_value)
         self.n_ranks, self.rank = n_ranks, rank

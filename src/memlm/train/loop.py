@@ -174,7 +174,7 @@ class _Training:
             freeze_router(model)
         self.optimizer = build_optimizer(model, config)
         self.updater = Updater(self.optimizer, model, config.clip, self.ranks)
-        compact_gradients(model.decoder, self.plan.tokens_per_step, self.ranks.number)
+        compact_gradients(model.decoder, self.plan.tokens_per_step, self.ranks.number, config.accumulation)
         self.module = joined(self.accelerator, model.decoder, self.plan)
         self.history, self.done = (History(), 0) if state is None else (state.history, state.step)
         self.revival = Revival(model.decoder, self.optimizer, sampler.seed, self.ranks) if config.revive_every else None

@@ -85,34 +85,61 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, st
         group["lr"] = peak_lr(group["name"], config) * lr_factor(step, steps, config, low)
 
 
-def compact_gradients(decoder: Decoder, tokens: int, ranks: int = 1) -> None:
+def compact_gradients(decoder: Decoder, tokens: int, ranks: int = 1, accumulation: int = 1) -> None:
     """Gives a compact gradient to every bank on the host, and to those of which a step reads a small enough part.
 
     Args:
         decoder: The model.
         tokens: Tokens of an optimizer step.
         ranks: Processes that share them.
+        accumulation: Micro-steps that share them.
+
+    Raises:
+        RunError: as `give_compact_gradient`.
     """
     for bank in (module for module in decoder.banks if isinstance(module, VectorBank)):
         layers = sum(decoder.bank_of(layer) is bank for layer in decoder.config.memory_layers)
         reads = layers * decoder.config.memory.n_reads * tokens
         if isinstance(bank, TrainedOnHost):
-            bank.make_room(min(reads, bank.n_slots))
+            bank.make_room(min(reads, bank.n_slots), sums_dtype(bank, layers * accumulation))
         else:
-            give_compact_gradient(bank, reads, 1 if isinstance(bank, ColumnBank) else ranks)
+            of_ranks = 1 if isinstance(bank, ColumnBank) else ranks
+            give_compact_gradient(bank, reads, of_ranks, layers * accumulation)
 
 
-def give_compact_gradient(bank: VectorBank, reads: int, ranks: int = 1) -> None:
+def sums_dtype(bank: VectorBank, parts: int) -> torch.dtype:
+    """Returns what a bank's compact gradient adds up in, where so many layers and micro-steps of a step add to it.
+
+    Sums of many reads are float32's until they are written. Where nothing else is added to them they are written in the
+    16 bits of the values, if those have so few; else digits would be lost with every part, and float32 keeps them.
+    """
+    return bank.values.dtype if parts == 1 else torch.promote_types(bank.values.dtype, torch.float32)
+
+
+def give_compact_gradient(bank: VectorBank, reads: int, ranks: int = 1, parts: int = 1) -> None:
     """Gives a bank a compact gradient if ``reads`` of it in a step, over all ranks, are a part that is small enough.
 
     Reads are taken to be spread evenly, as those of a memory that works are; any other spread reads fewer rows. Apple
-    GPUs, on which none of this was tried, keep dense gradients.
+    GPUs, on which none of this was tried, keep dense gradients. Values of 16 bits always have a compact one, because
+    only the update by rows rounds them at random.
+
+    Args:
+        bank: The bank.
+        reads: Of a step, over all ranks.
+        ranks: Processes that share them.
+        parts: Layers and micro-steps whose gradients of the bank add up.
+
+    Raises:
+        RunError: the bank has values of 16 bits, on an Apple GPU.
     """
     share = -math.expm1(-reads / bank.n_slots)
-    is_worth = share <= COMPACT_SHARE and bank.values.numel() >= COMPACT_SIZE
-    if is_worth and bank.values.device.type != "mps":
+    on_apple = bank.values.device.type == "mps"
+    if bank.has_16_bits and on_apple:
+        raise RunError("bank.dtype is bfloat16, which is not for Apple GPUs; leave it out, or use train.device=cpu")
+    is_worth = share <= COMPACT_SHARE and bank.values.numel() >= COMPACT_SIZE and not on_apple
+    if is_worth or bank.has_16_bits:
         capacity = min(reads // ranks, bank.n_slots)
-        bank.compact = CompactGradient(bank.values.detach(), capacity)
+        bank.compact = CompactGradient(bank.values.detach(), capacity, sums_dtype(bank, parts))
         logger.info("bank: compact gradients for up to %s of %s rows", f"{capacity:,}", f"{bank.n_slots:,}")
 
 

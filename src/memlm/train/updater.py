@@ -41,7 +41,7 @@ class Updater:
         """Clips the gradient; returns its norm before clipping, a scalar on the device.
 
         Raises:
-            RunError: a part of a bank's gradient is compact and a part is not.
+            RunError: a part of a bank's gradient is compact and a part is not, or values of 16 bits have another one.
         """
         self._average_columns()
         self._rows = self._of_rows()
@@ -62,7 +62,7 @@ class Updater:
         parts |= {id(parameter) for parameter in self._parameters if isinstance(parameter, DTensor)}
         owners = zip(self._parameters, parameters, strict=True)
         gradients = [(id(owner), own.grad) for owner, own in owners if own.grad is not None]
-        gradients += [(id(bank.values), gradient.sums) for bank, gradient in self._rows]
+        gradients += [(id(bank.values), _measurable(gradient.sums)) for bank, gradient in self._rows]
         norm = torch.nn.utils.get_total_norm([gradient for owner, gradient in gradients if owner not in parts])
         if not parts:
             return norm
@@ -87,7 +87,8 @@ class Updater:
         state, values = self._optimizer.state[bank.values], bank.values.detach()
         if not state:
             state["step"] = torch.zeros((), device=values.device)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(values), torch.zeros_like(values)
+            dtype = torch.promote_types(values.dtype, torch.float32)
+            state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(values, dtype=dtype) for _ in range(2))
         if gradient.rows.device != values.device:
             n_rows = int(gradient.n_rows)
             meant = RowGradient(gradient.rows[:n_rows], gradient.sums[:n_rows], gradient.n_rows)
@@ -125,7 +126,8 @@ class Updater:
         """Returns the compact gradients that there are, over all ranks, each with its bank; raises as `clip` does."""
         found = [(bank, bank.compact.gradient()) for bank in self._banks if bank.compact is not None]
         pairs = [(bank, gradient) for bank, gradient in found if gradient is not None]
-        if any(bank.values.grad is not None for bank, _ in pairs):
+        compact = {id(bank) for bank, _ in pairs}
+        if any(b.values.grad is not None and (id(b) in compact or b.has_16_bits) for b in self._banks):
             raise RunError(
                 "a bank's gradient is compact, and some of its values are read past its methods, as bank.values; read "
                 "all of them by gather and weighted_sum"
@@ -136,6 +138,11 @@ class Updater:
         if isinstance(bank, ColumnBank):  # it has the sum, and all ranks have read the same rows
             return gradient._replace(sums=gradient.sums / bank.n_ranks)
         return self._ranks.mean_rows(gradient, bank.n_slots)
+
+
+def _measurable(sums: Tensor) -> Tensor:
+    """Returns a gradient, or for one of 16 bits its norm in float32: torch's would be rounded to 16 bits as well."""
+    return torch.linalg.vector_norm(sums, dtype=torch.float32) if sums.dtype.itemsize == 2 else sums
 
 
 def _own(parameter: nn.Parameter) -> Tensor:

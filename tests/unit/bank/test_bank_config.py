@@ -42,3 +42,19 @@ def test_the_cost_of_a_bank_of_tokens():
     assert tokens.memory_parameters == 16 * 12 + 32 * 12, "the learned quarter and the encoder's matrix"
     encoded = 64 * 2 * 32 * 12  # a sequence makes more reads than there are slots
     assert tokens.flops_per_token - vectors.flops_per_token == 2 * encoded / 16
+
+
+def test_values_of_16_bits_stand_in_the_settings_and_the_default_does_not():
+    narrow = model(type="vectors", dtype="bfloat16")
+    assert narrow.model_dump(mode="json")["memory"]["bank"] == {"type": "vectors", "dtype": "bfloat16"}
+    assert ModelConfig.model_validate(narrow.model_dump(mode="json", exclude_unset=True)) == narrow
+    assert model(type="vectors", dtype="float32").model_dump(mode="json") == model().model_dump(mode="json")
+    assert narrow.memory.shrunken().bank.dtype == "float32", "the preflight is about a model in float32"
+
+
+def test_the_cost_of_values_of_16_bits():
+    narrow, wide = (cost(model(type="vectors", dtype=dtype), 97, 16) for dtype in ("bfloat16", "float32"))
+    read = 2 * 8 * 12  # layers x reads x width
+    assert wide.bytes_per_token == 4 * wide.active_parameters
+    assert narrow.bytes_per_token == wide.bytes_per_token - 2 * read
+    assert narrow.parameters == wide.parameters and narrow.flops_per_token == wide.flops_per_token

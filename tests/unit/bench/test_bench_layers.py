@@ -24,6 +24,8 @@ def test_a_cpu_compiles_nothing_and_a_gpu_everything_of_ours(shape, setting):
         "cross_attention, eager, plain torch",
         "weighted_sum, eager",
         "weighted_sum, eager, plain torch",
+        "weighted_sum, 16-bit values, eager",
+        "weighted_sum, 16-bit values, float32 gradient, eager",
         "product-key-memory, eager",
         "PEER-pytorch, eager",
     ]
@@ -41,6 +43,17 @@ def test_a_layer_has_both_times(layer, shape, setting):
     row = layers.measure(layer, "eager", shape, setting)
     assert row["status"] == "ok" and row["error"] <= TOLERANCES[torch.float32]
     assert row["forward"]["median_ms"] > 0 and row["forward_backward"]["median_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"), [("16-bit values", "bfloat16"), ("16-bit values, float32 gradient", "float32")]
+)
+def test_a_layer_of_16_bits_is_measured_with_the_gradient_of_its_name(values, dtype, shape, setting):
+    row = layers.measure(f"weighted_sum, {values}", "eager", shape, setting)
+    assert row["status"] == "ok" and row["error"] <= TOLERANCES[torch.float32]
+    bank = layers.MemoryLayer(shape, "weighted_sum", values).bank
+    assert bank.values.dtype == torch.bfloat16
+    assert bank.compact.carrier.dtype == getattr(torch, dtype)
 
 
 @pytest.mark.parametrize("fusion", ["gated_mlp", "cross_attention", "weighted_sum"])
@@ -169,7 +182,7 @@ def test_a_bank_that_is_read_in_part_is_measured_as_it_is_trained(part, shape, s
     shape = replace(shape, tokens=4, n_keys=16, n_heads=1, top_k=2)
     kept = []
     give = layers.give_compact_gradient
-    monkeypatch.setattr(layers, "give_compact_gradient", lambda bank, reads: kept.append(bank) or give(bank, reads))
+    monkeypatch.setattr(layers, "give_compact_gradient", lambda bank, *a, **k: kept.append(bank) or give(bank, *a, **k))
     if part == "layers":
         assert layers.measure("weighted_sum", "eager", shape, setting)["status"] == "ok"
     else:

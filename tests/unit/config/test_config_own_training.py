@@ -73,6 +73,16 @@ def test_every_problem_of_a_variant(variants, subject, reason, problems_of):
     assert problems_of(f"{HEAD}variants: {{{variants}}}\n") == [f"c.yaml:3  variants.{subject}  {reason}"]
 
 
+@pytest.mark.parametrize("setting", ["shard: bank", "shard: model", "device: mps"])
+def test_values_of_16_bits_and_what_they_do_not_go_with(setting, load, problems_of):
+    text = f"data: {{corpus: x}}\ntrain: {{steps: 4, {setting}}}\nvariants:\n  a: {{{WIRED}}}\n  b: {{}}\n"
+    load(text)
+    narrow = text.replace("product_key", "product_key, bank: {type: vectors, dtype: bfloat16}")
+    reason = f"does not go with train.{setting}; leave one of the two out"
+    assert problems_of(narrow) == [f"c.yaml:4  variants.a.memory.bank.dtype = 'bfloat16'  {reason}"]
+    assert load(narrow.replace(setting, "values_on: host")).variants["a"].memory.bank.dtype == "bfloat16"
+
+
 def test_a_circle_is_told_of_both(problems_of):
     found = problems_of(f"{HEAD}variants:\n  a: {{match: {{to: b}}}}\n  b: {{match: {{to: a}}}}\n")
     assert [line.split("  ")[1] for line in found] == ["variants.a.match.to = 'b'", "variants.b.match.to = 'a'"]

@@ -101,7 +101,12 @@ WIRING = [
     (
         memory("bank: {type: vectors, entry_length: 4}"),
         "memory.bank.entry_length = 4",
-        "VectorsConfig has no such field. Known: type.",
+        "VectorsConfig has no such field. Known: type, dtype.",
+    ),
+    (
+        memory("bank: {type: vectors, dtype: float16}"),
+        "memory.bank.dtype = 'float16'",
+        "unknown value 'float16'. Did you mean 'bfloat16'? Known: bfloat16, float32.",
     ),
     (memory("bank: {type: tokens, entry_length: 0}"), "memory.bank.entry_length = 0", at_least(1)),
     (memory("bank: {type: tokens, learned_share: -1}"), "memory.bank.learned_share = -1", at_least(0)),

@@ -23,6 +23,14 @@ def decoder():
     return model(memory=MEMORY, fusion={"type": "gated_mlp"}, shared_bank=False).decoder
 
 
+def test_values_of_16_bits_are_refused():
+    narrow = model(memory=MEMORY | {"bank": {"type": "vectors", "dtype": "bfloat16"}}, fusion={"type": "gated_mlp"})
+    with pytest.raises(
+        EditError, match=r"^the values of this model are bfloat16 \(bank\.dtype\), and edits are kept in"
+    ):
+        VectorRows(narrow.decoder)
+
+
 def values(decoder):
     return torch.cat([bank.values.detach().clone() for bank in decoder.banks])
 

@@ -144,6 +144,7 @@ def test_it_loads_where_there_is_no_memlm(grafted, tmp_path):
     [
         ("memory={type: ngram_hash}", ConfigError, "reads by the ids of tokens"),
         ("memory.bank={type: tokens}", ConfigError, "must be vectors: a graft adds no tokens"),
+        ("memory.bank={type: vectors, dtype: bfloat16}", ConfigError, "must be float32: a graft's training rounds"),
         ("memory.type=product_key_batch_norm", ConfigError, "acts otherwise in training, and a graft learns in eval"),
         ("layers=[]", ConfigError, "names no layer"),
         ("layers=[7]", RunError, r"layers: \[7\] lie outside 0\.\.2"),

@@ -7,7 +7,9 @@ import torch
 
 from memlm.errors import CheckpointError, RunError
 from memlm.experiment.trained import open_model
+from memlm.hf import MemlmConfig, MemlmForCausalLM
 from memlm.offload import HELD, load
+from tests.tolerances import FLOAT32
 from tests.unit.export.conftest import runs as runs  # a fixture is found by its name
 
 TOKENS = torch.randint(320, (3, 16), generator=torch.Generator().manual_seed(0))
@@ -67,3 +69,22 @@ def test_a_damaged_model_is_told(runs, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-4])
     with pytest.raises(CheckpointError, match="is damaged"):
         open_model(tmp_path / "run", "cpu", "host")
+
+
+@pytest.mark.parametrize("values", HELD)
+@pytest.mark.parametrize("fusion", ["weighted_sum", "one_neuron_experts", "gated_mlp"])
+def test_values_of_16_bits_are_held_as_well(tmp_path, fusion, values):
+    torch.manual_seed(0)
+    memory = {"type": "product_key", "n_keys": 4, "d_key": 16, "d_value": 32, "top_k": 2}
+    shape = {"d_model": 16, "n_layers": 2, "n_heads": 2, "fusion": {"type": fusion}}
+    narrow, wide = (
+        MemlmForCausalLM(MemlmConfig(model=shape | {"memory": memory | bank}, vocab_size=320))
+        for bank in ({"bank": {"type": "vectors", "dtype": "bfloat16"}}, {})
+    )
+    wide.load_state_dict(narrow.state_dict())
+    logits = []
+    for name, saved in (("narrow", narrow), ("wide", wide)):
+        saved.save_pretrained(tmp_path / name)
+        with torch.no_grad():
+            logits.append(load(tmp_path / name, values, torch.device("cpu"))(TOKENS).logits)
+    torch.testing.assert_close(*logits, **FLOAT32)

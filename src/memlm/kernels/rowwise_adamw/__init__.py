@@ -27,12 +27,14 @@ def rowwise_adamw(
     row without one is left alone, as by torch.optim.SparseAdam: its moments do not decay, and no momentum moves it. The
     correction of the moments' bias goes by ``step``, and not by how often a row was read.
 
+    Values of 16 bits are updated in float32 and rounded at random, on average right: see `rounding`.
+
     Args:
-        values: The table, [S, D] float32.
-        exp_avg: First moments, as ``values``.
-        exp_avg_sq: Second moments, as ``values``.
+        values: The table, [S, D] float32 or bfloat16.
+        exp_avg: First moments, [S, D] float32.
+        exp_avg_sq: Second moments, likewise.
         gradient: The rows and their gradient.
-        step: The number of the step, from 1; [] float32.
+        step: The number of the step, from 1; [] float32. The random bits of rounding depend on it.
         factor: What the gradient is multiplied by, [] float32; if it is not finite, nothing changes.
         settings: The numbers of the formula.
     """

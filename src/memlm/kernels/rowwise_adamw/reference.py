@@ -1,9 +1,14 @@
-"""AdamW over rows of a table in plain torch, in the order of torch.optim.AdamW's operations, bit for bit."""
+"""AdamW over rows of a table in plain torch, in the order of torch.optim.AdamW's operations, bit for bit.
+
+Values of 16 bits are updated in float32, and rounded at random.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from memlm.kernels.rowwise_adamw.rounding import rounded
 from memlm.kernels.rowwise_adamw.rows import RowGradient, Settings
 
 CHUNK = 1 << 16
@@ -34,4 +39,7 @@ def rowwise_adamw(
         exp_avg.index_copy_(0, rows, first)
         exp_avg_sq.index_copy_(0, rows, second)
         denominator = second.sqrt_().div_(root).add_(eps)
-        values.index_copy_(0, rows, values.index_select(0, rows).addcdiv_(first, denominator, value=-step_size))
+        updated = values.index_select(0, rows).to(first.dtype).addcdiv_(first, denominator, value=-step_size)
+        if values.dtype == torch.bfloat16:
+            updated = rounded(updated, rows, step)
+        values.index_copy_(0, rows, updated)

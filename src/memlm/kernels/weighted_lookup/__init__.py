@@ -14,7 +14,13 @@ from memlm.kernels.segments import CompactRows
 from memlm.kernels.weighted_lookup import reference
 
 
-def weighted_lookup(values: Tensor, slots: Tensor, weights: Tensor, compact: CompactRows | None = None) -> Tensor:
+def weighted_lookup(
+    values: Tensor,
+    slots: Tensor,
+    weights: Tensor,
+    compact: CompactRows | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Sums the chosen rows of ``values`` by weight, without building [tokens, reads, width].
 
     Products are summed in float32 at least.
@@ -24,9 +30,10 @@ def weighted_lookup(values: Tensor, slots: Tensor, weights: Tensor, compact: Com
         slots: Rows to read, [..., R] int64.
         weights: Their weights, [..., R].
         compact: Where the gradient of ``values`` goes instead, if given.
+        dtype: Of the sums, where autocast is off; if not given that of ``values``, for integers that of ``weights``.
 
     Returns:
-        [..., d] in the dtype of ``values``, of integers in that of ``weights``, or that of autocast where it is on.
+        [..., d] in the dtype of autocast where it is on, and else in ``dtype``.
     """
     reads = slots.shape[-1]
     total = torch.ops.memlm.weighted_lookup(
@@ -34,7 +41,7 @@ def weighted_lookup(values: Tensor, slots: Tensor, weights: Tensor, compact: Com
         slots.reshape(-1, reads),
         weights.reshape(-1, reads),
         *segments.flat(compact, reads),
-        segments.result_dtype(values if values.is_floating_point() else weights),
+        segments.result_dtype(values if values.is_floating_point() else weights, dtype),
     )
     return total.view(*slots.shape[:-1], values.shape[1])
 
@@ -53,7 +60,7 @@ def _lookup(
 
         with torch.cuda.device(values.device):
             return fast.weighted_lookup(values, slots.contiguous(), weights.contiguous(), dtype)
-    return reference.weighted_lookup(values, slots, weights).to(dtype)
+    return reference.weighted_lookup(values, slots, weights, dtype).to(dtype)
 
 
 @_lookup.register_fake
