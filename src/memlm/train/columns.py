@@ -46,7 +46,7 @@ class ColumnBank(VectorBank):
                 "a multiple, or set train.shard: none"
             )
         if whole.has_16_bits:
-            raise RunError("values of 16 bits (bank.dtype) are not shared by processes; set train.shard: none")
+            raise RunError("values of 16 bits (bank.dtype) are not sharded; set train.shard: none")
         with torch.device("meta"):  # nothing is drawn
             super().__init__(whole.n_slots, whole.d_value)
         self.n_ranks, self.rank = n_ranks, rank
