@@ -260,10 +260,10 @@ def _chosen(ways: Mapping[str, T], names: list[str] | None) -> dict[str, T]:
 
 
 def _tell_apart(console: Console, editing: Editing) -> None:
-    from memlm.edit.abstention import measure
+    from memlm.edit.abstention import TOKENS, measure
 
     world, editor, keep = editing.world(), editing.editor, editing.keeper(ABSTENTION)
-    found = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, world, editing.background)
+    found = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, world, editing.training_text(TOKENS))
     for part, rows in found.items():
         keep(part, rows)
     first, *names = found["auroc"][0]

@@ -15,13 +15,15 @@ from memlm.cli.options import ConfigArgument, Overrides, RunsOption
 from memlm.errors import Interrupted, counted
 
 if TYPE_CHECKING:
-    from memlm.experiment.config import ExperimentConfig
     from memlm.experiment.trials import Trial, Tune
 
 
 def command(
     config: ConfigArgument,
     override: Overrides = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="A variant to tune, again for more; all if left out.", metavar="NAME")
+    ] = None,
     trials: Annotated[int | None, typer.Option(help="Trials for each variant (tune.trials).")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps of a trial (tune.steps).")] = None,
     seed: Annotated[int | None, typer.Option(help="Decides the rates that are tried (tune.seed).")] = None,
@@ -35,19 +37,20 @@ def command(
     experiment = load_experiment(config, overrides)
     console = screen.output()
     settings = experiment.tune
+    n_variants = len(set(variant)) if variant else len(experiment.variants)
     console.print(
-        f"{experiment.name}: {counted(len(experiment.variants), 'variant')} x {counted(settings.trials, 'trial')} of "
+        f"{experiment.name}: {counted(n_variants, 'variant')} x {counted(settings.trials, 'trial')} of "
         f"{counted(settings.steps, 'step')}, into {runs / f'{experiment.name}-tune'}"
     )
 
     from memlm.experiment.tune import TuneWatcher, tune, write_tuned
     from memlm.report.tuning import PICTURE, write_tuning
 
-    view = _View(screen.beside(), experiment)
+    view = _View(screen.beside(), settings.steps, n_variants * settings.trials)
     with view.progress:
         try:
             watcher = TuneWatcher(view.step, view.finished)
-            done = tune(experiment, runs, watcher, screen.shows_bars(), screen.command_line())
+            done = tune(experiment, runs, watcher, screen.shows_bars(), screen.command_line(), variant)
         except Interrupted:
             view.progress.console.print("finished trials are kept; the same command goes on from there")
             raise
@@ -70,10 +73,9 @@ def _print_best(console: Console, done: Tune) -> None:
 class _View:
     """Draws the course of a tune: one bar over the steps of all trials, one line for each trial that is finished."""
 
-    def __init__(self, console: Console, experiment: ExperimentConfig) -> None:
+    def __init__(self, console: Console, steps: int, n_trials: int) -> None:
         self.progress = screen.bars(console, TextColumn("{task.completed:.0f}/{task.total:.0f} steps"))
-        self._steps = experiment.tune.steps
-        self._n_trials = len(experiment.variants) * experiment.tune.trials
+        self._steps, self._n_trials = steps, n_trials
         self._done = 0
         self._task = self.progress.add_task("tune", total=self._n_trials * self._steps)
 

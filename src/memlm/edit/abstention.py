@@ -37,6 +37,8 @@ from memlm.model.decoder import Decoder
 
 MOST = 500
 """Questions of a kind at most."""
+TOKENS = 1 << 21
+"""Most tokens of the training text whose reads are compared: enough to state each of 10,000 facts some ten times."""
 KNOWN = "paraphrase"
 UNKNOWN = ("unknown_entity", "unknown_attribute")
 BATCH = 64
@@ -57,9 +59,7 @@ class Scored(NamedTuple):
     is_right: np.ndarray
 
 
-def measure(
-    decoder: Decoder, tokenizer: Tokenizer, seq_len: int, world: World, background: Sequence[Sequence[int]]
-) -> Trial:
+def measure(decoder: Decoder, tokenizer: Tokenizer, seq_len: int, world: World, text: Sequence[Sequence[int]]) -> Trial:
     """Returns how well the scores tell known from unknown.
 
     Args:
@@ -67,7 +67,7 @@ def measure(
         tokenizer: Its tokenizer.
         seq_len: Tokens that it sees at a time.
         world: The generated world that it has learned.
-        background: Sequences of training tokens.
+        text: Sequences of training tokens.
 
     Returns:
         ``auroc``: the AUROC of each score, a row for each spelling of the names and kind of unknown (``what``);
@@ -80,7 +80,7 @@ def measure(
     kinds = np.array([question.kind for question in asked])
     if not np.isin(kinds, UNKNOWN).any():
         raise EditError("the world tells all its facts, and has no unknown entities; there is nothing to tell apart")
-    index, known = PairIndex(world), KnownReads(decoder, background)
+    index, known = PairIndex(world), KnownReads(decoder, text)
     scored = {
         spelling: score(decoder, tokenizer, seq_len, [spell(question) for question in asked], index, known)
         for spelling, spell in SPELLINGS.items()

@@ -77,6 +77,10 @@ class Editing:
             raise EditError(f"{self.finished.run.folder}: needs a run on a generated world (data.corpus: facts)")
         return World(data.facts)
 
+    def training_text(self, tokens: int) -> list[list[int]]:
+        """Returns sequences spread over the run's training text, ``tokens`` of it at most."""
+        return _sequences(self.finished, tokens)
+
     def subject(self, n: int) -> Subject:
         """Returns a trial of ``n`` edits of the base; raises as `world` and `Subject.of`."""
         world, editor = self.world(), self.editor
@@ -120,7 +124,7 @@ def open_editing(folder: Path, tuning: Tuning | None = None, shows_bars: bool = 
         inside(folder, str(path.relative_to(folder)))
     finished = open_finished(folder, "edit", shows_bars)
     data, config = finished.data, finished.config
-    background = spread_sequences(data.train.ids, config.data.seq_len, TOKENS)[:, :-1].tolist()
+    background = _sequences(finished, TOKENS)
     memory = finished.model.decoder.config.memory
     is_found_by_text = bool(memory.n_tokens) and not isinstance(memory.bank, VectorsConfig)
     wordings = world_wordings(World(config.data.facts), is_found_by_text) if config.data.has_facts else plain_wordings
@@ -134,3 +138,7 @@ def open_editing(folder: Path, tuning: Tuning | None = None, shows_bars: bool = 
     )
     editor.load(log.read_log(folder / log.FOLDER, editor.base, editor.rows))
     return Editing(finished, editor, background)
+
+
+def _sequences(finished: Finished, tokens: int) -> list[list[int]]:
+    return spread_sequences(finished.data.train.ids, finished.config.data.seq_len, tokens)[:, :-1].tolist()

@@ -55,7 +55,12 @@ class TuneWatcher:
 
 
 def tune(
-    config: ExperimentConfig, root: Path, watcher: TuneWatcher | None = None, progress: bool = True, command: str = ""
+    config: ExperimentConfig,
+    root: Path,
+    watcher: TuneWatcher | None = None,
+    progress: bool = True,
+    command: str = "",
+    variants: Sequence[str] | None = None,
 ) -> Tune:
     """Runs every trial that is not finished yet; one that diverges counts as worst.
 
@@ -68,20 +73,23 @@ def tune(
         watcher: Is told how it goes.
         progress: Show bars while the data are prepared.
         command: The command line, for the record.
+        variants: Those that are tuned; all if not given.
 
     Raises:
         MissingDependencyError: Optuna is not installed.
-        MemlmError: there is no tune split, rates lie outside of their range, or the folder holds another tune.
+        MemlmError: there is no tune split or no such variant, rates lie outside of their range, or the folder holds
+            another tune.
     """
     optional("optuna", "tune", "memlm tune").logging.set_verbosity(30)  # warnings
     disable_progress_bar()
     build_accelerator(config.train)
-    _refuse(config)
+    chosen = _chosen(config, variants)
+    _refuse(config, chosen)
     config, _ = solve_widths(config)
     data = prepare(config.data, progress=progress)
     suite = _suite(config, data)
     folder = root / f"{config.name}-tune"
-    plan = _plan(config, data)
+    plan = _plan(config, data, chosen)
     folder.mkdir(parents=True, exist_ok=True)
     watcher = watcher or TuneWatcher()
     with locked(folder):
@@ -128,14 +136,22 @@ def write_tuned(tune: Tune, path: Path, overrides: Sequence[str] = ()) -> dict[s
     return best
 
 
-def _refuse(config: ExperimentConfig) -> None:
+def _chosen(config: ExperimentConfig, variants: Sequence[str] | None) -> list[str]:
+    """Returns the variants to tune in the config's order."""
+    for name in variants or []:
+        if name not in config.variants:
+            raise RunError(f"there is no variant {name!r}; known: {', '.join(config.variants)}")
+    return [name for name in config.variants if not variants or name in variants]
+
+
+def _refuse(config: ExperimentConfig, variants: Sequence[str]) -> None:
     """Refuses what no trial could make good, before anything is prepared."""
     if not config.data.tune_share and config.data.tune is None:
         raise RunError(
             "data.tune_share is 0, so there is no text to tune on that runs are not judged by; set it, such as "
             "-o data.tune_share=0.05 (runs then leave that text alone), or name such text in data.tune"
         )
-    for variant in config.variants:
+    for variant in variants:
         for name, rate in _own_rates(config, variant).items():
             low, high = getattr(config.tune, name)
             if not low <= rate <= high:
@@ -164,13 +180,13 @@ def _suite(config: ExperimentConfig, data: TokenData) -> Suite:
     return Suite.of(evaluate, replace(data, validation=data.tune), config.data.seq_len)
 
 
-def _plan(config: ExperimentConfig, data: TokenData) -> TunePlan:
-    own = {variant: config.run_config(variant, config.tune.seed) for variant in config.variants}
+def _plan(config: ExperimentConfig, data: TokenData, variants: Sequence[str]) -> TunePlan:
+    own = {variant: config.run_config(variant, config.tune.seed) for variant in variants}
     ranges = {name: getattr(config.tune, name) for name in ("lr", "value_lr")}
     decides = {"variants": own, "steps": config.tune.steps, "ranges": ranges, "data": data.fingerprint}
     return TunePlan(
         name=config.name,
-        variants=list(config.variants),
+        variants=list(variants),
         trials=config.tune.trials,
         steps=config.tune.steps,
         tokens=config.tune.steps * config.train.batch_size * config.train.accumulation * config.data.seq_len,

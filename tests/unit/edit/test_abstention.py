@@ -13,6 +13,7 @@ from memlm.config.facts import FactsConfig
 from memlm.data.asking import ask
 from memlm.data.world import World
 from memlm.edit.abstention import (
+    TOKENS,
     UNKNOWN,
     KnownReads,
     PairIndex,
@@ -86,7 +87,9 @@ def test_the_nearest_read_is_that_of_the_highest_cosine(trained, monkeypatch):
 def test_a_model_is_measured(trained):
     editing = open_editing(trained / "memory-s0")
     editor = editing.editor
-    found = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, editing.world(), editing.background)
+    found = measure(
+        editor.model.decoder, editor.tokenizer, editor.seq_len, editing.world(), editing.training_text(TOKENS)
+    )
     told_apart = {row.pop("what"): row for row in found["auroc"]}
     assert {f"{kind.replace('_', ' ')}, as told" for kind in UNKNOWN} <= set(told_apart)
     assert told_apart["unknown entity, as told"]["index"] == told_apart["unknown entity, as told"]["both"] == 1
@@ -106,7 +109,7 @@ def test_the_command_measures_the_base_whatever_edits_there_are(trained, tmp_pat
     run = shutil.copytree(trained / "memory-s0", tmp_path / "memory-s0")
     editing = open_editing(run)
     editor, world, base = editing.editor, editing.world(), editing.editor.base
-    expected = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, world, editing.background)
+    expected = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, world, editing.training_text(TOKENS))
     fact = next(question for question in ask(world, 1) if question.kind == "paraphrase")
     edit = ["--set", f"{fact.subject} | {fact.relation} | Rome"]
     shown = CliRunner().invoke(app, ["edit", str(run), *edit, "--abstention"], env={"COLUMNS": "200"})

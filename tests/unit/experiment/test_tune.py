@@ -74,6 +74,17 @@ def test_more_trials_go_on_from_those_there_and_other_settings_are_refused(tuned
         tune(load_experiment(path, [*SHORT, *variants, "tune.steps=4"]), tmp_path, progress=False)
 
 
+def test_variants_can_be_tuned_without_the_others_and_with_the_same_rates(tuned, tmp_path):
+    all_of_them, path = tuned
+    config = load_experiment(path, [*SHORT, "tune.trials=2"])
+    found = tune(config, tmp_path, progress=False, variants=["dense"])
+    assert found.plan.variants == ["dense"]
+    assert [trial.loss for trial in found.trials] == [trial.loss for trial in all_of_them.of("dense")[:2]]
+    assert write_tuned(found, path)["variants"].keys() == {"dense"}
+    with pytest.raises(RunError, match="there is no variant 'densee'; known: dense, "):
+        tune(config, tmp_path, progress=False, variants=["densee"])
+
+
 def test_the_tune_split_is_no_text_of_any_run(tuned):
     _, path = tuned
     with_split = prepare(load_experiment(path, SHORT).data, progress=False)
