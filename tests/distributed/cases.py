@@ -60,6 +60,8 @@ class Case:
 
 SPARSE = wired("weighted_sum")
 SPARSE["memory"] = SPARSE["memory"] | {"n_keys": 48, "top_k": 2}  # some keys are never chosen
+NARROW = wired("weighted_sum")
+NARROW["memory"] = NARROW["memory"] | {"bank": {"type": "vectors", "dtype": "bfloat16"}}
 CASES = {
     "dense": Case({}),
     "experts": Case({"experts": {"n_experts": 6, "top_k": 1, "balance_weight": 0.0}}),
@@ -69,6 +71,7 @@ CASES = {
     "ngram_hash": Case(wired("weighted_sum", "ngram_hash"), {"accumulation": 2}, by_rows=True),
     "rows": Case(wired("weighted_sum"), {"clip": 0.1}, by_rows=True),
     "rows_joined": Case(wired("gated_mlp"), by_rows=True),
+    "rows_of_16_bits": Case(NARROW, {"clip": 0.1, "accumulation": 2}, by_rows=True),
     "tokens": Case(wired("weighted_sum", bank={"type": "tokens"})),
     "frozen": Case(wired("weighted_sum"), {"steps": 7, "train_values_epochs": 1}),
     "columns": Case(wired("weighted_sum"), {"shard": "bank", "clip": 0.1, "accumulation": 2}),
@@ -115,7 +118,7 @@ def trained(case: Case, device: str) -> dict[str, torch.Tensor]:
         found["held"] = torch.tensor(sum(part.numel() for part in parts))
         for bank, (rows, sums, n_rows) in self._rows:
             kept = torch.arange(len(rows), device=rows.device) < n_rows
-            gradients[VALUES] = torch.zeros_like(bank.values).index_add_(0, rows[kept], sums[kept])
+            gradients[VALUES] = torch.zeros_like(bank.values, dtype=sums.dtype).index_add_(0, rows[kept], sums[kept])
         gradients = {n: g.full_tensor() if isinstance(g, DTensor) else g for n, g in gradients.items()}
         (bank,) = model.decoder.banks or [None]
         if isinstance(bank, ColumnBank):

@@ -27,6 +27,14 @@ def test_a_run_that_is_broken_off_gives_the_same_bits(corpus, tmp_path, fusion, 
     assert outcome(run_experiment(config, tmp_path / "broken", progress=False) / "memory-s0") == untouched
 
 
+def test_values_of_16_bits_get_the_same_bits_after_a_break(corpus, tmp_path):
+    narrow = "variants.memory.memory.bank={type: vectors, dtype: bfloat16}"
+    config = load_experiment(write_config(corpus, tmp_path, 12), ["train.deterministic=true", narrow])
+    untouched = outcome(run_experiment(config, tmp_path / "untouched", progress=False) / "memory-s0")
+    broken_off(config, tmp_path / "broken")
+    assert outcome(run_experiment(config, tmp_path / "broken", progress=False) / "memory-s0") == untouched
+
+
 def test_the_operations_of_the_gpu_are_tried(corpus, tmp_path):
     config = load_experiment(write_config(corpus, tmp_path, 12))
     report = preflight(config.variants["memory"], config.train, device=torch.device("cuda"), use_cache=False)

@@ -131,7 +131,7 @@ class VectorRows(Rows[VectorBank]):
     def __init__(self, decoder: Decoder) -> None:
         super().__init__([bank for bank in decoder.banks if isinstance(bank, VectorBank)])
         if any(bank.has_16_bits for bank in self.banks):
-            raise EditError("the values of this model are bfloat16 (bank.dtype), and edits are kept in float32 alone")
+            raise EditError("the values are bfloat16, which rounds edits; edit a run that leaves bank.dtype out")
 
     def table(self, bank: VectorBank) -> Tensor:
         """Returns the bank's values, [S, d_value]."""

@@ -67,7 +67,8 @@ class _ZeroBank:
     bank: Bank
 
     def gather(self, slots: Tensor, scales: Tensor | None = None) -> Tensor:
-        return self.bank.table().new_zeros(*slots.shape, self.bank.d_value, device=slots.device)
+        shape = (*slots.shape, self.bank.d_value)
+        return self.bank.table().new_zeros(shape, dtype=self.bank.read_dtype, device=slots.device)
 
     def gather_joined(self, hidden: Tensor, slots: Tensor, scales: Tensor) -> Tensor:
         return torch.cat([hidden, self.gather(slots).flatten(-2).to(hidden.dtype)], dim=-1)

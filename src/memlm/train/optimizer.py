@@ -95,9 +95,12 @@ def compact_gradients(decoder: Decoder, tokens: int, ranks: int = 1, accumulatio
         accumulation: Micro-steps that share them.
 
     Raises:
-        RunError: as `give_compact_gradient`.
+        RunError: values have 16 bits, on an Apple GPU.
     """
+    on_apple = decoder.embedding.weight.device.type == "mps"
     for bank in (module for module in decoder.banks if isinstance(module, VectorBank)):
+        if bank.has_16_bits and on_apple:
+            raise RunError("bank.dtype is bfloat16, which is not for Apple GPUs; leave it out, or use train.device=cpu")
         layers = sum(decoder.bank_of(layer) is bank for layer in decoder.config.memory_layers)
         reads = layers * decoder.config.memory.n_reads * tokens
         if isinstance(bank, TrainedOnHost):
@@ -128,15 +131,9 @@ def give_compact_gradient(bank: VectorBank, reads: int, ranks: int = 1, parts: i
         reads: Of a step, over all ranks.
         ranks: Processes that share them.
         parts: Layers and micro-steps whose gradients of the bank add up.
-
-    Raises:
-        RunError: the bank has values of 16 bits, on an Apple GPU.
     """
     share = -math.expm1(-reads / bank.n_slots)
-    on_apple = bank.values.device.type == "mps"
-    if bank.has_16_bits and on_apple:
-        raise RunError("bank.dtype is bfloat16, which is not for Apple GPUs; leave it out, or use train.device=cpu")
-    is_worth = share <= COMPACT_SHARE and bank.values.numel() >= COMPACT_SIZE and not on_apple
+    is_worth = share <= COMPACT_SHARE and bank.values.numel() >= COMPACT_SIZE and bank.values.device.type != "mps"
     if is_worth or bank.has_16_bits:
         capacity = min(reads // ranks, bank.n_slots)
         bank.compact = CompactGradient(bank.values.detach(), capacity, sums_dtype(bank, parts))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from memlm.bank.vectors import VectorBank
+from memlm.evaluate.usage import _ZeroBank
 from memlm.hf import MemlmConfig, MemlmForCausalLM
 from tests.tolerances import FLOAT32
 
@@ -77,6 +78,12 @@ def test_a_model_gives_the_logits_of_the_same_values_in_float32(fusion):
     assert narrow.dtype == torch.float32 and wide.decoder.banks[0].values.dtype == torch.float32
     torch.testing.assert_close(narrow(tokens).logits, wide(tokens).logits, **FLOAT32)
     assert narrow.to(torch.bfloat16)(tokens).logits.dtype == torch.bfloat16
+
+
+def test_reads_of_zero_come_in_the_dtype_of_reads():
+    narrow, _ = banks()
+    off = _ZeroBank(narrow)
+    assert off.gather(SLOTS).dtype == off.weighted_sum(SLOTS, WEIGHTS).dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16])

@@ -26,7 +26,7 @@ def decoder():
 def test_values_of_16_bits_are_refused():
     narrow = model(memory=MEMORY | {"bank": {"type": "vectors", "dtype": "bfloat16"}}, fusion={"type": "gated_mlp"})
     with pytest.raises(
-        EditError, match=r"^the values of this model are bfloat16 \(bank\.dtype\), and edits are kept in"
+        EditError, match=r"^the values are bfloat16, which rounds edits; edit a run that leaves bank\.dtype out$"
     ):
         VectorRows(narrow.decoder)
 

@@ -10,10 +10,12 @@ from memlm.export.folder import export_run
 from tests.conftest import experiment_yaml
 
 BANK = "bank: {type: tokens, entry_length: 5}"
-NGRAM = f"""\
+NARROW = "bank: {type: vectors, dtype: bfloat16}"
+MORE = f"""\
   ngram: {{memory: {{type: ngram_hash, n_heads: 2, n_rows: 23, d_value: 12, {BANK}}}, fusion: {{type: weighted_sum}}}}
+  narrow: {{memory: {{type: product_key, n_keys: 8, d_value: 16, top_k: 2, {NARROW}}}, fusion: {{type: weighted_sum}}}}
 """
-VARIANTS = ("dense", "cross_attention", "gated_mlp", "ngram")
+VARIANTS = ("dense", "cross_attention", "gated_mlp", "ngram", "narrow")
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +23,7 @@ def runs(corpus, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     path = experiment_yaml.__wrapped__(corpus, folder)
     text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace("seeds: [0, 1]\n", NGRAM + "seeds: [0]\n"), encoding="utf-8")
+    path.write_text(text.replace("seeds: [0, 1]\n", MORE + "seeds: [0]\n"), encoding="utf-8")
     overrides = ["evaluate.samples=0"]
     return run_experiment(load_experiment(path, overrides), folder / "runs", progress=False)
 

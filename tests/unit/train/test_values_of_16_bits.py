@@ -175,14 +175,14 @@ def test_what_would_round_to_the_nearest_is_refused():
         ColumnBank(model.decoder.banks[0], n_ranks=2, rank=0)
 
 
-def test_apple_gpus_are_refused(monkeypatch):
-    class Values:
-        device, dtype = torch.device("mps"), torch.bfloat16
+def test_apple_gpus_are_refused():
+    class OnApple:
+        device = torch.device("mps")
 
-    bank = VectorBank(4, 2, torch.bfloat16)
-    monkeypatch.setitem(bank._parameters, "values", Values())
-    with pytest.raises(RunError, match=r"bank\.dtype is bfloat16, which is not for Apple GPUs.*train\.device=cpu"):
-        give_compact_gradient(bank, 4)
+    model = new_model()
+    model.decoder.embedding._parameters["weight"] = OnApple()
+    with pytest.raises(RunError, match=r"^bank\.dtype is bfloat16, which is not for Apple GPUs.*train\.device=cpu$"):
+        compact_gradients(model.decoder, 4)
 
 
 def test_revival_copies_values_of_16_bits(tmp_path):
