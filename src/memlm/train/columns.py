@@ -29,14 +29,14 @@ class ColumnBank(VectorBank):
 
     Args:
         whole: The bank, of which the columns are copied.
-        n_ranks: Processes that share it.
+        n_ranks: Processes that hold parts of it.
         rank: Which of them this is.
 
     Attributes:
         values: Its columns, [S, d_value / n_ranks].
 
     Raises:
-        RunError: they cannot have equal shares, or values have 16 bits, whose rounding goes by whole rows.
+        RunError: they cannot have equal parts, or values have 16 bits, whose rounding goes by whole rows.
     """
 
     def __init__(self, whole: VectorBank, n_ranks: int, rank: int) -> None:
