@@ -72,6 +72,16 @@ def weighted_lookup(*sizes, dtype=torch.float32):
     weighted_lookup(values.detach(), slots, weights).sum().backward()  # frozen values take a kernel of their own
 
 
+def values_of_16_bits(*sizes):
+    from memlm.kernels.segments import CompactRows
+    from memlm.kernels.weighted_lookup import weighted_lookup
+
+    values, slots, weights = reads(*sizes, torch.bfloat16)
+    carrier = torch.zeros(()).expand(values.shape).requires_grad_()  # several parts of a step add up in float32
+    compact = CompactRows(carrier, slots.int())
+    weighted_lookup(values.detach(), slots, weights, compact, torch.float32).sum().backward()
+
+
 def integers(n, reads, width, n_slots):
     from memlm.kernels.gather_joined import gather_joined
     from memlm.kernels.weighted_lookup import weighted_lookup
@@ -119,6 +129,7 @@ SIZES = {
     },
     "large": {
         "weighted_lookup": lambda: weighted_lookup(512, 128, 1024, 4096, dtype=torch.bfloat16),
+        "values of 16 bits": lambda: values_of_16_bits(512, 128, 1024, 4096),
         "integers": lambda: integers(256, 128, 1024, 4096),
         "rowwise_adamw": lambda: rowwise_adamw(4096, 1024, 4096),
         "rowwise_adamw, 16 bits": lambda: rowwise_adamw(4096, 1024, 4096, torch.bfloat16),
