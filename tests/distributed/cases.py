@@ -35,7 +35,7 @@ TEXT = corpus()[: 40 * SEQ_LEN + 1]
 """40 sequences, five steps of an epoch."""
 VALUES = "decoder.banks.0.values"
 SAME, SENT = "same", "sent"
-"""Whether all ranks end with the same bits, and how many bytes were sent for a bank whose columns they share."""
+"""Whether all ranks end with the same bits, and how many bytes were sent for a bank that is sharded."""
 
 
 def wired(fusion, memory="product_key", **more):
@@ -150,7 +150,7 @@ def trained(case: Case, device: str) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def counted_bytes():
-    """Counts what this rank sends for the sake of a bank whose columns are shared."""
+    """Counts what this rank sends for the sake of a bank that is sharded."""
     sent = [0.0]
     gathered, exchanged = columns.gathered, columns._exchanged
 
@@ -175,7 +175,7 @@ def main(path: Path, device: str) -> None:
             own = trained(case, device)
         found[f"{name}/{SENT}"] = torch.tensor(sent)
         found |= {f"{name}/{key}": tensor for key, tensor in own.items()}
-        # Of what is shared only rank 0 has the whole in the end.
+        # Of what is sharded only rank 0 has the whole in the end.
         apart = {"bank": f"weight/{VALUES}", "model": "weight/"}.get(case.train.get("shard"), "none")
         same = {k: t for k, t in own.items() if k in ("losses", "norm") or k.startswith("weight/")}
         known = torch.cat([tensor.flatten() for key, tensor in same.items() if not key.startswith(apart)])

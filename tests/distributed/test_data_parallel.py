@@ -68,7 +68,7 @@ def test_losses_and_gradients_are_those_of_one_process(name, alone, together):
 
 
 @pytest.mark.parametrize("name", ["sharded", "sharded_dense", "sharded_tokens"])
-def test_a_rank_holds_its_part_of_a_shared_model(name, alone, together):
+def test_a_rank_holds_its_part_of_a_sharded_model(name, alone, together):
     whole, held = alone(name)["held"].item(), together[name]["held"].item()
     assert whole / together["ranks"] <= held < 1.05 * whole / together["ranks"]
 

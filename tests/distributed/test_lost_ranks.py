@@ -1,6 +1,6 @@
 """A rank that dies ends the run for all, in one line, and the run goes on over another number of ranks.
 
-The bank, or the whole model, is shared by the ranks, so a checkpoint of two is also read by one and by four.
+The bank, or the whole model, is sharded over the ranks, so a checkpoint of two is also read by one and by four.
 """
 
 import json
@@ -13,7 +13,7 @@ from tests.distributed.launch import torchrun
 
 ONE_RUN = ["seeds=[0]", "variants={gated_mlp: {memory: {type: product_key, n_keys: 8}, fusion: {type: gated_mlp}}}"]
 SETTINGS = [*ONE_RUN, "hypotheses=[]", "train.save_every=2"]
-BANK, MODEL = ([*SETTINGS, f"train.shard={shared}"] for shared in ("bank", "model"))
+BANK, MODEL = ([*SETTINGS, f"train.shard={sharded}"] for sharded in ("bank", "model"))
 RUN = "tiny/gated_mlp-s0"
 
 

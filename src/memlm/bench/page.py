@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from memlm.bench import figures, tables, targets
@@ -14,7 +16,8 @@ from memlm.report import markdown
 from memlm.storage import write_text
 
 PAGE = "performance.md"
-FIGURES = {"growth": figures.growth, "roofline": figures.roofline}
+FIGURES = {"growth": ("growth", figures.growth), "roofline": ("stages", figures.roofline)}
+"""Each with the part that it draws."""
 BLOCKS = ("targets", *PARTS, "profiles", "roofline")
 MARK = "<!-- generated: {} -->"
 END = "<!-- end of generated -->"
@@ -31,41 +34,56 @@ def write_page(docs: Path, everything: Sequence[Results]) -> list[Path]:
         raise RunError(f"{path}: not there; give --report in a copy of memlm's repository, or --docs")
     text = path.read_text(encoding="utf-8")
     (docs / "figures").mkdir(exist_ok=True)
-    written = [path]
-    drawn: dict[tuple[str, int], str] = {}
-    for position, results in enumerate(everything):
-        for name, draw in FIGURES.items():
-            svg = draw(results)
-            if svg is not None:
-                figure = docs / "figures" / f"{name}-{results.path(docs).parent.name}.svg"
-                write_text(figure, svg)
-                written.append(figure)
-                drawn[name, position] = figure.relative_to(docs).as_posix()
+    devices: dict[str, list[Results]] = {}
+    for results in everything:
+        devices.setdefault(results.device["name"], []).append(results)
+    written, drawn = [path], dict[tuple[str, str], str]()
+    for (name, (part, draw)), (device, found) in product(FIGURES.items(), devices.items()):
+        svg = draw(whole) if (whole := _whole(found, [part])) else None
+        if whole and svg is not None:
+            figure = docs / "figures" / f"{name}-{whole.path(docs).parent.name}.svg"
+            write_text(figure, svg)
+            written.append(figure)
+            drawn[name, device] = figure.relative_to(docs).as_posix()
     for block in BLOCKS:
-        text = _replaced(path, text, block, "\n\n".join(_block(block, everything, drawn)))
+        parts = [text for found in devices.values() for text in _block(block, found, drawn)]
+        text = _replaced(path, text, block, "\n\n".join(parts or ["Not measured yet."]))
     write_text(path, text)
     return written
 
 
-def _block(block: str, everything: Sequence[Results], drawn: dict[tuple[str, int], str]) -> list[str]:
-    """Returns the paragraphs of a block: for each device its tables and its figure, drawn by block and position."""
-    parts: list[str] = []
-    for position, results in enumerate(everything):
-        device = results.device["name"]
-        found = _tables(block, results)
-        if (block, position) in drawn:
-            found.append(f"![{block} on {device}]({drawn[block, position]})")
-        if found:
-            parts += [f"**{device}**, commit {results.commit}, torch {results.versions.get('torch')}", *found]
-    return parts or ["Not measured yet."]
+def _whole(found: Sequence[Results], parts: Sequence[str]) -> Results | None:
+    """Returns what was measured of some parts on one device, at whichever commits; None if nothing was."""
+    meant = [results for results in found if any(results.of(part) for part in parts)]
+    if not meant:
+        return None
+    groups = {key: group for results in meant for key, group in results.groups.items() if group.part in parts}
+    return replace(meant[-1], commit=", ".join(results.commit for results in meant), groups=groups)
+
+
+def _block(block: str, found: Sequence[Results], drawn: dict[tuple[str, str], str]) -> list[str]:
+    """Returns the paragraphs of a block for one device: the tables of each commit and its figure."""
+    device, parts = found[0].device["name"], list[str]()
+    if block == "targets":
+        whole = _whole(found, list(dict.fromkeys(target.part for target in targets.TARGETS)))
+        if whole and targets.DEVICE in device:
+            parts += [_heading(whole), markdown.table(targets.table(whole))]
+    for results in found:
+        if tables_of_it := _tables(block, results):
+            parts += [_heading(results), *tables_of_it]
+    if (block, device) in drawn:
+        whole = _whole(found, [FIGURES[block][0]])
+        parts += [_heading(whole)] if whole and not parts else []
+        parts.append(f"![{block} on {device}]({drawn[block, device]})")
+    return parts
+
+
+def _heading(results: Results) -> str:
+    commits = "commits" if "," in results.commit else "commit"
+    return f"**{results.device['name']}**, {commits} {results.commit}, torch {results.versions.get('torch')}"
 
 
 def _tables(block: str, results: Results) -> list[str]:
-    if block == "targets":
-        is_meant = targets.DEVICE in results.device["name"] and any(
-            results.of(target.part) for target in targets.TARGETS
-        )
-        return [markdown.table(targets.table(results))] if is_meant else []
     if block == "profiles":
         rows = {name: row for group in results.of("steps") for name, row in group.rows.items() if row.get("profile")}
         return [part for name, row in rows.items() for part in (name, markdown.table(tables.profile(row)))]

@@ -108,23 +108,20 @@ def read(path: Path) -> Results:
 
 
 def newest(folder: Path) -> list[Results]:
-    """Returns for each device what was measured last: of each part, everything of one commit; GPUs first, then by age.
+    """Returns for each device and commit the groups that were not measured again later; GPUs first, then by age.
 
     Raises:
         RunError: there are no timings in ``folder``.
     """
-    last: dict[tuple[str, str], Results] = {}
-    for everything in map(read, sorted(folder.glob("*/*.json"))):
-        for part in dict.fromkeys(group.part for group in everything.groups.values()):
-            groups = {key: group for key, group in everything.groups.items() if group.part == part}
-            results = replace(everything, groups=groups)
-            key = (results.device["name"], part)
-            if key not in last or results.newest > last[key].newest:
-                last[key] = results
+    last: dict[tuple[str, str], tuple[Results, Group]] = {}
+    for results in map(read, sorted(folder.glob("*/*.json"))):
+        for name, group in results.groups.items():
+            key = (results.device["name"], name)
+            if key not in last or group.started > last[key][1].started:
+                last[key] = results, group
     if not last:
         raise RunError(f"{folder}: no timings here; measure some with: memlm bench")
     joined: dict[Path, Results] = {}
-    for results in last.values():
-        whole = joined.setdefault(results.path(folder), replace(results, groups={}))
-        whole.groups.update(results.groups)
+    for (_, name), (results, group) in last.items():
+        joined.setdefault(results.path(folder), replace(results, groups={})).groups[name] = group
     return sorted(joined.values(), key=lambda each: (each.device["kind"] == "cpu", each.device["name"], each.newest))

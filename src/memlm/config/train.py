@@ -116,7 +116,7 @@ class TrainConfig(Config):
 
     @property
     def bank_is_apart(self) -> bool:
-        """Whether no device is to hold a whole bank: the ranks share it, or it is on the host."""
+        """Whether no device is to hold a whole bank: it is sharded, or on the host."""
         return self.shard != "none" or self.values_on == "host"
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -136,7 +136,7 @@ class TrainConfig(Config):
             if self.values_on == "host" and getattr(self, name):
                 yield "values_on", f"values on the host do not go with {name}; leave one of them out"
         if self.shard == "model" and self.revive_every:
-            yield "shard", "model does not go with revive_every; leave that out, or share the bank alone: shard: bank"
+            yield "shard", "model does not go with revive_every; leave that out, or shard the bank alone: shard: bank"
         for name in ("save_every", "evaluate_every"):
             if self.keep_best and not getattr(self, name):
                 yield "keep_best", f"has no effect, because {name} is 0"

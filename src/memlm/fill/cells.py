@@ -112,10 +112,12 @@ def _within_capacity(vectors: np.ndarray, centroids: np.ndarray, capacity: list[
     waiting = np.arange(len(vectors))
     while len(waiting):
         wanted, score = np.empty_like(waiting), np.empty(len(waiting), np.float32)
+        roomy = free.nonzero()[0]
         for start in range(0, len(waiting), BLOCK):
             part = slice(start, start + BLOCK)
-            scores = np.where(free > 0, vectors[waiting[part]] @ centroids.T, -np.inf)
-            wanted[part], score[part] = scores.argmax(1), scores.max(1)
+            scores = vectors[waiting[part]] @ centroids[roomy].T
+            best = scores.argmax(1)
+            wanted[part], score[part] = roomy[best], scores[np.arange(len(best)), best]
         order = np.lexsort((-score, wanted))
         sizes = np.bincount(wanted, minlength=len(free))
         rank = np.arange(len(order)) - np.repeat(sizes.cumsum() - sizes, sizes)  # among those who want the same

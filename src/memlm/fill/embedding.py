@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from memlm.extras import optional
-from memlm.fill.progress import told
+from memlm.fill.progress import told, waited
 
 FEATURES = 1 << 16
 """Numbers that n-grams are hashed to."""
@@ -56,7 +56,8 @@ class Embedding:
         weights = (idf**RARITY).astype(np.float32)
         weighed = _weighed(counts, weights)
         n_components = min(width, max(1, len(sample) // 2))
-        svd = decomposition.TruncatedSVD(n_components, n_iter=2, random_state=0).fit(weighed)
+        with waited("finding components"):
+            svd = decomposition.TruncatedSVD(n_components, n_iter=2, random_state=0).fit(weighed)
         reduced = weighed @ svd.components_.T
         spread = reduced.std(0)
         spread = np.maximum(spread, FLOOR * spread.max()) + 1e-9  # 0 where all sentences are alike

@@ -40,9 +40,7 @@ def learned_keys(vectors: np.ndarray, grid: Grid, d_key: int) -> tuple[np.ndarra
     X = torch.from_numpy(vectors)
     rotation = torch.linalg.qr(torch.randn(X.shape[1], X.shape[1], generator=generator))[0]
     queries = rotation[:, :d_key].contiguous()  # both halves see something of every component
-    left, right = _split(X @ queries)
-    rows, columns = clustered((left, right), grid)
-    keys = [_key_means(left, rows, grid.n_rows, generator), _key_means(right, columns, grid.n_columns, generator)]
+    rows, columns, keys = _begun(_split(X @ queries), grid, generator)
     parameters = [tensor.requires_grad_() for tensor in (queries, *keys)]
     optimizer = torch.optim.Adam(parameters, lr=RATE)
     for number in range(ROUNDS):
@@ -51,6 +49,16 @@ def learned_keys(vectors: np.ndarray, grid: Grid, d_key: int) -> tuple[np.ndarra
         _train(optimizer, parameters, X, (torch.from_numpy(rows), torch.from_numpy(columns)), generator)
     queries, *keys = (tensor.detach() for tensor in parameters)
     return rows * grid.n_columns + columns, queries.numpy(), (keys[0], keys[1])
+
+
+def _begun(
+    halves: tuple[np.ndarray, np.ndarray], grid: Grid, generator: torch.Generator
+) -> tuple[np.ndarray, np.ndarray, list[Tensor]]:
+    """Returns the row and the column of every entry, and the keys of both; the halves are not held after that."""
+    lines = clustered(halves, grid)
+    sizes = (grid.n_rows, grid.n_columns)
+    keys = [_key_means(*each, generator) for each in zip(halves, lines, sizes, strict=True)]
+    return *lines, keys
 
 
 def _split(queries: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -41,3 +43,21 @@ def told(stage: str, steps: Iterable[T], total: int) -> Iterator[T]:
     for step in steps:
         yield step
         progress.step()
+
+
+@contextmanager
+def waited(stage: str) -> Generator[None]:
+    """Tells now and then, while a stage of one step goes on, for how long it has."""
+    begin, over = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not over.wait(EVERY_S):
+            logger.warning("filling the bank, %s: for %.0f s so far", stage, time.monotonic() - begin)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -29,14 +29,14 @@ class ColumnBank(VectorBank):
 
     Args:
         whole: The bank, of which the columns are copied.
-        n_ranks: Processes that share it.
+        n_ranks: Processes that hold parts of it.
         rank: Which of them this is.
 
     Attributes:
         values: Its columns, [S, d_value / n_ranks].
 
     Raises:
-        RunError: they cannot have equal shares, or values have 16 bits, whose rounding goes by whole rows.
+        RunError: they cannot have equal parts, or values have 16 bits, whose rounding goes by whole rows.
     """
 
     def __init__(self, whole: VectorBank, n_ranks: int, rank: int) -> None:
@@ -46,7 +46,7 @@ class ColumnBank(VectorBank):
                 "a multiple, or set train.shard: none"
             )
         if whole.has_16_bits:
-            raise RunError("values of 16 bits (bank.dtype) are not shared by processes; set train.shard: none")
+            raise RunError("values of 16 bits (bank.dtype) are not sharded; set train.shard: none")
         with torch.device("meta"):  # nothing is drawn
             super().__init__(whole.n_slots, whole.d_value)
         self.n_ranks, self.rank = n_ranks, rank

@@ -37,7 +37,7 @@ def add_up_gradient(
     Args:
         accelerator: Knows the device and the ranks.
         module: Returns summed loss and balance loss of sequences.
-        sampler: Gives the batches; each is shared by the ranks.
+        sampler: Gives the batches; each is divided among the ranks.
         step: The step, from 0.
         accumulation: Micro-steps of a step.
         tokens: Tokens of a step, over all ranks.

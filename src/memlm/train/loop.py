@@ -50,8 +50,8 @@ class Hooks:
     """What the loop calls; it knows nothing of evaluation, folders or screens.
 
     Attributes:
-        evaluate: Returns metrics of the model as it is now; called between steps. Where ranks share a bank or the
-            model, all of them must read the same.
+        evaluate: Returns metrics of the model as it is now; called between steps. Where a bank or the
+            model is sharded, all ranks must read the same.
         save: Writes the model as it is now and the training state; called between steps. Only rank 0 has all of both.
         progress: Is told the step, its loss and tokens per second, every step.
         alarm: Is told every alarm that begins or ceases, as an entry of `Alarms.history`; after a resume all so far.

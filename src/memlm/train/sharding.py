@@ -1,6 +1,6 @@
 """What every rank holds a part of while a model is trained, and the whole of it for checkpoints.
 
-Banks of vectors are shared by columns, all else by torch's FSDP2 (Zhao et al. 2023, arXiv:2304.11277).
+Banks of vectors are sharded by columns, all else by torch's FSDP2 (Zhao et al. 2023, arXiv:2304.11277).
 """
 
 # torch leaves parts of its interface untyped:
@@ -26,13 +26,13 @@ from memlm.train.columns import ColumnBank
 from memlm.train.ranks import Ranks
 from memlm.train.state import OPTIMIZER
 
-Shared = Literal["none", "bank", "model"]
+Sharded = Literal["none", "bank", "model"]
 CHUNK = 1 << 24
 """Numbers that are sent to rank 0 at a time, by each rank."""
 
 
 class Shards:
-    """Leaves this rank its part of a decoder; with one rank, or where nothing is shared, the whole.
+    """Leaves this rank its part of a decoder; with one rank, or where nothing is sharded, the whole.
 
     Checkpoints hold whole parameters and their whole moments, so they know nothing of ranks: any number goes on from
     them. Whole ones are put together in rank 0's host memory; the other ranks are left with placeholders of no size.
@@ -40,24 +40,24 @@ class Shards:
     Args:
         decoder: The model's decoder, the same on every rank.
         ranks: The processes that train together.
-        shared: ``bank`` replaces banks of vectors by the columns that a rank holds, ``model`` also shards all other
+        sharded: ``bank`` replaces banks of vectors by the columns that a rank holds, ``model`` also shards all other
             parameters: those of a block are gathered while it runs, the others during a whole pass.
         device: Where a rank's part goes.
 
     Raises:
-        RunError: the ranks cannot have equal shares of a bank.
+        RunError: the ranks cannot have equal parts of a bank.
     """
 
-    def __init__(self, decoder: Decoder, ranks: Ranks, shared: Shared, device: torch.device) -> None:
+    def __init__(self, decoder: Decoder, ranks: Ranks, sharded: Sharded, device: torch.device) -> None:
         self._decoder, self._ranks = decoder, ranks
         self._banks: dict[int, ColumnBank] = {}
-        if ranks.number == 1 or shared == "none":
+        if ranks.number == 1 or sharded == "none":
             return
         for index, bank in enumerate(decoder.banks):
             if isinstance(bank, VectorBank):
                 self._banks[index] = ColumnBank(bank, ranks.number, ranks.index)
                 decoder.banks[index] = self._banks[index]
-        if shared == "model":
+        if sharded == "model":
             self._shard_blocks(device)
 
     def _shard_blocks(self, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""How many bytes each rank sends in a step for the sake of a bank, by the way in which ranks share it.
+"""How many bytes each rank sends in a step for the sake of a bank, by the way in which it is sharded.
 
 Collectives are counted as rings: a gather sends a part to every other rank, a sum over ranks goes round twice. By these
 numbers columns were chosen (docs/scaling.md).

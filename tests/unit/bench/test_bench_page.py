@@ -174,3 +174,17 @@ def test_the_tables_of_the_page_are_markdown():
     table = markdown.table(tables.growth(fabricated().groups["growth/grown"]))
     assert table.splitlines()[1] == "| :-- | --: | --: | --: |"
     assert page.PAGE == "performance.md"
+
+
+def test_what_was_measured_at_several_commits_makes_one_table_of_targets(tmp_path):
+    (tmp_path / "performance.md").write_text("\n".join(f"{MARK.format(block)}\n{page.END}" for block in BLOCKS))
+    first, second = fabricated(), fabricated(commit="def")
+    first.groups.pop("layers/S")
+    for key in [key for key in second.groups if key != "layers/S"]:
+        del second.groups[key]
+    write_page(tmp_path, [first, second])
+    text = (tmp_path / "performance.md").read_text()
+    told = text[: text.index(page.END)]
+    assert told.count("commits abc, def") == 1 and told.count("| layers S |") == 2
+    assert "0.9 × dense | yes" in told and "0.04 ms | no" in told
+    assert "commit def" in text[text.index(MARK.format("layers")) : text.index(MARK.format("steps"))]

@@ -1,5 +1,6 @@
 """What is kept of a bench, and when."""
 
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
@@ -96,19 +97,26 @@ def test_a_file_that_holds_no_timings_is_named(text, tmp_path):
         newest(tmp_path)
 
 
-def test_of_each_device_and_part_the_newest_counts_and_gpus_come_first(tmp_path):
+def test_of_each_device_part_and_shape_the_newest_counts_and_gpus_come_first(tmp_path):
     for commit, started in (("one", "2026-01-02"), ("two", "2026-01-03"), ("three", "2026-01-01")):
         write(tmp_path, fabricated("A processor", "cpu", commit, started))
     write(tmp_path, fabricated())
     later = fabricated("A processor", "cpu", "four", "2026-01-04")
     for key in [key for key, group in later.groups.items() if group.part != "decode"]:
         del later.groups[key]
+    other_shape = replace(later.groups["decode/decoded"], shape="other", started="2026-01-05")
+    later.groups["decode/other"] = other_shape
     write(tmp_path, later)
+    newer = fabricated("A processor", "cpu", "five", "2026-01-06")
+    newer.groups.clear()
+    newer.groups["decode/other"] = replace(other_shape, started="2026-01-06")
+    write(tmp_path, newer)
     gpu, *cpu = newest(tmp_path)
     assert (gpu.device["kind"], gpu.commit, gpu.groups) == ("cuda", "abc", fabricated().groups)
     everything = {group.part for group in fabricated().groups.values()}
     found = [(results.commit, {group.part for group in results.groups.values()}) for results in cpu]
-    assert found == [("two", everything - {"decode"}), ("four", {"decode"})], "the older commit comes first"
+    assert found == [("two", everything - {"decode"}), ("four", {"decode"}), ("five", {"decode"})], "old ones first"
+    assert [list(results.groups) for results in cpu[1:]] == [["decode/decoded"], ["decode/other"]]
 
 
 def test_an_empty_folder_is_told(tmp_path):

@@ -180,7 +180,7 @@ TRAIN = [
     (
         "steps: 4, shard: model, revive_every: 2",
         "shard = 'model'",
-        "model does not go with revive_every; leave that out, or share the bank alone: shard: bank",
+        "model does not go with revive_every; leave that out, or shard the bank alone: shard: bank",
     ),
     (
         "steps: 4, record_writers: true, compile: true",

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from memlm.data.tokenizer import load_tokenizer
 from memlm.errors import ConfigError, DataError
 from memlm.experiment.config import load_experiment
 from memlm.experiment.models import new_model
+from memlm.fill import cells, progress
 from memlm.fill.cells import Grid, clustered
 from memlm.fill.database import read_database
 from memlm.fill.embedding import unit
@@ -163,6 +165,25 @@ def test_progress_is_told_with_what_is_left(monkeypatch, caplog):
     monkeypatch.setattr(memlm.fill.progress.time, "monotonic", lambda: next(now))
     assert list(told("placing entries", "abcd", 4)) == list("abcd")
     assert caplog.messages == ["filling the bank, placing entries: 2 of 4, about 12 s left"]
+
+
+def test_what_has_no_steps_tells_how_long_it_goes_on(monkeypatch, caplog):
+    monkeypatch.setattr(progress, "EVERY_S", 0.01)
+    with pytest.raises(ZeroDivisionError), progress.waited("finding components"):
+        while not caplog.messages:
+            time.sleep(0.01)
+        raise ZeroDivisionError
+    assert caplog.messages[0] == "filling the bank, finding components: for 0 s so far"
+    n_told = len(caplog.messages)
+    time.sleep(0.1)
+    assert len(caplog.messages) == n_told, "it is over, also after an error"
+
+
+def test_where_all_want_one_row_the_others_take_what_it_has_no_cell_for():
+    vectors = np.ones((9, 2), np.float32)
+    vectors[4:] = [1, 0.9]
+    rows = cells._within_capacity(vectors, np.array([[1, 1], [1, 0], [0, 1]], np.float32), [4, 3, 3])
+    assert rows.tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 2]
 
 
 def test_a_damaged_cache_is_made_again(database, monkeypatch, caplog):

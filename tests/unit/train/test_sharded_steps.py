@@ -36,7 +36,7 @@ def test_a_step_that_is_not_finite_leaves_them(size, is_taken, sharded):
     assert sharded.weight.grad is None
 
 
-def test_the_norm_is_on_the_device_where_all_is_shared():
+def test_the_norm_is_on_the_device_where_all_is_sharded():
     """NCCL adds up nothing on the CPU, where torch has the norm of no gradients."""
     bank = ColumnBank(VectorBank(6, 4), n_ranks=2, rank=0).to("meta")
     bank.values.grad = torch.empty_like(bank.values)
