@@ -58,7 +58,8 @@ def _whole(found: Sequence[Results], parts: Sequence[str]) -> Results | None:
     if not meant:
         return None
     groups = {key: group for results in meant for key, group in results.groups.items() if group.part in parts}
-    return replace(meant[-1], commit=", ".join(results.commit for results in meant), groups=groups)
+    commits, torches = ([r.commit for r in meant], dict.fromkeys(str(r.versions.get("torch")) for r in meant))
+    return replace(meant[-1], commit=", ".join(commits), versions={"torch": ", ".join(torches)}, groups=groups)
 
 
 def _block(block: str, found: Sequence[Results], drawn: dict[tuple[str, str], str]) -> list[str]:

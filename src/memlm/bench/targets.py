@@ -65,7 +65,6 @@ TARGETS = (
     Target("stages", "M8k", "lookup, backward, 16-bit, compact", milliseconds, 1.0),
     Target("stages", "L8k", "lookup, backward, 16-bit, compact", milliseconds, 1.6),
     Target("stages", "L8k", "AdamW, rows read", milliseconds, 9.0),
-    Target("stages", "L8k", "AdamW, rows read, 16-bit values", milliseconds, 9.0),
     Target("layers", "S", "gated_mlp, compiled", times_dense, 1.2),
     Target("layers", "S", "cross_attention, compiled", times_dense, 1.5),
     Target("layers", "M8k", "weighted_sum, compiled", times_dense, 2.8),

@@ -260,10 +260,11 @@ def _chosen(ways: Mapping[str, T], names: list[str] | None) -> dict[str, T]:
 
 
 def _tell_apart(console: Console, editing: Editing) -> None:
-    from memlm.edit.abstention import TOKENS, measure
+    from memlm.edit.abstention import READS, TOKENS, measure, reads_of
 
     world, editor, keep = editing.world(), editing.editor, editing.keeper(ABSTENTION)
-    found = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, world, editing.training_text(TOKENS))
+    text = editing.training_text(min(TOKENS, READS // reads_of(editor.model.decoder)))
+    found = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, world, text)
     for part, rows in found.items():
         keep(part, rows)
     first, *names = found["auroc"][0]

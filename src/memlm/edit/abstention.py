@@ -39,6 +39,8 @@ MOST = 500
 """Questions of a kind at most."""
 TOKENS = 1 << 21
 """Most tokens of the training text whose reads are compared: enough to state each of 10,000 facts some ten times."""
+READS = 1 << 26
+"""Most reads of theirs, 512 MiB: 32 for each of so many tokens."""
 KNOWN = "paraphrase"
 UNKNOWN = ("unknown_entity", "unknown_attribute")
 BATCH = 64
@@ -130,9 +132,14 @@ class KnownReads:
 
     def __init__(self, decoder: Decoder, sequences: Sequence[Sequence[int]]) -> None:
         self._decoder = decoder
-        batches = [sequences[start : start + BATCH] for start in range(0, len(sequences), BATCH)]
-        slots, weights = zip(*(self._real(batch) for batch in batches), strict=True)
-        self._slots, self._weights = torch.cat(slots), torch.cat(weights)  # [tokens, R]
+        device, end = decoder.embedding.weight.device, 0
+        shape = (sum(map(len, sequences)), reads_of(decoder))
+        self._slots = torch.empty(shape, dtype=torch.int32, device=device)
+        self._weights = torch.empty(shape, device=device)
+        for start in range(0, len(sequences), BATCH):
+            slots, weights = self._real(sequences[start : start + BATCH])
+            begin, end = end, end + len(slots)
+            self._slots[begin:end], self._weights[begin:end] = slots, weights
 
     @torch.inference_mode()
     def judge(self, prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -163,6 +170,12 @@ class KnownReads:
         ids, is_real = (tensor.to(self._decoder.embedding.weight.device) for tensor in padded(sequences))
         slots, weights = by_head(list(self._decoder(ids).reads.values()))
         return slots[is_real], weights[is_real]
+
+
+def reads_of(decoder: Decoder) -> int:
+    """Returns how many slots a token reads over all layers, R."""
+    memory = decoder.config.memory
+    return 0 if memory is None else memory.n_reads * len(decoder.config.memory_layers)
 
 
 def by_head(reads: Sequence[MemoryRead]) -> tuple[Tensor, Tensor]:

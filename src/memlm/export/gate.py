@@ -51,7 +51,9 @@ class Gate:
         if isinstance(body, Response):
             await body(scope, receive, send)
         else:
-            await self.app(scope, receive if body is None else _again(body, receive), send)
+            if body is not None:
+                scope, receive = _again(scope, body, receive)
+            await self.app(scope, receive, send)
 
     async def _admitted(self, path: str, request: Request) -> bytes | Response:
         """Returns the body that is handed on, or the refusal."""
@@ -91,11 +93,13 @@ def gated(app: FastAPI, tokenizer: PreTrainedTokenizerFast, positions: int) -> F
     return app
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Returns what gives a body that was read, and then what else comes: that the client is gone."""
+def _again(scope: Scope, body: bytes, receive: Receive) -> tuple[Scope, Receive]:
+    """Returns a request with another body, and what gives it and then what else comes: that the client is gone."""
+    headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
+    headers.append((b"content-length", str(len(body)).encode()))
     left: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
         return left.pop() if left else await receive()
 
-    return replay
+    return {**scope, "headers": headers}, replay
