@@ -15,7 +15,7 @@ from memlm.bench.store import Group, Results
 from memlm.bench.tables import Row
 from memlm.report.figures import COLOURS, STYLE, svg
 
-MARKERS = "osD^vPX*<>dp1+"
+MARKERS = "osD^vPX*<>dp1+hx"
 
 
 def growth(results: Results) -> str | None:
