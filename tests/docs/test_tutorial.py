@@ -117,7 +117,7 @@ def test_slots_are_shown(told):
 
 def test_an_edit_is_made_and_undone(told):
     assert re.search(r"edit 1: Lapifi Cenide \| school: .+ -> Vabome", find(told, "--set"))
-    assert "0 edits remain" in find(told, "--undo 1")
+    assert "0 edits left" in find(told, "--undo 1")
 
 
 def test_the_folder_and_the_server_write_what_the_run_writes(told):

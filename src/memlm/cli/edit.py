@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from memlm.cli import screen
-from memlm.errors import EditError
+from memlm.errors import EditError, counted
 
 if TYPE_CHECKING:
     from memlm.edit.editor import Made
@@ -172,7 +172,7 @@ def _take_back(console: Console, editing: Editing, numbers: list[int], everythin
     for number in numbers:
         conflicts = editing.editor.undo(number)
         editing.save()
-        console.print(f"edit {number}: undone; {len(editing.editor.edits)} edits remain")
+        console.print(f"edit {number}: undone; {counted(len(editing.editor.edits), 'edit')} left")
         for conflict in conflicts:
             console.print(f"  conflict: {conflict}")
     if everything:

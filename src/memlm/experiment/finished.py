@@ -15,7 +15,7 @@ from memlm.experiment.reading import Run, read_finished
 from memlm.experiment.rerun import recorded_config
 from memlm.experiment.trained import model_of
 from memlm.hf import MemlmForCausalLM
-from memlm.train.checkpoint import FINAL
+from memlm.train.checkpoint import FINAL, require
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def open_finished(folder: Path, purpose: str, shows_bars: bool = False) -> Finis
 
     Raises:
         RunError: the folder holds no finished run of a model with a memory, or its text is not the recorded one.
+        CheckpointError: it holds no checkpoint, as a record that was kept alone.
         MemlmError: of the data.
     """
     run = read_finished(folder)
@@ -57,6 +58,7 @@ def open_finished(folder: Path, purpose: str, shows_bars: bool = False) -> Finis
     if model_config.memory is None:
         name = run.record.variant
         raise RunError(f"{folder}: {name} has no memory to {purpose}; give a run of a variant that has one")
+    require(inside(folder, FINAL))  # first, since a record without its model is told at once, and text takes a while
     data = prepare(config.data, progress=shows_bars)
     if data.fingerprint != run.record.data.fingerprint:
         raise RunError(f"{folder}: data.corpus holds other text now; bring the recorded text back to {purpose} the run")

@@ -80,10 +80,10 @@ def tune(
         MemlmError: there is no tune split or no such variant, rates lie outside of their range, or the folder holds
             another tune.
     """
+    chosen = _chosen(config, variants)
     optional("optuna", "tune", "memlm tune").logging.set_verbosity(30)  # warnings
     disable_progress_bar()
     build_accelerator(config.train)
-    chosen = _chosen(config, variants)
     _refuse(config, chosen)
     config, _ = solve_widths(config)
     data = prepare(config.data, progress=progress)

@@ -150,6 +150,11 @@ def verify(folder: Path) -> None:
         _verify_file(folder, name, expected)
 
 
+def require(folder: Path) -> None:
+    """Raises CheckpointError if the folder holds no checkpoint; reads none of its files but the manifest."""
+    _manifest(folder)
+
+
 def _manifest(folder: Path) -> dict[str, str]:
     try:
         hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]

@@ -37,7 +37,7 @@ def test_a_fact_is_set_asked_for_packed_and_undone(run, edit, tmp_path):
     assert "of 2 wordings" in shown and f"{fact.question.prompt}\n  edited: " in shown
     assert subject in edit() and answer in edit()
     assert "1 edits of the weights" in edit("--pack", tmp_path / "one.pack")
-    assert "edit 1: undone; 0 edits remain" in edit("--undo", 1)
+    assert "edit 1: undone; 0 edits left" in edit("--undo", 1)
     assert "1 edits applied" in edit("--apply", tmp_path / "one.pack")
     assert "with 1 edits" in edit("--export", tmp_path / "edited")
     assert "1 edits undone; the model is the checkpoint" in edit("--undo-all")

@@ -188,4 +188,4 @@ def test_the_command_replaces_and_lets_nobody_else_edit_meanwhile(run):
         with pytest.raises(RunError, match="is being edited by another process; give the command again when"):
             edit("--undo", 1)
         assert "slot 3" in edit(), "who only looks need not wait"
-    assert "edit 1: undone; 1 edits remain" in edit("--undo", 1)
+    assert "edit 1: undone; 1 edit left" in edit("--undo", 1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from memlm.errors import CheckpointError, RunError
-from memlm.experiment import inspecting
+from memlm.experiment import finished, inspecting
 from memlm.inspect.store import FOLDER, SUMMARY, TENSORS
 from memlm.train import writers
 from tests.unit.inspect.conftest import TOKENS, Runs
@@ -66,6 +66,13 @@ def test_what_cannot_be_inspected_is_refused(copied, runs):
     ):
         inspecting.open_inspection(runs.folder, TOKENS, lambda _done, _total: None)
     shutil.rmtree(copied.folder / "shared-s0" / "checkpoint")
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        copied.open("shared")
+
+
+def test_a_record_without_its_model_is_told_before_any_text_is_prepared(copied, monkeypatch):
+    shutil.rmtree(copied.folder / "shared-s0" / "checkpoint")
+    monkeypatch.setattr(finished, "prepare", lambda *_args, **_options: pytest.fail("text was prepared"))
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         copied.open("shared")
 
