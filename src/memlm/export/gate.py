@@ -57,11 +57,13 @@ class Gate:
 
     async def _admitted(self, path: str, request: Request) -> bytes | Response:
         """Returns the body that is handed on, or the refusal."""
-        body = bytearray()
+        body, length = bytearray(), 0
         async for piece in request.stream():
-            body += piece
-            if len(body) > LARGEST:
-                return refusal(f"the request has more than {LARGEST:,} bytes; shorten it", status=413)
+            length += len(piece)
+            if length <= LARGEST:
+                body += piece
+        if length > LARGEST:  # read to its end, unkept: who is still sending would find the line cut, and no answer
+            return refusal(f"the request has more than {LARGEST:,} bytes; shorten it", status=413)
         # Of a long text this takes a second, in which other requests are to be answered.
         return await run_in_threadpool(checked, FORMS[path], bytes(body), self.tokenizer, self.positions)
 
