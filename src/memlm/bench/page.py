@@ -37,16 +37,16 @@ def write_page(docs: Path, everything: Sequence[Results]) -> list[Path]:
     devices: dict[str, list[Results]] = {}
     for results in everything:
         devices.setdefault(results.device["name"], []).append(results)
-    written, drawn = [path], dict[tuple[str, str], str]()
+    written, drawn = [path], dict[tuple[str, str], tuple[str, str]]()
     for (name, (part, draw)), (device, found) in product(FIGURES.items(), devices.items()):
         svg = draw(whole) if (whole := _whole(found, [part])) else None
         if whole and svg is not None:
             figure = docs / "figures" / f"{name}-{whole.path(docs).parent.name}.svg"
             write_text(figure, svg)
             written.append(figure)
-            drawn[name, device] = figure.relative_to(docs).as_posix()
+            drawn[name, device] = _heading(whole), f"![{name} on {device}]({figure.relative_to(docs).as_posix()})"
     for block in BLOCKS:
-        parts = [text for found in devices.values() for text in _block(block, found, drawn)]
+        parts = [part for found in devices.values() for part in _block(block, found, drawn)]
         text = _replaced(path, text, block, "\n\n".join(parts or ["Not measured yet."]))
     write_text(path, text)
     return written
@@ -62,8 +62,8 @@ def _whole(found: Sequence[Results], parts: Sequence[str]) -> Results | None:
     return replace(meant[-1], commit=", ".join(commits), versions={"torch": ", ".join(torches)}, groups=groups)
 
 
-def _block(block: str, found: Sequence[Results], drawn: dict[tuple[str, str], str]) -> list[str]:
-    """Returns the paragraphs of a block for one device: the tables of each commit and its figure."""
+def _block(block: str, found: Sequence[Results], drawn: dict[tuple[str, str], tuple[str, str]]) -> list[str]:
+    """Returns the paragraphs of a block for one device: the tables of each commit, and what was drawn."""
     device, parts = found[0].device["name"], list[str]()
     if block == "targets":
         whole = _whole(found, list(dict.fromkeys(target.part for target in targets.TARGETS)))
@@ -73,9 +73,8 @@ def _block(block: str, found: Sequence[Results], drawn: dict[tuple[str, str], st
         if tables_of_it := _tables(block, results):
             parts += [_heading(results), *tables_of_it]
     if (block, device) in drawn:
-        whole = _whole(found, [FIGURES[block][0]])
-        parts += [_heading(whole)] if whole and not parts else []
-        parts.append(f"![{block} on {device}]({drawn[block, device]})")
+        heading, figure = drawn[block, device]
+        parts += [figure] if parts else [heading, figure]
     return parts
 
 
