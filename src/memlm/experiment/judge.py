@@ -53,18 +53,17 @@ class Noise:
         metric: Which.
         sd: By variant, the standard deviation over its finished seeds.
         paired_sd: The same of paired differences between two variants, pooled over all pairs of variants.
-        n: Seeds of the pair that has the fewest.
         level: The level of the strictest test of the experiment's claims: alpha over their number, half of that if one
             of them is about effects of either sign.
-        detectable: The smallest difference that so many seeds find in four of five cases at that level.
+        detectable: By the number of seeds that pairs of variants have, most first, the smallest difference that so many
+            find in four of five cases at that level.
     """
 
     metric: str
     sd: dict[str, float]
     paired_sd: float
-    n: int
     level: float
-    detectable: float
+    detectable: dict[int, float]
 
 
 def judgements(experiment: Experiment, documents: Mapping[str, Documents]) -> list[Judgement]:
@@ -185,8 +184,8 @@ def _noise(values: Values, metric: str, level: float) -> Noise | None:
     if not spreads:
         return None
     sd = {variant: float(np.std(list(v.values()), ddof=1)) for variant, v in values.items() if len(v) > 1}
-    paired, n = pooled_sd(spreads), min(n for _, n in spreads)
-    return Noise(metric, sd, paired, n, level, detectable(paired, n, level))
+    paired, sizes = pooled_sd(spreads), sorted({n for _, n in spreads}, reverse=True)
+    return Noise(metric, sd, paired, level, {n: detectable(paired, n, level) for n in sizes})
 
 
 def _gaps(experiment: Experiment, variants: Sequence[str], metric: str) -> Iterator[str]:

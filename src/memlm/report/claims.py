@@ -78,13 +78,14 @@ def missing_documents(comparison: Comparison) -> str:
 
 
 def noise_sentence(found: Noise) -> str:
-    """Says how much the seeds alone move a metric, and which difference so many seeds could find."""
+    """Says how much the seeds alone move a metric, and which difference a pair's seeds could find."""
     form = fixed(3)
     spreads = ", ".join(f"{variant} {form(sd)}" for variant, sd in found.sd.items())
+    finds = " and ".join(f"{n} paired seeds find a difference of {form(d)}" for n, d in found.detectable.items())
     return (
         f"Seed noise in {name(found.metric, False)} (standard deviations): {spreads}; of paired differences, pooled "
-        f"over all pairs of variants, {form(found.paired_sd)}. With that, {found.n} seeds find a difference of "
-        f"{form(found.detectable)} in four of five cases at level {found.level:.3g}."
+        f"over all pairs of variants, {form(found.paired_sd)}. With that, {finds} in four of five cases at level "
+        f"{found.level:.3g}."
     )
 
 

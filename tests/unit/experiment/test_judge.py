@@ -7,6 +7,7 @@ import pytest
 from fabricate import SEEDS, edit_record, fabricate, loss_of, write_json
 from scipy import stats
 
+from memlm.evaluate.statistics import detectable
 from memlm.experiment.compare import compare
 from memlm.experiment.reading import read_experiment
 
@@ -135,8 +136,15 @@ def test_noise_is_that_of_the_seeds(tmp_path):
     variants = list(noise.sd)
     pairs = [(losses(a) - losses(b)).var(ddof=1) for n, a in enumerate(variants) for b in variants[n + 1 :]]
     assert noise.paired_sd == pytest.approx(np.mean(pairs) ** 0.5)
-    assert (noise.n, noise.level) == (3, 0.025)
-    assert noise.detectable > noise.paired_sd
+    assert noise.level == 0.025
+    assert list(noise.detectable) == [3] and noise.detectable[3] > noise.paired_sd
+
+
+def test_noise_knows_how_many_seeds_each_pair_has(tmp_path):
+    folder = fabricate(tmp_path, [])
+    edit_record(folder / "dense-s0", status="interrupted")
+    (noise,) = compare(read_experiment(folder)).noise
+    assert noise.detectable == {n: detectable(noise.paired_sd, n, 0.05) for n in (3, 2)}
 
 
 def test_an_effect_of_either_sign_makes_the_strictest_level_half_of_it(tmp_path):

@@ -1,9 +1,12 @@
+import json
+
 import pytest
-from fabricate import edit_record, fabricate
+from fabricate import edit_record, fabricate, write_json
 
 from memlm.experiment.compare import compare
 from memlm.experiment.reading import read_experiment
 from memlm.report import claims, figures, tables
+from memlm.report.page import write_report
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,30 @@ def test_noise_is_one_sentence(folder):
     (noise,) = compare(read_experiment(folder)).noise
     told = claims.noise_sentence(noise)
     assert told.startswith("Seed noise in held-out loss (standard deviations): dense 0.01")
-    assert f"3 seeds find a difference of {noise.detectable:.3f} in four of five cases at level 0.05." in told
+    assert f"With that, 3 paired seeds find a difference of {noise.detectable[3]:.3f} in four of five cases at " in told
+
+
+def test_noise_speaks_of_the_seeds_that_pairs_have(folder):
+    edit_record(folder / "dense-s0", status="interrupted")
+    (noise,) = compare(read_experiment(folder)).noise
+    many, few = (f"{noise.detectable[n]:.3f}" for n in (3, 2))
+    assert (
+        f"3 paired seeds find a difference of {many} and 2 paired seeds find a difference of {few} in four of five "
+        "cases at level 0.05."
+    ) in claims.noise_sentence(noise)
+
+
+def test_a_variant_alone_has_nothing_to_be_compared_with(folder):
+    plan = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
+    write_json(folder / "experiment.json", plan | {"variants": ["dense"], "hypotheses": []})
+    comparison = compare(read_experiment(folder))
+    table = tables.ledger(comparison)
+    assert table.rows and not table.foot
+    assert tables.held_sentence(comparison) == "dense is the only variant: there is nothing to compare it with."
+    for path in write_report(folder):
+        text = path.read_text(encoding="utf-8")
+        assert "there is nothing to compare it with" in text
+        assert "annot be told" not in text and "held equal" not in text
 
 
 def test_a_claimed_metric_gets_a_column(tmp_path):
