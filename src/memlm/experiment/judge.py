@@ -25,10 +25,10 @@ class Judgement:
     """What the runs say about a hypothesis.
 
     Args:
-        hypothesis: The claim as it was written.
-        claim: The claim as it is read, ``left < right``.
-        difference: left minus right over paired seeds, with its interval at the level of the verdict, which speaks for
-            other seeds on this text; None if no seed has both.
+        hypothesis: The claim as text, with its metric and margin.
+        claim: The claim as it is read.
+        difference: left minus right, as the claim is written, over paired seeds, with its interval at the level of the
+            verdict, which speaks for other seeds on this text; None if no seed has both.
         documents: The same with an interval that speaks for other seeds and other documents; None without losses of
             documents for all of these runs.
         n_documents: How many documents that rests on.
@@ -44,6 +44,11 @@ class Judgement:
     verdict: Verdict
     notes: list[str]
 
+    @property
+    def bound(self) -> float:
+        """What the claim asks the difference to lie below, or above: the margin with the sign that supports it."""
+        return self.claim.sign * self.hypothesis.margin
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -53,18 +58,17 @@ class Noise:
         metric: Which.
         sd: By variant, the standard deviation over its finished seeds.
         paired_sd: The same of paired differences between two variants, pooled over all pairs of variants.
-        n: Seeds of the pair that has the fewest.
         level: The level of the strictest test of the experiment's claims: alpha over their number, half of that if one
             of them is about effects of either sign.
-        detectable: The smallest difference that so many seeds find in four of five cases at that level.
+        detectable: By the number of seeds that pairs of variants have, most first, the smallest difference that so many
+            find in four of five cases at that level.
     """
 
     metric: str
     sd: dict[str, float]
     paired_sd: float
-    n: int
     level: float
-    detectable: float
+    detectable: dict[int, float]
 
 
 def judgements(experiment: Experiment, documents: Mapping[str, Documents]) -> list[Judgement]:
@@ -81,7 +85,7 @@ def judgements(experiment: Experiment, documents: Mapping[str, Documents]) -> li
     claims = [_claim(experiment, hypothesis) for hypothesis in plan.hypotheses]
     by_seed = [_differences(values_of(experiment, h.metric), c) for h, c in zip(plan.hypotheses, claims, strict=True)]
     cases = [
-        Case(difference(list(found.values())) if found else None, hypothesis.margin, claim.looks)
+        Case(difference([-claim.sign * d for d in found.values()]) if found else None, hypothesis.margin, claim.looks)
         for found, hypothesis, claim in zip(by_seed, plan.hypotheses, claims, strict=True)
     ]
     verdicts = judge(cases, plan.alpha)
@@ -185,8 +189,8 @@ def _noise(values: Values, metric: str, level: float) -> Noise | None:
     if not spreads:
         return None
     sd = {variant: float(np.std(list(v.values()), ddof=1)) for variant, v in values.items() if len(v) > 1}
-    paired, n = pooled_sd(spreads), min(n for _, n in spreads)
-    return Noise(metric, sd, paired, n, level, detectable(paired, n, level))
+    paired, sizes = pooled_sd(spreads), sorted({n for _, n in spreads}, reverse=True)
+    return Noise(metric, sd, paired, level, {n: detectable(paired, n, level) for n in sizes})
 
 
 def _gaps(experiment: Experiment, variants: Sequence[str], metric: str) -> Iterator[str]:

@@ -116,6 +116,7 @@ def _of_claims(comparison: Comparison) -> list[Section]:
     """Returns what was claimed, what was found, and what it cost."""
     entropy = "; ".join(tables.unigram_sentences(comparison))
     noise = "".join(f" {claims.noise_sentence(found)}" for found in comparison.noise)
+    unequal = " What was not held equal may by itself explain a difference in loss."
     return [
         Section(
             "Claims",
@@ -133,8 +134,8 @@ def _of_claims(comparison: Comparison) -> list[Section]:
         ),
         Section(
             "Ledger",
-            f"What each variant cost. {tables.held_sentence(comparison)} "
-            "What was not held equal may by itself explain a difference in loss.",
+            f"What each variant cost. {tables.held_sentence(comparison)}"
+            + (unequal if len(comparison.ledger.rows) > 1 else ""),
             tables.ledger(comparison),
         ),
     ]

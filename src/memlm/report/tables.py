@@ -122,7 +122,7 @@ def results(comparison: Comparison) -> Table:
 
 
 def ledger(comparison: Comparison) -> Table:
-    """What each variant cost, and in the last row which quantities were held equal."""
+    """What each variant cost, and in the last row which quantities were held equal, if there are two to compare."""
     forms: dict[str, Format] = dict.fromkeys(LEDGER, compact) | {"time_s": duration}
     labels = {"flops_per_token": "FLOPs per token", "bytes_per_token": "Bytes read per token", "time_s": "Wall clock"}
     rows = [
@@ -133,13 +133,13 @@ def ledger(comparison: Comparison) -> Table:
         ]
         for row in comparison.ledger.rows
     ]
-    foot = [Cell("Held"), *(Cell(how) for how in comparison.ledger.held.values())]
+    foot = [Cell("Held"), *(Cell(how) for how in comparison.ledger.held.values())] if len(rows) > 1 else []
     columns = ["Variant", *(labels.get(key, name(key)) for key in LEDGER), "Device"]
     own = comparison.experiment.plan.own_training
     if not own:
         return Table(columns, rows, foot)
     rows = [[*row, Cell(_settings(own.get(row[0].text, {})))] for row in rows]
-    return Table([*columns, "Training of its own"], rows, [*foot, Cell(NOTHING)], ends_in_text=True)
+    return Table([*columns, "Training of its own"], rows, foot and [*foot, Cell(NOTHING)], ends_in_text=True)
 
 
 def controls(comparison: Comparison) -> Table:
@@ -266,6 +266,8 @@ def _match_sentence(match: Match) -> str:
 def held_sentence(comparison: Comparison) -> str:
     """Says which quantities of the ledger were held equal, which were not or cannot be told, and what was solved."""
     held = comparison.ledger
+    if len(held.rows) == 1:
+        return f"{held.rows[0].variant} is the only variant: there is nothing to compare it with."
     parts = [("Held equal", held.equal()), ("Not held equal", held.unequal()), ("Cannot be told", held.unknown())]
     told = [f"{label}: {', '.join(name(key, False) for key in keys)}." for label, keys in parts if keys]
     return " ".join([*told, *map(_match_sentence, held.matches)])

@@ -7,6 +7,7 @@ import pytest
 from fabricate import SEEDS, edit_record, fabricate, loss_of, write_json
 from scipy import stats
 
+from memlm.evaluate.statistics import detectable
 from memlm.experiment.compare import compare
 from memlm.experiment.reading import read_experiment
 
@@ -106,11 +107,22 @@ def test_an_effect_that_exceeds_another_whatever_its_sign(tmp_path):
     claim = "|dense - cross_attention| > |gated_mlp - dense|"
     (judged,) = compared(tmp_path, hypothesis(claim, 0.2)).judgements
     bigger, smaller = losses("cross_attention") - losses("dense"), losses("gated_mlp") - losses("dense")
-    assert judged.difference.mean == pytest.approx((smaller - bigger).mean())
+    assert judged.difference.mean == pytest.approx((bigger - smaller).mean())
     assert judged.verdict.p == pytest.approx(2 * stats.ttest_1samp(smaller - bigger, -0.2).pvalue), (
         "two ways to come true"
     )
     assert judged.verdict.word == "supported"
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.05, 0.6])
+def test_above_is_judged_as_below_and_told_as_it_is_written(tmp_path, margin):
+    (below,) = compared(tmp_path / "a", hypothesis("gated_mlp < cross_attention", margin)).judgements
+    (above,) = compared(tmp_path / "b", hypothesis("cross_attention > gated_mlp", margin)).judgements
+    assert above.verdict == below.verdict and below.verdict.word in ("supported", "refuted")
+    assert (below.bound, above.bound) == (-margin, margin)
+    for one, other in ((above.difference, below.difference), (above.documents, below.documents)):
+        assert one.mean == pytest.approx(-other.mean)
+        assert [one.low, one.high] == pytest.approx([-other.high, -other.low])
 
 
 def test_a_pattern_is_the_mean_over_variants(tmp_path):
@@ -135,8 +147,15 @@ def test_noise_is_that_of_the_seeds(tmp_path):
     variants = list(noise.sd)
     pairs = [(losses(a) - losses(b)).var(ddof=1) for n, a in enumerate(variants) for b in variants[n + 1 :]]
     assert noise.paired_sd == pytest.approx(np.mean(pairs) ** 0.5)
-    assert (noise.n, noise.level) == (3, 0.025)
-    assert noise.detectable > noise.paired_sd
+    assert noise.level == 0.025
+    assert list(noise.detectable) == [3] and noise.detectable[3] > noise.paired_sd
+
+
+def test_noise_knows_how_many_seeds_each_pair_has(tmp_path):
+    folder = fabricate(tmp_path, [])
+    edit_record(folder / "dense-s0", status="interrupted")
+    (noise,) = compare(read_experiment(folder)).noise
+    assert noise.detectable == {n: detectable(noise.paired_sd, n, 0.05) for n in (3, 2)}
 
 
 def test_an_effect_of_either_sign_makes_the_strictest_level_half_of_it(tmp_path):

@@ -1,9 +1,12 @@
+import json
+
 import pytest
-from fabricate import edit_record, fabricate
+from fabricate import edit_record, fabricate, write_json
 
 from memlm.experiment.compare import compare
 from memlm.experiment.reading import read_experiment
 from memlm.report import claims, figures, tables
+from memlm.report.page import write_report
 
 
 @pytest.mark.parametrize(
@@ -46,12 +49,16 @@ def test_claims_are_told_with_both_intervals(tmp_path):
     assert {len(row) for row in table.rows} == {len(table.columns)}
     for row, judgement in zip(table.rows, comparison.judgements, strict=True):
         found, other = judgement.difference, judgement.documents
-        assert row[3] == tables.Cell(tables.signed(found.mean), "asked < −0.05")
+        asked, told_so = {
+            -1: ("asked < −0.05", "A negative difference supports the claim, which asks for less than −0.05."),
+            1: ("asked > 0.05", "A positive difference supports the claim, which asks for more than 0.05."),
+        }[judgement.claim.sign]
+        assert row[3] == tables.Cell(tables.signed(found.mean), asked)
         assert row[4].text == f"{tables.signed(found.low)} to {tables.signed(found.high)}"
         assert row[5].text == f"{tables.signed(other.low)} to {tables.signed(other.high)}"
         assert row[4].note == row[5].note == f"({100 * (1 - judgement.verdict.level):.4g} %)"
         told = claims.sentence(judgement)
-        assert row[4].text in told and row[5].text in told and "30 documents" in told
+        assert row[4].text in told and row[5].text in told and "30 documents" in told and told_so in told
     assert claims.missing_documents(comparison) == ""
     figure = figures.claims(comparison.judgements)
     assert all(name.replace("<", "&lt;").replace(">", "&gt;") in figure for name in names)
@@ -70,7 +77,30 @@ def test_noise_is_one_sentence(folder):
     (noise,) = compare(read_experiment(folder)).noise
     told = claims.noise_sentence(noise)
     assert told.startswith("Seed noise in held-out loss (standard deviations): dense 0.01")
-    assert f"3 seeds find a difference of {noise.detectable:.3f} in four of five cases at level 0.05." in told
+    assert f"With that, 3 paired seeds find a difference of {noise.detectable[3]:.3f} in four of five cases at " in told
+
+
+def test_noise_speaks_of_the_seeds_that_pairs_have(folder):
+    edit_record(folder / "dense-s0", status="interrupted")
+    (noise,) = compare(read_experiment(folder)).noise
+    many, few = (f"{noise.detectable[n]:.3f}" for n in (3, 2))
+    assert (
+        f"3 paired seeds find a difference of {many} and 2 paired seeds find a difference of {few} in four of five "
+        "cases at level 0.05."
+    ) in claims.noise_sentence(noise)
+
+
+def test_a_variant_alone_has_nothing_to_be_compared_with(folder):
+    plan = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
+    write_json(folder / "experiment.json", plan | {"variants": ["dense"], "hypotheses": []})
+    comparison = compare(read_experiment(folder))
+    table = tables.ledger(comparison)
+    assert table.rows and not table.foot
+    assert tables.held_sentence(comparison) == "dense is the only variant: there is nothing to compare it with."
+    for path in write_report(folder):
+        text = path.read_text(encoding="utf-8")
+        assert "there is nothing to compare it with" in text
+        assert "annot be told" not in text and "held equal" not in text
 
 
 def test_a_claimed_metric_gets_a_column(tmp_path):
