@@ -1,4 +1,4 @@
-"""Written claims: one variant's metric is below another's, or one difference between variants is below another."""
+"""Written claims: one variant's metric is below or above another's, or one difference between variants another."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 _NAME = r"[^\s<>=|]+"
 # A name may hold a hyphen or a plus, so that those of a sum stand between spaces.
@@ -54,10 +55,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Claim:
-    """A hypothesis as it is read: the left side lies below the right one."""
+    """A hypothesis as it is written: the left side lies below the right one (``sign`` −1), or above it (1).
+
+    ``sign`` is that of a difference left − right which supports it.
+    """
 
     left: Side
     right: Side
+    sign: Literal[-1, 1] = -1
 
     def variants(self, known: Collection[str]) -> list[str]:
         """Returns the variants in it, each once; a name that fits none of the known ones is itself among them."""
@@ -93,7 +98,7 @@ class Claim:
 
 
 def parse_claim(text: str) -> Claim:
-    """Reads "a < b", "a - b < c - d" or "|a - b| < |c - d|"; "x > y" is read as "y < x".
+    """Reads "a < b", "a - b < c - d" or "|a - b| < |c - d|", and the same with ">".
 
     Sides may be longer sums (``a - b - c + d``), and a name with ``*`` in it stands for a mean over variants.
 
@@ -112,7 +117,7 @@ def parse_claim(text: str) -> Claim:
                 raise ValueError(f"the claim {text.strip()!r} takes {name} from itself")
     if _is_same(left, right):
         raise ValueError(f"the claim {text.strip()!r} compares {left} with itself")
-    return Claim(left, right) if "<" in text else Claim(right, left)
+    return Claim(left, right, -1 if "<" in text else 1)
 
 
 def _side(text: str) -> Side | None:

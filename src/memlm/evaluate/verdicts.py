@@ -1,8 +1,9 @@
 """Verdicts on all claims of an experiment together, so that many claims do not make one of them come true by chance.
 
 A claim "left < right by more than ``margin``" is tested by the paired t-test of the mean of left − right against
-``−margin``, half of the level in each direction. The p-values are adjusted by Holm's method (S. Holm, "A simple
-sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979), whatever the claims share.
+``−margin``, half of the level in each direction; "left > right" is tested as "right < left". The p-values
+are adjusted by Holm's method (S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal
+of Statistics 6, 1979), whatever the claims share.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ MAX_SEEDS = 1000
 
 @dataclass(frozen=True)
 class Case:
-    """What a claim is judged by: left − right over paired seeds (None if no seed has both), and what it asks for.
+    """What a claim is judged by: a difference over paired seeds (None if no seed has both), and what it asks for.
 
+    ``difference`` is left − right, of a claim with ``>`` right − left, so that below ``-margin`` supports it.
     ``looks`` is how many ways the claim can come true, `memlm.evaluate.claims.Claim.looks`.
     """
 
@@ -52,7 +54,7 @@ class Verdict:
 
 
 def judge(cases: Sequence[Case], alpha: float) -> list[Verdict]:
-    """Judges claims together: the chance that any is decided where left − right is just ``−margin`` is at most alpha.
+    """Judges claims together: the chance that any is decided where its difference is just ``−margin`` is at most alpha.
 
     A claim is *supported* if its adjusted p is below alpha and the mean lies below ``−margin``, *refuted* if it is and
     the mean does not, else *inconclusive*. Claims that cannot be tested yet count in the family all the same.

@@ -25,10 +25,10 @@ class Judgement:
     """What the runs say about a hypothesis.
 
     Args:
-        hypothesis: The claim as it was written.
-        claim: The claim as it is read, ``left < right``.
-        difference: left minus right over paired seeds, with its interval at the level of the verdict, which speaks for
-            other seeds on this text; None if no seed has both.
+        hypothesis: The claim as text, with its metric and margin.
+        claim: The claim as it is read.
+        difference: left minus right, as the claim is written, over paired seeds, with its interval at the level of the
+            verdict, which speaks for other seeds on this text; None if no seed has both.
         documents: The same with an interval that speaks for other seeds and other documents; None without losses of
             documents for all of these runs.
         n_documents: How many documents that rests on.
@@ -43,6 +43,11 @@ class Judgement:
     n_documents: int
     verdict: Verdict
     notes: list[str]
+
+    @property
+    def bound(self) -> float:
+        """What the claim asks the difference to lie below, or above: the margin with the sign that supports it."""
+        return self.claim.sign * self.hypothesis.margin
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def judgements(experiment: Experiment, documents: Mapping[str, Documents]) -> li
     claims = [_claim(experiment, hypothesis) for hypothesis in plan.hypotheses]
     by_seed = [_differences(values_of(experiment, h.metric), c) for h, c in zip(plan.hypotheses, claims, strict=True)]
     cases = [
-        Case(difference(list(found.values())) if found else None, hypothesis.margin, claim.looks)
+        Case(difference([-claim.sign * d for d in found.values()]) if found else None, hypothesis.margin, claim.looks)
         for found, hypothesis, claim in zip(by_seed, plan.hypotheses, claims, strict=True)
     ]
     verdicts = judge(cases, plan.alpha)

@@ -15,7 +15,8 @@ def sentence(judgement: Judgement) -> str:
     """Says what a verdict rests on: the difference, its intervals, the test, the seeds and the margin."""
     found, verdict = judgement.difference, judgement.verdict
     subject = f"{judgement.claim} in {name(judgement.hypothesis.metric, False)}"
-    asked = f"The claim asks for less than {plain(-judgement.hypothesis.margin)}."
+    sign, extent = ("negative", "less") if judgement.claim.sign < 0 else ("positive", "more")
+    asked = f"A {sign} difference supports the claim, which asks for {extent} than {plain(judgement.bound)}."
     notes = "".join(f" {note[:1].upper()}{note[1:]}." for note in judgement.notes)
     if found is None:
         return f"{subject} cannot be told: no seed has both sides. {asked}{notes}"
@@ -41,7 +42,7 @@ def table(comparison: Comparison) -> Table:
             Cell(judgement.hypothesis.name),
             Cell(str(judgement.verdict)),
             Cell(str(judgement.claim), f"in {name(judgement.hypothesis.metric, False)}"),
-            Cell(signed(judgement.difference.mean), f"asked < {plain(-judgement.hypothesis.margin)}"),
+            Cell(signed(judgement.difference.mean), _asked(judgement)),
             _cell(judgement.difference),
             _cell(judgement.documents),
             Cell(_p(judgement.verdict.p)),
@@ -57,8 +58,9 @@ def explanation(comparison: Comparison) -> str:
     """Says what the intervals of the claims are, and what they cannot speak for."""
     alpha = comparison.experiment.plan.alpha
     told = [
-        "A dot is the mean difference, a bar its interval over paired seeds, which speaks for other seeds on this "
-        "text; the paired t-test against the margin (the upright mark) is the test of record. Verdicts hold together "
+        "A dot is the mean difference, left minus right as the claim is written: left of the upright mark (the margin) "
+        "supports a claim with <, right of it one with >. A bar is its interval over paired seeds, which speaks for "
+        "other seeds on this text; the paired t-test against the margin is the test of record. Verdicts hold together "
         f"at alpha {alpha:g}: p is adjusted by Holm's method, and each interval has the level of its test.",
     ]
     if any(judgement.documents for judgement in comparison.judgements):
@@ -87,6 +89,10 @@ def noise_sentence(found: Noise) -> str:
         f"over all pairs of variants, {form(found.paired_sd)}. With that, {finds} in four of five cases at level "
         f"{found.level:.3g}."
     )
+
+
+def _asked(judgement: Judgement) -> str:
+    return f"asked {'<' if judgement.claim.sign < 0 else '>'} {plain(judgement.bound)}"
 
 
 def _percent(found: Interval) -> str:

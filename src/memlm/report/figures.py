@@ -145,10 +145,10 @@ Ends = dict[str, tuple[float, float]]
 
 
 def _claim(axes: Axes, place: int, judgement: Judgement) -> None:
-    found, documents, margin = judgement.difference, judgement.documents, judgement.hypothesis.margin
+    found, documents = judgement.difference, judgement.documents
     if found is None:
         return
-    axes.plot([-margin] * 2, [place - 0.3, place + 0.3], color=COLOURS[1], linewidth=1.5, solid_capstyle="butt")
+    axes.plot([judgement.bound] * 2, [place - 0.3, place + 0.3], color=COLOURS[1], linewidth=1.5, solid_capstyle="butt")
     if found.low is not None and found.high is not None:
         axes.plot([found.low, found.high], [place] * 2, color=COLOURS[0], linewidth=4, alpha=0.45)
     if documents is not None and documents.low is not None and documents.high is not None:

@@ -107,11 +107,22 @@ def test_an_effect_that_exceeds_another_whatever_its_sign(tmp_path):
     claim = "|dense - cross_attention| > |gated_mlp - dense|"
     (judged,) = compared(tmp_path, hypothesis(claim, 0.2)).judgements
     bigger, smaller = losses("cross_attention") - losses("dense"), losses("gated_mlp") - losses("dense")
-    assert judged.difference.mean == pytest.approx((smaller - bigger).mean())
+    assert judged.difference.mean == pytest.approx((bigger - smaller).mean())
     assert judged.verdict.p == pytest.approx(2 * stats.ttest_1samp(smaller - bigger, -0.2).pvalue), (
         "two ways to come true"
     )
     assert judged.verdict.word == "supported"
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.05, 0.6])
+def test_above_is_judged_as_below_and_told_as_it_is_written(tmp_path, margin):
+    (below,) = compared(tmp_path / "a", hypothesis("gated_mlp < cross_attention", margin)).judgements
+    (above,) = compared(tmp_path / "b", hypothesis("cross_attention > gated_mlp", margin)).judgements
+    assert above.verdict == below.verdict and below.verdict.word in ("supported", "refuted")
+    assert (below.bound, above.bound) == (-margin, margin)
+    for one, other in ((above.difference, below.difference), (above.documents, below.documents)):
+        assert one.mean == pytest.approx(-other.mean)
+        assert [one.low, one.high] == pytest.approx([-other.high, -other.low])
 
 
 def test_a_pattern_is_the_mean_over_variants(tmp_path):

@@ -49,12 +49,16 @@ def test_claims_are_told_with_both_intervals(tmp_path):
     assert {len(row) for row in table.rows} == {len(table.columns)}
     for row, judgement in zip(table.rows, comparison.judgements, strict=True):
         found, other = judgement.difference, judgement.documents
-        assert row[3] == tables.Cell(tables.signed(found.mean), "asked < −0.05")
+        asked, told_so = {
+            -1: ("asked < −0.05", "A negative difference supports the claim, which asks for less than −0.05."),
+            1: ("asked > 0.05", "A positive difference supports the claim, which asks for more than 0.05."),
+        }[judgement.claim.sign]
+        assert row[3] == tables.Cell(tables.signed(found.mean), asked)
         assert row[4].text == f"{tables.signed(found.low)} to {tables.signed(found.high)}"
         assert row[5].text == f"{tables.signed(other.low)} to {tables.signed(other.high)}"
         assert row[4].note == row[5].note == f"({100 * (1 - judgement.verdict.level):.4g} %)"
         told = claims.sentence(judgement)
-        assert row[4].text in told and row[5].text in told and "30 documents" in told
+        assert row[4].text in told and row[5].text in told and "30 documents" in told and told_so in told
     assert claims.missing_documents(comparison) == ""
     figure = figures.claims(comparison.judgements)
     assert all(name.replace("<", "&lt;").replace(">", "&gt;") in figure for name in names)
