@@ -15,7 +15,7 @@ from memlm.config.alarms import AlarmsConfig
 from memlm.errors import CheckpointError, Interrupted, MemlmError, RunError
 from memlm.evaluate.suite import Suite
 from memlm.experiment import attempt
-from memlm.experiment.config import load_experiment
+from memlm.experiment.config import ExperimentConfig, load_experiment
 from memlm.experiment.run import Watcher, run_experiment
 from memlm.train import optimizer
 from memlm.train.checkpoint import checkpoints, finish, verify
@@ -282,6 +282,24 @@ def test_other_settings_do_not_touch_what_can_be_gone_on_from(config, tmp_path):
     with pytest.raises(RunError, match=r"memory-s0 is a run to be continued with other settings.*-o name="):
         run_experiment(other, tmp_path, progress=False)
     assert len(checkpoints(run)) == 2
+
+
+def test_a_run_that_an_earlier_version_began_goes_on_as_often_as_it_must(config, untouched, tmp_path, monkeypatch):
+    def older(config, variant, seed):
+        settings = recorded(config, variant, seed)
+        del settings["train"]["shard"], settings["model"]["experts"]
+        return settings
+
+    recorded = ExperimentConfig.run_config
+    with monkeypatch.context() as patch:
+        patch.setattr(ExperimentConfig, "run_config", older)
+        run = broken_off(config, tmp_path, step=5)
+    settings = (run / "config.yaml").read_text()
+    broken_off(config, tmp_path)  # beside a checkpoint of the earlier version there is one of this
+    run_experiment(config, tmp_path, progress=False)
+    assert outcome(run) == untouched
+    assert [part["step"] for part in json.loads((run / "record.json").read_text())["continued"]] == [4, 8]
+    assert (run / "config.yaml").read_text() == settings and "shard:" not in settings
 
 
 def test_other_text_does_not_touch_what_can_be_gone_on_from(config, corpus, tmp_path):

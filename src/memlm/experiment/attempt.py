@@ -25,6 +25,7 @@ from memlm.experiment.followers import Followers, Order
 from memlm.experiment.models import database_fingerprint, new_model, starting_device
 from memlm.experiment.preflight import preflight_variant
 from memlm.experiment.record import code_state, config_hash, environment, now
+from memlm.experiment.settings import begun_with
 from memlm.experiment.solution import Solution
 from memlm.experiment.text import sampler_of
 from memlm.hf import MemlmForCausalLM
@@ -95,7 +96,7 @@ class Attempt:
 
     def __init__(self, prepared: Prepared, variant: str, seed: int, folder: Path, before: dict[str, Any]) -> None:
         self.prepared, self.variant, self.seed, self.folder, self.before = prepared, variant, seed, folder, before
-        self.settings = prepared.config.run_config(variant, seed)
+        self.settings, _ = begun_with(folder, prepared.config.run_config(variant, seed))
         self.owner = {"config_hash": config_hash(self.settings), "data": prepared.data.fingerprint}
         config, data = prepared.config, prepared.data
         self.sampler = sampler_of(config, data, seed)

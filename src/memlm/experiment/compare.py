@@ -16,6 +16,7 @@ from memlm.experiment.opened import opened_before, tell_added
 from memlm.experiment.reading import NOT_RUN, Experiment, Run, listed
 from memlm.experiment.record import abbreviated
 from memlm.experiment.schema import run_name
+from memlm.experiment.settings import COMMON, as_now
 from memlm.experiment.solution import Solution
 from memlm.experiment.variants import QUANTITIES
 
@@ -42,7 +43,6 @@ _SAME: dict[str, Callable[[Run], object]] = {
     "commit": lambda run: abbreviated(run.record.commit),
     "torch version": lambda run: run.record.versions.get("torch"),
 }
-_SAME_SECTIONS = ("data", "train", "evaluate")
 
 
 MISSED = 0.05
@@ -262,8 +262,8 @@ def _warnings(experiment: Experiment) -> Iterator[str]:
     runs = experiment.finished()
     for name, read in _SAME.items():
         yield from _unequal(name, {run.name: read(run) for run in runs})
-    sections = {run.name: {s: run.config.get(s) for s in _SAME_SECTIONS} for run in runs}
-    flat = {name: dict(flatten(tree)) for name, tree in sections.items()}
+    settings = {run.name: as_now(run.config) for run in runs}
+    flat = {name: dict(flatten({s: tree.get(s) for s in COMMON})) for name, tree in settings.items()}
     meant = {(run.name, path) for run in runs for path in _meant(experiment, run)}
     for path in dict.fromkeys(path for tree in flat.values() for path in tree):
         yield from _unequal(path, {name: tree.get(path) for name, tree in flat.items() if (name, path) not in meant})

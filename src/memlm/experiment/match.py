@@ -13,7 +13,6 @@ from memlm.data.cache import TokenData
 from memlm.errors import ConfigError
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.estimate import step_time
-from memlm.experiment.record import config_hash
 from memlm.experiment.solution import Solution
 from memlm.experiment.text import sampler_of
 from memlm.experiment.variants import QUANTITIES, VariantConfig
@@ -58,7 +57,8 @@ def solve_steps(
         data: Its prepared data.
         tokenizer: That of the data.
         device: Names the device that is measured.
-        recorded: What an earlier attempt at this experiment solved; it is taken, and not measured again.
+        recorded: What an earlier attempt at this experiment measured and still stands (`standing`); it is taken, and
+            not measured again.
     """
     config, solutions = recall_steps(config, recorded)
     for name, variant in config.variants.items():
@@ -70,18 +70,39 @@ def solve_steps(
     return config, solutions
 
 
-def recall_steps(config: ExperimentConfig, recorded: Sequence[Solution]) -> tuple[ExperimentConfig, list[Solution]]:
-    """Returns the experiment with those budgets that were measured before with the same settings, and what these are.
+def standing(
+    config: ExperimentConfig, before: ExperimentConfig | None, solutions: Sequence[Solution]
+) -> list[Solution]:
+    """Returns those of an earlier attempt's measurements that stand: both variants have the settings that they had.
 
     The device may be another one: a run that goes on elsewhere keeps its budget.
+
+    Args:
+        config: The experiment.
+        before: The experiment of that attempt, as it was stated; None: it is not known.
+        solutions: What that attempt solved.
     """
+    if before is None:
+        return []
+    known = before.variants.keys() & config.variants.keys()
+    return [
+        solution
+        for solution in solutions
+        if solution.by == "wall_clock"
+        and {solution.variant, solution.to} <= known
+        and all(before.run_config(v, 0) == config.run_config(v, 0) for v in (solution.variant, solution.to))
+    ]
+
+
+def recall_steps(config: ExperimentConfig, recorded: Sequence[Solution]) -> tuple[ExperimentConfig, list[Solution]]:
+    """Returns the experiment with those budgets that were measured before (`standing`), and what these are."""
     by_variant = {solution.variant: solution for solution in recorded}
     recalled: list[Solution] = []
     for name, variant in config.variants.items():
         match, solution = variant.match, by_variant.get(name)
         if match is None or match.by != "wall_clock" or solution is None:
             continue
-        if solution.settings_hash == _settings_hash(config, name, match.to):
+        if solution.to == match.to:
             recalled.append(solution)
             config = _resolved(config, solution)
     return config, recalled
@@ -147,12 +168,7 @@ def _solve_steps(
         value,
         target=steps * partner,
         reached=value * own,
-        settings_hash=_settings_hash(config, name, to),
         device=device,
         step_times_s=(own, partner),
         spread=max((max(found) - min(found)) / median(found) for found in times.values()),
     )
-
-
-def _settings_hash(config: ExperimentConfig, name: str, to: str) -> str:
-    return config_hash({role: config.run_config(variant, 0) for role, variant in (("own", name), ("partner", to))})

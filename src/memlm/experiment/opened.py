@@ -9,6 +9,7 @@ from typing import Any
 from memlm.errors import MemlmError, counted
 from memlm.experiment.reading import Experiment, Run, read_plan, read_run
 from memlm.experiment.schema import Evaluated, run_name
+from memlm.experiment.settings import as_now
 
 
 def opened_before(experiment: Experiment) -> Iterator[str]:
@@ -80,7 +81,7 @@ def _test(run: Run) -> Evaluated | None:
 
 def _settings(run: Run) -> dict[str, Any]:
     """Returns the settings of a run but for the name of its experiment and its seed."""
-    return {name: value for name, value in run.config.items() if name not in ("experiment", "seed")}
+    return {name: value for name, value in as_now(run.config).items() if name not in ("experiment", "seed")}
 
 
 def _others(experiment: Experiment) -> Iterator[Run]:

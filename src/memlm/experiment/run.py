@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,12 +28,13 @@ from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.environment import processor
 from memlm.experiment.followers import Followers
 from memlm.experiment.locks import locked
-from memlm.experiment.match import recall_steps, solve_steps, solve_widths
+from memlm.experiment.match import recall_steps, solve_steps, solve_widths, standing
 from memlm.experiment.models import database_fingerprint
 from memlm.experiment.opened import added_after_test
-from memlm.experiment.reading import Run, read_plan, read_run
+from memlm.experiment.reading import Run, listed, read_plan, read_run
 from memlm.experiment.record import config_hash
 from memlm.experiment.schema import run_name
+from memlm.experiment.settings import COMMON, begun_with, differing, recorded_experiment
 from memlm.experiment.solution import Solution
 from memlm.experiment.spread import claimed, spread
 from memlm.experiment.text import suite_of
@@ -99,7 +100,7 @@ def _make(
         require(tracker)
     stated = config
     config, widths = solve_widths(config)
-    recorded = _solutions(folder)
+    recorded = _solutions(folder, config)
     _refuse_other_settings(recall_steps(config, recorded)[0], folder)
     data = prepare(config.data, progress=progress)
     suite = suite_of(config, data)
@@ -208,12 +209,13 @@ def _own_training(config: ExperimentConfig, variant: str) -> dict[str, Any]:
     return {name: value for name, value in own.items() if value != shared[name]}
 
 
-def _solutions(folder: Path) -> list[Solution]:
-    """Returns what an earlier call solved; nothing if there was none, or none that can be read."""
+def _solutions(folder: Path, config: ExperimentConfig) -> list[Solution]:
+    """Returns what an earlier call measured and still stands; nothing if there was none, or none that can be read."""
     try:
-        return read_plan(folder).matches
+        plan = read_plan(folder)
     except RunError:
         return []
+    return standing(config, recorded_experiment(plan.config), plan.matches)
 
 
 def _refuse_other_settings(config: ExperimentConfig, folder: Path) -> None:
@@ -221,11 +223,13 @@ def _refuse_other_settings(config: ExperimentConfig, folder: Path) -> None:
     for variant in config.variants:
         for seed in config.seeds:
             run = folder / run_name(variant, seed)
-            expected = config_hash(config.run_config(variant, seed))
+            settings, differences = begun_with(run, config.run_config(variant, seed))
+            expected = config_hash(settings)
             if any(owner.get("config_hash") != expected for owner in _owners(run)):
                 what = "finished run" if _record(run).get("status") == "finished" else "run to be continued"
+                where = listed(differences) or "its config.yaml was changed since"
                 raise RunError(
-                    f"{run} is a {what} with other settings; give this experiment another name "
+                    f"{run} is a {what} with other settings ({where}); give this experiment another name "
                     "(-o name=...), or remove that folder"
                 )
 
@@ -240,25 +244,25 @@ def _refuse_strangers(config: ExperimentConfig, folder: Path) -> None:
             run = read_run(record.parent)
         except RunError:
             continue  # compare tells of it
-        differing = list(_differing(config, run))
-        if differing:
+        differences = _differing(config, run)
+        if differences:
             raise RunError(
-                f"{run.folder} was run with other settings ({', '.join(differing)}), and an experiment has one; "
-                "give this one another name (-o name=...), or remove that folder"
+                f"{run.folder} was run with other settings ({listed(differences)}), and an experiment has one; give "
+                " this one another name (-o name=...), or remove that folder"
             )
 
 
-def _differing(config: ExperimentConfig, run: Run) -> Iterator[str]:
-    """Yields the sections in which a run is none of this experiment's; an unknown variant may train in its own way."""
+def _differing(config: ExperimentConfig, run: Run) -> list[str]:
+    """Returns where a run is none of this experiment's; an unknown variant may train in its own way."""
     variant = run.record.variant
-    own: set[str] = set() if variant in config.variants else OWN
-    train = config.train_of(variant) if variant in config.variants else config.train
-    for name, section in {"data": config.data, "train": train, "evaluate": config.evaluate}.items():
-        ours, theirs = section.model_dump(mode="json"), dict(run.config.get(name) or {})
-        if name == "train":
-            ours, theirs = ({key: v for key, v in tree.items() if key not in own} for tree in (ours, theirs))
-        if ours != theirs:
-            yield name
+    is_known = variant in config.variants
+    train = config.train_of(variant) if is_known else config.train
+    ours = {"data": config.data, "train": train, "evaluate": config.evaluate}
+    differences = differing(
+        {name: run.config.get(name) for name in COMMON},
+        {name: section.model_dump(mode="json") for name, section in ours.items()},
+    )
+    return [path for path in differences if is_known or path not in {f"train.{name}" for name in OWN}]
 
 
 def _owners(run: Path) -> list[dict[str, str]]:

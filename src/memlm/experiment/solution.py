@@ -17,7 +17,6 @@ class Solution:
         value: Its value.
         target: What the partner costs; seconds of training steps by wall clock.
         reached: What the variant costs with this value.
-        settings_hash: By wall clock, that of both variants' settings; only for these does the measurement stand.
         device: By wall clock, where it was measured.
         step_times_s: By wall clock, measured seconds of a step of the variant and of its partner.
         spread: By wall clock, how far the slowest measurement lay from the fastest, as a share of the median.
@@ -30,7 +29,6 @@ class Solution:
     value: int
     target: float
     reached: float
-    settings_hash: str | None = None
     device: str | None = None
     step_times_s: tuple[float, float] | None = None
     spread: float | None = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
+from typing import Any
 
-from memlm.experiment.files import read_checked
+from memlm.experiment.files import Tree, read_checked
 from memlm.experiment.paths import FolderName, inside
 from memlm.experiment.schema import Number, Whole
 
@@ -48,6 +49,8 @@ class TunePlan:
         seed: Decides rates, initial weights and data order.
         ranges: Lowest and highest value of each rate.
         settings_hash: Of all that decides a trial's loss.
+        data: The fingerprint of the text; empty in a tune of before it was recorded.
+        config: The experiment, its widths solved.
     """
 
     name: FolderName
@@ -58,6 +61,8 @@ class TunePlan:
     seed: Whole
     ranges: dict[str, tuple[Number, Number]]
     settings_hash: str
+    data: str = ""
+    config: Tree = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from memlm.experiment.locks import locked
 from memlm.experiment.match import solve_widths
 from memlm.experiment.record import code_state, config_hash, environment
 from memlm.experiment.run import device_record
+from memlm.experiment.settings import recorded_experiment
 from memlm.experiment.text import sampler_of
 from memlm.experiment.trials import Trial, Tune, TunePlan, read_tune, trial_path
 from memlm.extras import optional
@@ -93,9 +94,9 @@ def tune(
     folder.mkdir(parents=True, exist_ok=True)
     watcher = watcher or TuneWatcher()
     with locked(folder):
-        _refuse_another(folder, plan)
+        _refuse_another(folder, plan, data)
         record = environment(code_state()) | {"device": device_record(config.train), "command": command}
-        write_json(folder / "tune.json", asdict(plan) | record | {"config": config.model_dump(mode="json")})
+        write_json(folder / "tune.json", asdict(plan) | record)
         (folder / "trials").mkdir(exist_ok=True)
         done: dict[str, list[Trial]] = {variant: [] for variant in plan.variants}
         for number in range(plan.trials):  # variants inside, so that a tune cut short has tried all alike
@@ -193,16 +194,25 @@ def _plan(config: ExperimentConfig, data: TokenData, variants: Sequence[str]) ->
         seed=config.tune.seed,
         ranges=ranges,
         settings_hash=config_hash(decides),
+        data=data.fingerprint,
+        config=config.model_dump(mode="json"),
     )
 
 
-def _refuse_another(folder: Path, plan: TunePlan) -> None:
-    if (folder / "tune.json").exists() and read_checked(
-        TunePlan, folder / "tune.json"
-    ).settings_hash != plan.settings_hash:
+def _refuse_another(folder: Path, plan: TunePlan, data: TokenData) -> None:
+    path = folder / "tune.json"
+    if path.exists() and plan.settings_hash not in _hashes(read_checked(TunePlan, path), data):
         raise RunError(
             f"{folder} is a tune with other settings; give this one another name (-o name=...), or remove that folder"
         )
+
+
+def _hashes(before: TunePlan, data: TokenData) -> list[str]:
+    """Returns the recorded hash of a tune, and that of its settings as this version reads them."""
+    config = recorded_experiment(before.config)
+    if config is None or before.data != data.fingerprint or not config.variants.keys() >= set(before.variants):
+        return [before.settings_hash]
+    return [before.settings_hash, _plan(config, data, before.variants).settings_hash]
 
 
 def _propose(config: ExperimentConfig, variant: str, before: Sequence[Trial]) -> dict[str, float]:

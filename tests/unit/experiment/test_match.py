@@ -12,10 +12,11 @@ from memlm.errors import ConfigError
 from memlm.experiment import match as match_module
 from memlm.experiment.compare import compare
 from memlm.experiment.config import load_experiment
-from memlm.experiment.match import recall_steps, solve_widths
+from memlm.experiment.match import recall_steps, solve_widths, standing
 from memlm.experiment.reading import read_experiment, read_plan
 from memlm.experiment.rerun import plan_rerun
 from memlm.experiment.run import run_experiment
+from memlm.experiment.settings import recorded_experiment
 from memlm.experiment.variants import QUANTITIES
 from memlm.model.cost import cost
 from memlm.report import tables
@@ -121,11 +122,24 @@ def test_steps_are_solved_in_turns_recorded_and_not_measured_again(once, timed, 
 
 def test_other_settings_make_the_measurement_void(timed):
     folder, config = timed
-    recorded = read_plan(folder).matches
-    assert recall_steps(config, recorded)[1] == recorded
+    plan = read_plan(folder)
+    before = recorded_experiment(plan.config)
+    assert standing(config, before, plan.matches) == recall_steps(config, plan.matches)[1] == plan.matches
     wider = config.model_copy(update={"data": config.data.model_copy(update={"seq_len": 8})})
-    assert recall_steps(wider, recorded)[1] == []
-    assert recall_steps(config, [replace(recorded[0], settings_hash=None)])[1] == []
+    assert standing(wider, before, plan.matches) == []
+    assert standing(config, None, plan.matches) == []
+    assert standing(config, before, [replace(plan.matches[0], to="gone")]) == []
+
+
+def test_a_measurement_stands_when_a_setting_was_added_since(timed, measured):
+    folder, config = timed
+    plan = json.loads((folder / "experiment.json").read_text())
+    del plan["config"]["train"]["shard"], plan["config"]["variants"]["control"]["experts"]
+    plan["matches"][0]["settings_hash"] = "of a version that recorded one"
+    (folder / "experiment.json").write_text(json.dumps(plan))
+    run_experiment(config.model_copy(update={"seeds": [0, 2]}), folder.parent, progress=False)
+    assert not measured, "it was measured again"
+    assert json.loads((folder / "control-s2" / "record.json").read_text())["steps"] == 18
 
 
 def test_a_rerun_takes_the_recorded_steps(timed, measured):

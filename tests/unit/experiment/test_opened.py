@@ -54,6 +54,10 @@ def test_looks_that_do_not_count(two):
     assert told(folder) == [], "the other experiment opened no test split"
     opened(earlier, day=10)
     assert told(folder) == [], "the same settings"
+    for run in earlier.glob("*-s*"):
+        config = run / "config.yaml"
+        config.write_text(config.read_text(encoding="utf-8").replace("samples: 2", "samples: 2\n  questions: 2000"))
+    assert told(folder) == [], "what another version records besides is the default of this one"
     opened(earlier, day=10, fingerprint="bbbb", lr="0.01")
     assert told(folder) == [], "another text"
 

@@ -146,7 +146,9 @@ def test_the_report_is_written_from_the_records(finished):
 def test_another_recipe_in_the_same_folder_is_refused_before_anything_runs(finished):
     folder, config, _ = finished
     other = config.model_copy(update={"train": config.train.model_copy(update={"lr": 0.5})})
-    with pytest.raises(RunError, match=r"dense-s0 is a finished run with other settings; give this experiment another"):
+    with pytest.raises(
+        RunError, match=r"dense-s0 is a finished run with other settings \(train\.lr\); give this experiment"
+    ):
         run_experiment(other, folder.parent, progress=False)
 
 
@@ -155,7 +157,7 @@ def test_other_seeds_with_other_settings_are_refused_beside_it(finished, tmp_pat
     shutil.copytree(folder, tmp_path / "tiny")
     train = config.train.model_copy(update={"steps": 2})
     with pytest.raises(
-        RunError, match=r"cross_attention-s0 was run with other settings \(train\), and an experiment has"
+        RunError, match=r"cross_attention-s0 was run with other settings \(train\.steps\), and an experiment has"
     ):
         run_experiment(config.model_copy(update={"seeds": [7], "train": train}), tmp_path, progress=False)
     run_experiment(config.model_copy(update={"seeds": [1]}), tmp_path, progress=False)

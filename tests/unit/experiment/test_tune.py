@@ -74,6 +74,23 @@ def test_more_trials_go_on_from_those_there_and_other_settings_are_refused(tuned
         tune(load_experiment(path, [*SHORT, *variants, "tune.steps=4"]), tmp_path, progress=False)
 
 
+def test_a_tune_of_an_earlier_version_goes_on_and_one_of_other_text_does_not(tuned, tmp_path):
+    _, path = tuned
+    config = load_experiment(path, [*SHORT, "variants={dense: {}}", "hypotheses=[]", "tune.trials=2"])
+    tune(config, tmp_path, progress=False)
+    file = tmp_path / "tiny-tune" / "tune.json"
+    plan = json.loads(file.read_text())
+    del plan["config"]["train"]["shard"]
+    file.write_text(json.dumps(plan | {"settings_hash": "of settings without train.shard"}))
+    before = []
+    tune(config, tmp_path, TuneWatcher(finished=lambda trial, is_old: before.append(is_old)), progress=False)
+    assert before == [True] * 2
+    for other in ({"data": "other text"}, {"config": {}}, {"variants": ["gone"]}):
+        file.write_text(json.dumps(plan | {"settings_hash": "another"} | other))
+        with pytest.raises(RunError, match="tiny-tune is a tune with other settings"):
+            tune(config, tmp_path, progress=False)
+
+
 def test_variants_can_be_tuned_without_the_others_and_with_the_same_rates(tuned, tmp_path):
     all_of_them, path = tuned
     config = load_experiment(path, [*SHORT, "tune.trials=2"])
