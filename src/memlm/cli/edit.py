@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -17,16 +18,21 @@ if TYPE_CHECKING:
     from memlm.edit.editor import Made
     from memlm.edit.request import Replacement, Request
     from memlm.experiment.editing import Editing
+    from memlm.experiment.reading import Run
 
 T = TypeVar("T")
 SHOWN = (0.5, 0.8, 1.0)
 """Coverages whose risk is shown."""
+FACTS = 20
+"""Facts of a world that are shown."""
 NOTHING = "(nothing)"
 """Stands for an answer that is empty."""
 TRIAL, STREAM, ABSTENTION = MEASURED = ("edit-trial", "edit-stream", "edit-abstention")
 """Folders, in the run's, of what is measured."""
 
 Texts = list[str] | None
+FactsOption = Annotated[bool, typer.Option("--facts", help=f"List up to {FACTS} facts of the run's generated world.")]
+FindOption = Annotated[str | None, typer.Option("--find", help="List facts that have all of these words.")]
 SetOption = Annotated[Texts, typer.Option("--set", help="Set an answer: 'subject | relation | new answer'.")]
 DeleteOption = Annotated[Texts, typer.Option("--delete", help="Make the model forget: 'subject | relation'.")]
 ReplaceOption = Annotated[Texts, typer.Option("--replace", help="Give an entry another text: 'SLOT | new text'.")]
@@ -59,6 +65,8 @@ AskOption = Annotated[Texts, typer.Option("--ask", help="Show how the model goes
 
 def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     run: Annotated[Path, typer.Argument(help="A run's folder, e.g. runs/edit/memory-s0.", metavar="RUN")],
+    facts: FactsOption = False,
+    find: FindOption = None,
     set_: SetOption = None,
     delete: DeleteOption = None,
     replace: ReplaceOption = None,
@@ -80,13 +88,22 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
     Options are carried out in the order in which they are listed here.
     """
-    from memlm.experiment.editing import only_editor, open_editing
+    from memlm.experiment.reading import read_finished
 
-    requests = _requests(set_ or [], delete or [], replace or [], from_)
+    recorded = read_finished(run)  # a wrong folder is told before what takes seconds to import
+    requests = _requests(recorded, set_ or [], delete or [], replace or [], from_)
     if undo and undo_all:
         raise EditError("give one of --undo and --undo-all")
     console = screen.output()
     changes = bool(requests or undo or undo_all or apply)
+    measures = bool(trial or stream or demo or abstention)
+    others = bool(changes or pack or export or measures or figures or ask)
+    if facts or find is not None:
+        _show_facts(console, recorded, find or "")
+        if not others:
+            return
+    from memlm.experiment.editing import only_editor, open_editing
+
     with only_editor(run) if changes else nullcontext():
         editing = open_editing(run, shows_bars=screen.shows_bars())
         _make(console, editing, requests)
@@ -94,40 +111,59 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         if apply is not None:
             _apply(console, editing, apply)
     _hand_on(console, editing, pack, export)
-    measures = bool(trial or stream or demo or abstention)
-    with editing.editor.without_edits() if measures else nullcontext():
-        if trial is not None:
-            _try(console, editing, trial, way)
-        if stream is not None:
-            _stream(console, editing, stream, way)
-        if demo is not None:
-            _demonstrate(console, editing, demo)
-        if abstention:
-            _tell_apart(console, editing)
+    if measures:
+        _measure(console, editing, trial, stream, way, demo, abstention)
     if figures:
         for name in MEASURED:
             _draw(console, editing, name)
     _ask(console, editing, ask or [])
-    if not (changes or pack or export or measures or figures or ask):
+    if not others:
         _list(console, editing)
 
 
-def _requests(set_: list[str], delete: list[str], replace: list[str], file: Path | None) -> list[Request | Replacement]:
+def _requests(
+    run: Run, set_: list[str], delete: list[str], replace: list[str], file: Path | None
+) -> list[Request | Replacement]:
     from memlm.edit.request import parse, parse_replacement, read_requests
+    from memlm.experiment.world import world_of
 
+    world = world_of(run)
     return [
-        *(parse(text, "set") for text in set_),
-        *(parse(text, "delete") for text in delete),
+        *(parse(text, "set", world) for text in set_),
+        *(parse(text, "delete", world) for text in delete),
         *(parse_replacement(text) for text in replace),
-        *(read_requests(file) if file is not None else []),
+        *(read_requests(file, world) if file is not None else []),
     ]
 
 
+def _show_facts(console: Console, run: Run, words: str) -> None:
+    """Prints facts in the form that --set takes; beside them, on stderr, is told how many there are."""
+    from memlm.edit.facts import told_facts
+    from memlm.experiment.world import require_world
+
+    world = require_world(run)
+    shown = list(islice(told_facts(world, words), FACTS))
+    for fact in shown:
+        console.print(fact)
+    if not words:
+        told = f"{len(shown)} of the {counted(world.n_told, 'fact')} that the text tells; --find WORDS lists others"
+    elif len(shown) == FACTS:
+        told = f"the first {FACTS} facts with these words; more words leave fewer"
+    else:
+        told = f"{counted(len(shown), 'fact')} with these words"
+    screen.beside().print(told)
+
+
 def _make(console: Console, editing: Editing, requests: Sequence[Request | Replacement]) -> None:
+    unnamed = editing.strangers(requests)
     for request in requests:
         made = editing.editor.make(request)
         editing.save()  # one at a time, so that what is broken off keeps what was made
         _show(console, made, len(editing.editor.rows))
+        if (subject := made.edit.subject) in unnamed:
+            meant = unnamed[subject]
+            hint = f"; if {meant!r} was meant, --undo {made.edit.id} takes the edit back" if meant else ""
+            console.print(f"  note: no text of the run names {subject!r}{hint}")
 
 
 def _apply(console: Console, editing: Editing, pack: Path) -> None:
@@ -199,6 +235,27 @@ def _list(console: Console, editing: Editing) -> None:
         for edit in edits
     ]
     screen.show_table(console, ["edit", "subject", "relation", "before", "now", "rows"], rows, labels=6)
+
+
+def _measure(
+    console: Console,
+    editing: Editing,
+    trial: int | None,
+    stream: int | None,
+    way: list[str] | None,
+    demo: int | None,
+    abstention: bool,
+) -> None:
+    """Measures and shows what the base does; edits in force are there again afterwards."""
+    with editing.editor.without_edits():
+        if trial is not None:
+            _try(console, editing, trial, way)
+        if stream is not None:
+            _stream(console, editing, stream, way)
+        if demo is not None:
+            _demonstrate(console, editing, demo)
+        if abstention:
+            _tell_apart(console, editing)
 
 
 def _try(console: Console, editing: Editing, n: int, names: list[str] | None) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from memlm.data.wording import PROSE
 from memlm.data.world import World
+from memlm.edit.facts import require_relation
 from memlm.errors import EditError
 
 Kind = Literal["set", "delete", "replace"]
@@ -61,17 +62,22 @@ class _Line:
 _LINE, _REQUEST, _REPLACEMENT = TypeAdapter(_Line), TypeAdapter(Request), TypeAdapter(Replacement)
 
 
-def parse(text: str, kind: Literal["set", "delete"]) -> Request:
+def parse(text: str, kind: Literal["set", "delete"], world: World | None = None) -> Request:
     """Returns what ``subject | relation | answer`` asks for, or ``subject | relation`` to delete.
 
+    Args:
+        text: The words.
+        kind: What they ask for.
+        world: The generated world that the model has learned, if any.
+
     Raises:
-        EditError: it has another form.
+        EditError: they have another form, or the world does not have the relation.
     """
     parts = [part.strip() for part in text.split("|")]
     form = "subject | relation | new answer" if kind == "set" else "subject | relation"
     if len(parts) != form.count("|") + 1 or not all(parts):
         raise EditError(f"--{kind} {text!r}: has another form than {form!r}")
-    return Request(*parts, kind=kind)
+    return _in_world(Request(*parts, kind=kind), world, f"--{kind} {text!r}")
 
 
 def parse_replacement(text: str) -> Replacement:
@@ -86,23 +92,27 @@ def parse_replacement(text: str) -> Replacement:
     return Replacement(int(slot), words)
 
 
-def read_requests(path: Path) -> list[Request | Replacement]:
+def read_requests(path: Path, world: World | None = None) -> list[Request | Replacement]:
     """Reads requests from JSON Lines with the fields of `Request` or `Replacement`; others may be there.
 
+    Args:
+        path: The file.
+        world: The generated world that the model has learned, if any.
+
     Raises:
-        EditError: the file or a line of it cannot be used.
+        EditError: the file or a line of it cannot be used, or the world does not have a relation.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also split at what a text may hold
     except (OSError, UnicodeDecodeError) as error:
         raise EditError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    requests = [_request(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    requests = [_request(line, f"{path}:{number}", world) for number, line in enumerate(lines, 1) if line.strip()]
     if not requests:
         raise EditError(f"{path}: asks for no edit; give lines with subject, relation and answer")
     return requests
 
 
-def _request(line: str, where: str) -> Request | Replacement:
+def _request(line: str, where: str, world: World | None) -> Request | Replacement:
     try:
         if _LINE.validate_json(line).kind == "replace":
             return _REPLACEMENT.validate_json(line)
@@ -113,6 +123,13 @@ def _request(line: str, where: str) -> Request | Replacement:
         raise EditError(f"{where}: {field}: {first['msg'].lower()}") from None
     if (request.kind == "set") != bool(request.answer.strip()):
         raise EditError(f"{where}: answer: a set needs one, and a delete has none")
+    return _in_world(request, world, where)
+
+
+def _in_world(request: Request, world: World | None, where: str) -> Request:
+    """Returns the request; one with prompts of its own may be about any relation."""
+    if world is not None and not request.prompts:
+        require_relation(world, request.relation, where)
     return request
 
 

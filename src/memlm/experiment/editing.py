@@ -14,8 +14,9 @@ from memlm.data.world import World
 from memlm.edit import log
 from memlm.edit.background import TOKENS
 from memlm.edit.editor import Editor
+from memlm.edit.facts import strangers
 from memlm.edit.finetune import Tuning
-from memlm.edit.request import plain_wordings, world_wordings
+from memlm.edit.request import Replacement, Request, plain_wordings, world_wordings
 from memlm.edit.results import Row, Trial, read_parts, write_part
 from memlm.edit.trial import Subject
 from memlm.errors import EditError
@@ -24,6 +25,7 @@ from memlm.experiment.finished import Finished, open_finished
 from memlm.experiment.locks import locked
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import read_finished
+from memlm.experiment.world import require_world, world_of
 from memlm.storage import sha256
 from memlm.train.checkpoint import save_model
 
@@ -67,15 +69,14 @@ class Editing:
         save_model(self.editor.model, self.finished.data.tokenizer, folder)
 
     def world(self) -> World:
-        """Returns the generated world that the run has learned.
+        """Returns the generated world that the run has learned; raises as `require_world`."""
+        return require_world(self.finished.run)
 
-        Raises:
-            EditError: it has learned other text.
-        """
-        data = self.finished.config.data
-        if not data.has_facts:
-            raise EditError(f"{self.finished.run.folder}: needs a run on a generated world (data.corpus: facts)")
-        return World(data.facts)
+    def strangers(self, requests: Sequence[Request | Replacement]) -> dict[str, str | None]:
+        """Returns the subjects that no text of the run's generated world names, as `memlm.edit.facts.strangers`."""
+        world = world_of(self.finished.run)
+        subjects = [request.subject for request in requests if isinstance(request, Request)]
+        return {} if world is None else strangers(world, subjects)
 
     def training_text(self, tokens: int) -> list[list[int]]:
         """Returns sequences spread over the run's training text, ``tokens`` of it at most."""
@@ -123,14 +124,14 @@ def open_editing(folder: Path, tuning: Tuning | None = None, shows_bars: bool = 
     for path in (folder / log.FOLDER / log.LINES, *(folder / log.FOLDER / log.ROWS).glob("*")):
         inside(folder, str(path.relative_to(folder)))
     finished = open_finished(folder, "edit", shows_bars)
-    data, config = finished.data, finished.config
     background = _sequences(finished, TOKENS)
     memory = finished.model.decoder.config.memory
     is_found_by_text = bool(memory.n_tokens) and not isinstance(memory.bank, VectorsConfig)
-    wordings = world_wordings(World(config.data.facts), is_found_by_text) if config.data.has_facts else plain_wordings
+    world = world_of(finished.run)
+    wordings = plain_wordings if world is None else world_wordings(world, is_found_by_text)
     editor = Editor(
         finished.model,
-        Tokenizer.from_file(str(data.tokenizer)),
+        Tokenizer.from_file(str(finished.data.tokenizer)),
         background,
         sha256(finished.weights),
         wordings,

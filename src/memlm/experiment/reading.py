@@ -150,7 +150,7 @@ def read_run(folder: Path) -> Run:
     refuse_experiment(folder)
     if not os.path.lexists(folder / "record.json"):  # a link that leads nowhere is told as a file
         reason = "is no run's folder (there is no record.json)" if folder.is_dir() else "there is no such folder"
-        run = folder.parent if (folder.parent / "record.json").exists() else "one, e.g. runs/demo/dense-s0"
+        run = folder.parent if (folder.parent / "record.json").exists() else "one, e.g. runs/demo/gated_mlp-s0"
         raise RunError(f"{folder}: {reason}; give {run}")
     path = inside(folder, "record.json")
     record = read_checked(Record, path)

@@ -1,12 +1,17 @@
 """`memlm edit`, as a person runs it."""
 
+import json
+import re
+import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from memlm.cli import screen
-from memlm.cli.edit import _show
+from memlm.cli.edit import FACTS, _show
 from memlm.cli.main import app
 from memlm.data.asking import edits
 from memlm.data.world import World
@@ -42,6 +47,51 @@ def test_a_fact_is_set_asked_for_packed_and_undone(run, edit, tmp_path):
     assert "with 1 edits" in edit("--export", tmp_path / "edited")
     assert "1 edits undone; the model is the checkpoint" in edit("--undo-all")
     assert "no edits; make one" in edit()
+
+
+def test_facts_are_listed_without_a_model_and_can_be_set(run, edit, monkeypatch):
+    shutil.rmtree(run / "checkpoint")
+    facts = edit("--facts").splitlines()
+    assert len(facts) == FACTS and all(fact.count(" | ") == 2 and fact == fact.strip() for fact in facts)
+    subject, relation, _ = facts[7].split(" | ")
+    assert edit("--find", f"{relation} {subject}") == f"{facts[7]}\n"
+    monkeypatch.setattr("memlm.experiment.world.world_of", lambda run: None)
+    with pytest.raises(MemlmError, match="needs a run on a generated world"):
+        edit("--facts")
+
+
+def test_how_many_facts_there_are_is_told_beside_them(run):
+    def told(*options):
+        return CliRunner().invoke(app, ["edit", str(run), *options]).stderr
+
+    assert re.fullmatch(r"20 of the \d+ facts that the text tells; --find WORDS lists others\n", told("--facts"))
+    assert told("--find", "school") == "0 facts with these words\n"
+    assert told("--find", "birthplace") == "the first 20 facts with these words; more words leave fewer\n"
+
+
+def test_names_that_the_world_does_not_have_are_told(run, edit, tmp_path):
+    subject, relation, answer = edit("--facts").splitlines()[0].split(" | ")
+    with pytest.raises(MemlmError, match=r"unknown relation 'brithplace'\. Did you mean 'birthplace'\?"):
+        edit("--set", f"{subject} | {relation} | {answer}", "--set", f"{subject} | brithplace | {answer}")
+    assert "no edits; make one" in edit(), "nothing was made before all were read"
+    misspelt = subject[:3] + subject[4] + subject[3] + subject[5:]
+    line = {"subject": misspelt, "relation": relation, "answer": answer}
+    (tmp_path / "edits.jsonl").write_text(json.dumps(line))
+    shown = edit("--set", f"Ada | {relation} | {answer}", "--from", tmp_path / "edits.jsonl")
+    assert "  note: no text of the run names 'Ada'\n" in shown
+    assert f"names {misspelt!r}; if {subject!r} was meant, --undo 2 takes the edit back\n" in shown
+    assert "note" not in edit("--set", f"{subject} | {relation} | {answer}")
+
+
+@pytest.mark.parametrize(("folder", "message"), [("nosuch", "there is no such folder"), (".", "is no run's folder")])
+def test_a_wrong_folder_is_told_before_torch_is_imported(tmp_path, folder, message):
+    code = (
+        "import sys; from memlm.cli.main import app; from memlm.errors import MemlmError\n"
+        f"try: app(['edit', {str(tmp_path / folder)!r}, '--set', 'a | b | c'], standalone_mode=False)\n"
+        "except MemlmError as error: print(error, 'torch' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert message in told and told.endswith("e.g. runs/demo/gated_mlp-s0 False\n")
 
 
 def test_a_mistake_is_one_clear_line(edit, tmp_path):

@@ -167,8 +167,7 @@ def test_a_demonstration_undoes_what_it_shows(opened, subject):
 
 
 def test_text_without_a_world_offers_no_facts(opened):
-    data = opened.finished.config.data.model_copy(update={"corpus": ("python-docs",)})
-    config = opened.finished.config.model_copy(update={"data": data})
-    other = replace(opened, finished=replace(opened.finished, config=config))
+    run = replace(opened.finished.run, config={"data": {"corpus": "python-docs"}})
+    other = replace(opened, finished=replace(opened.finished, run=run))
     with pytest.raises(EditError, match=r"needs a run on a generated world \(data.corpus: facts\)"):
         other.subject(1)
