@@ -24,6 +24,8 @@ from rich.table import Table
 
 UNBOUNDED = 10_000
 """Columns of what is no terminal: a file or a pipe has no edge at which a table would have to be cut."""
+SLOWEST = 3600.0
+"""Seconds between two steps of a stage, beyond which the time that is left is not told."""
 READABLE = 14
 """Columns that a cell's text keeps where it must be broken between words."""
 
@@ -122,6 +124,7 @@ def stages() -> Generator[Callable[[str, int, int], None]]:
     """Lends what is told how many steps of how many are done of a stage, and shows a bar for each stage."""
     shown = bars(beside(), TaskProgressColumn())
     shown.disable = not shows_bars()
+    shown.speed_estimate_period = SLOWEST  # some stages have few and long steps
     tasks: dict[str, TaskID] = {}
 
     def show(stage: str, done: int, total: int) -> None:
