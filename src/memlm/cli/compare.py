@@ -42,20 +42,20 @@ def print_comparison(console: Console, folder: Path) -> None:
         if table.rows:
             screen.show_table(console, table.columns, table.texts, title, table.labels)
     for line in ["; ".join(tables.unigram_sentences(comparison)), tables.held_sentence(comparison)]:
-        console.print(line[:1].upper() + line[1:])
+        screen.show_prose(console, line[:1].upper() + line[1:])
     if comparison.split == "test":
         console.print("Evaluated on the test split, not on validation text.")
     for line in [*map(claims.noise_sentence, comparison.noise), claims.missing_documents(comparison)]:
         if line:
-            console.print(line)
-    console.print(alarms.sentence(comparison.experiment))
+            screen.show_prose(console, line)
+    screen.show_prose(console, alarms.sentence(comparison.experiment))
     for line in [*comparison.missing, *comparison.warnings]:
-        console.print(f"note: {line}", style="yellow")
+        screen.show_prose(console, f"note: {line}", "yellow")
     console.print()
     for judgement in comparison.judgements:
         claim = f"{judgement.hypothesis.name} ({judgement.hypothesis.claim}): {judgement.verdict}"
-        console.print(claim, style="bold")
-        console.print(f"  {claims.sentence(judgement)}")
+        screen.show_prose(console, claim, "bold")
+        screen.show_prose(console, claims.sentence(judgement), indent=2)
     page = folder / "report.html"
     console.print(f"\nreport: {page}" if page.is_file() else f"\nas a page, with figures: memlm report {folder}")
 

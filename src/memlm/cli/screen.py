@@ -21,11 +21,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 UNBOUNDED = 10_000
 """Columns of what is no terminal: a file or a pipe has no edge at which a table would have to be cut."""
 SLOWEST = 3600.0
 """Seconds between two steps of a stage, beyond which the time that is left is not told."""
+PROSE = 100
+"""Columns after which sentences go on in the next line where there is no terminal."""
 READABLE = 14
 """Columns that a cell's text keeps where it must be broken between words."""
 
@@ -34,6 +37,13 @@ def output() -> Console:
     """Returns what results are printed on, without breaking lines; names and values of the user's are no markup."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else UNBOUNDED
     return Console(highlight=False, markup=False, soft_wrap=True, width=width)
+
+
+def show_prose(console: Console, text: str, style: str = "", indent: int = 0) -> None:
+    """Prints sentences, broken between words at the edge of the terminal, after `PROSE` columns where there is none."""
+    room = PROSE if console.width == UNBOUNDED else console.width
+    for line in Text(text).wrap(console, room - indent):
+        console.print(Text(" " * indent + line.plain.rstrip(), style))
 
 
 def show_table(

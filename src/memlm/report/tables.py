@@ -273,15 +273,30 @@ def held_sentence(comparison: Comparison) -> str:
     return " ".join([*told, *map(_match_sentence, held.matches)])
 
 
+WORDS = {
+    "validation_loss": "held-out loss",
+    "time_s": "wall clock",
+    "flops_per_token": "FLOPs per token",
+    "bytes_per_token": "bytes read per token",
+    "share_read": "share of slots read",
+    "kl_uniform": "KL from uniform",
+    "exact_match": "share of right answers",
+    "nll": "nats of the answer",
+}
+"""The last part of a key of a record, where its own words would not do."""
+
+
 def name(key: str, capital: bool = True) -> str:
-    """Turns a key of a record into words."""
-    words = {
-        "validation_loss": "held-out loss",
-        "time_s": "wall clock",
-        "flops_per_token": "FLOPs per token",
-        "bytes_per_token": "bytes read per token",
-    }
-    text = words.get(key, key.removeprefix("quality.metrics.").replace("_", " ").replace(".", " "))
+    """Turns a key of a record into words: ``usage.2.kl_uniform`` into "KL from uniform, layer 2"."""
+    *groups, last = key.removeprefix("quality.metrics.model.").split(".")
+    text = WORDS.get(last, last.replace("_", " "))
+    match groups:
+        case ["usage", layer]:
+            text = f"{text}, layer {layer}"
+        case ["recall", kind]:
+            text = f"{text}, {kind.replace('_', ' ')}"
+        case _:
+            text = " ".join([*(group.replace("_", " ") for group in groups), text])
     return text[:1].upper() + text[1:] if capital else text
 
 

@@ -13,6 +13,7 @@ from memlm.cli import screen
 from memlm.cli.main import app
 
 RECORD = Path(__file__).parents[3] / "experiments" / "wiring"
+FRAME = tuple("┏┃┡│└")
 HEADS = ["variant", "layer", *(f"measure {i} of many" for i in range(8)), "记忆"]
 ROWS = [[f"variant_{i}", "0", *(f"{1000 * i + j:,} ± 0.00{j}" for j in range(8)), "读"] for i in range(1, 3)]
 
@@ -114,10 +115,26 @@ def test_what_is_piped_has_no_edge(monkeypatch):
     assert "…" not in done.stdout
     usage = done.stdout[done.stdout.index("Usage") :].splitlines()
     assert "Variant" in usage[2] and "KL from uniform, nats" in usage[2] and "Reads a slot" in usage[2]
+    assert longest_sentence(done.stdout) in range(90, screen.PROSE + 1)
 
 
 def test_a_width_that_is_asked_for_holds(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     done = CliRunner().invoke(app, ["compare", str(RECORD)], catch_exceptions=False)
-    framed = [line for line in done.stdout.splitlines() if line[:1] in "┏┃┡│└"]
+    framed = [line for line in done.stdout.splitlines() if line[:1] in FRAME]
     assert framed and max(map(cell_len, framed)) <= 80 and "…" not in done.stdout
+    assert longest_sentence(done.stdout) in range(70, 81)
+    assert "The unigram entropy of the held-out text is 7.505 nats;" in done.stdout
+
+
+def longest_sentence(output):
+    """Width of the longest line that is in no table; a path is never broken."""
+    lines = [line for line in output.splitlines() if line[:1] not in FRAME and not line.startswith("report:")]
+    return max(map(cell_len, lines))
+
+
+def test_sentences_are_broken_between_words():
+    console = Console(file=io.StringIO(), width=10, soft_wrap=True)
+    screen.show_prose(console, "wide 记忆 words [red]here[/]", "bold", indent=2)
+    screen.show_prose(console, "end")
+    assert console.file.getvalue() == "  wide\n  记忆\n  words\n  [red]her\n  e[/]\nend\n"

@@ -22,6 +22,23 @@ def test_duration(seconds, text):
     assert tables.duration(seconds) == text
 
 
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("usage.2.kl_uniform", "KL from uniform, layer 2"),
+        ("usage.11.share_read", "Share of slots read, layer 11"),
+        ("usage.0.dead_slots", "Dead slots, layer 0"),
+        ("recall.two_hop.exact_match", "Share of right answers, two hop"),
+        ("quality.metrics.model.distinct_2", "Distinct 2"),
+        ("quality.score", "Quality score"),
+        ("learned_bits.total", "Learned bits total"),
+        ("validation_loss", "Held-out loss"),
+    ],
+)
+def test_a_key_of_a_record_is_told_in_words(key, text):
+    assert (tables.name(key), tables.name(key, False)[1:]) == (text, text[1:])
+
+
 def test_differences_show_their_sign():
     assert [tables.signed(value) for value in (0.1, -0.1)] == ["+0.100", "−0.100"]
 
