@@ -83,6 +83,17 @@ def test_names_that_the_world_does_not_have_are_told(run, edit, tmp_path):
     assert "note" not in edit("--set", f"{subject} | {relation} | {answer}")
 
 
+def test_a_run_whose_values_have_16_bits_is_asked_and_not_edited(edit, monkeypatch):
+    monkeypatch.setattr("memlm.bank.vectors.VectorBank.has_16_bits", True)
+    assert "no edits; make one" in edit()
+    assert "edited: " in edit("--ask", "Ada birthplace")
+    subject, relation, answer = edit("--facts").splitlines()[0].split(" | ")
+    for options in (["--set", f"{subject} | {relation} | {answer}"], ["--trial", 1, "--way", "sparse memory"]):
+        with pytest.raises(MemlmError, match="the values are bfloat16, which rounds edits"):
+            edit(*options)
+    assert "no edits; make one" in edit()
+
+
 @pytest.mark.parametrize(("folder", "message"), [("nosuch", "there is no such folder"), (".", "is no run's folder")])
 def test_a_wrong_folder_is_told_before_torch_is_imported(tmp_path, folder, message):
     code = (
