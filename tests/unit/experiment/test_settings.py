@@ -163,7 +163,7 @@ def test_another_model_is_refused_beside_a_known_variant_alone(made):
     deep = small.model_copy(update={"n_layers": small.n_layers + 1})
     with pytest.raises(RunError) as raised:
         run_experiment(config.model_copy(update={"seeds": [77], "variants": {"dense": deep}}), folder.parent)
-    told = one_line(raised.value, "dense-s0 was run with other settings (model.n_layers), and an experiment has one; give")
+    told = one_line(raised.value, "dense-s0 was run with other settings (model.n_layers), and an experiment has one")
     assert "  " not in told
     run_module._refuse_strangers(config.model_copy(update={"variants": {"deep": deep}}), folder)
 
