@@ -56,8 +56,8 @@ def differing(recorded: Tree, settings: Tree) -> list[str]:
     return found
 
 
-def begun_with(run: Path, settings: Tree) -> tuple[Tree, list[str]]:
-    """Returns a run's settings as its folder has recorded them, if these are the same, and where they are not.
+def begun_with(run: Path, settings: Tree) -> Tree:
+    """Returns a run's settings as its folder has recorded them, if these are the same.
 
     So what goes on from an earlier version's checkpoints keeps the settings, and with them the hash, that these know.
 
@@ -67,10 +67,9 @@ def begun_with(run: Path, settings: Tree) -> tuple[Tree, list[str]]:
     """
     try:
         recorded = read_yaml(inside(run, "config.yaml"))
-    except RunError as error:
-        return settings, [str(error)]
-    differences = differing(recorded, settings)
-    return settings if differences else recorded, differences
+    except RunError:
+        return settings
+    return settings if differing(recorded, settings) else recorded
 
 
 def recorded_experiment(recorded: Tree) -> ExperimentConfig | None:
