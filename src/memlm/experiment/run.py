@@ -225,8 +225,7 @@ def _refuse_other_settings(config: ExperimentConfig, folder: Path) -> None:
     for variant in config.variants:
         for seed in config.seeds:
             run = folder / run_name(variant, seed)
-            reason = _other_settings(run, config.run_config(variant, seed))
-            if reason:
+            if reason := _other_settings(run, config.run_config(variant, seed)):
                 what = "finished run" if _record(run).get("status") == "finished" else "run to be continued"
                 raise RunError(
                     f"{run} is a {what} with other settings ({reason}); give this experiment another name "
@@ -261,8 +260,7 @@ def _refuse_strangers(config: ExperimentConfig, folder: Path) -> None:
             run = read_run(record.parent)
         except RunError:
             continue  # compare tells of it
-        differences = _differing(config, run)
-        if differences:
+        if differences := _differing(config, run):
             raise RunError(
                 f"{run.folder} was run with other settings ({listed(differences)}), and an experiment has one; give "
                 "this one another name (-o name=...), or remove that folder"
