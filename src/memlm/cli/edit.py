@@ -127,6 +127,8 @@ def _requests(
     from memlm.edit.request import parse, parse_replacement, read_requests
     from memlm.experiment.world import world_of
 
+    if not (set_ or delete or replace or file):
+        return []  # a world takes its time to make
     world = world_of(run)
     return [
         *(parse(text, "set", world) for text in set_),

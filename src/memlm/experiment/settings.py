@@ -7,6 +7,7 @@ setting (`tests/unit/config/test_defaults.py` holds them).
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,14 @@ COMMON = ("data", "train", "evaluate")
 """The sections that an experiment's runs share; to read them takes no torch."""
 
 
-def as_now(recorded: Tree) -> Tree:
-    """Returns recorded settings, `COMMON` of them as this version records them; what it cannot read stays as it is."""
-    return recorded | {name: _read(name, recorded[name])[0] for name in COMMON if name in recorded}
+def as_now(recorded: Tree, sections: Collection[str] = COMMON) -> Tree:
+    """Returns recorded settings as this version records them; what it cannot read stays as it is.
+
+    Args:
+        recorded: The settings.
+        sections: Those of `SECTIONS` that are read; to read ``model`` takes torch if there is a memory.
+    """
+    return recorded | {name: _read(name, recorded[name])[0] for name in sections if name in recorded}
 
 
 def differing(recorded: Tree, settings: Tree) -> list[str]:

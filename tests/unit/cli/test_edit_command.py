@@ -49,6 +49,13 @@ def test_a_fact_is_set_asked_for_packed_and_undone(run, edit, tmp_path):
     assert "no edits; make one" in edit()
 
 
+def test_without_requests_the_world_is_made_for_the_wordings_alone(edit, monkeypatch):
+    made = []
+    monkeypatch.setattr("memlm.experiment.world.World", lambda facts: made.append(facts) or World(facts))
+    edit()
+    assert len(made) == 1
+
+
 def test_facts_are_listed_without_a_model_and_can_be_set(run, edit, monkeypatch):
     shutil.rmtree(run / "checkpoint")
     facts = edit("--facts").splitlines()
