@@ -273,10 +273,8 @@ def _differing(config: ExperimentConfig, run: Run) -> list[str]:
     if variant in config.variants:
         return differing(run.config, config.run_config(variant, run.record.seed))
     ours = {"data": config.data, "train": config.train, "evaluate": config.evaluate}
-    differences = differing(
-        {name: run.config.get(name) for name in COMMON},
-        {name: section.model_dump(mode="json") for name, section in ours.items()},
-    )
+    settings = {name: section.model_dump(mode="json") for name, section in ours.items()}
+    differences = differing({name: run.config.get(name) for name in COMMON}, settings)
     return [path for path in differences if path not in {f"train.{name}" for name in OWN}]
 
 
