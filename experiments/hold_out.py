@@ -1,9 +1,11 @@
 """Holds whole works out of a corpus: the test text of `configs/pays.yaml` is of books that no run has read.
 
     python experiments/hold_out.py 'corpus/train-*.jsonl.xz' corpus/works
+    python experiments/hold_out.py 'corpus/train-*.jsonl.xz' corpus/works1 1     other works, for configs/pays_keys.yaml
 
 writes train.jsonl and test.jsonl there. A work is a book of many chapters, or a file where there are none; a hash of
-its name decides, so that every part of a work is on the same side, whatever the order of the text.
+its name decides, so that every part of a work is on the same side, whatever the order of the text. The third argument
+is the number of a draw: no work is held out in two, so one whose test text has been looked at leaves others unopened.
 """
 
 from __future__ import annotations
@@ -31,21 +33,22 @@ def work_of(source: str) -> str:
     return source if depth is None else f"{repository}:{'/'.join(path.split('/')[:depth])}"
 
 
-def is_held_out(work: str) -> bool:
-    """Returns whether a work is of the test text."""
-    return int.from_bytes(hashlib.blake2b(work.encode(), digest_size=8).digest()) < SHARE * 2**64
+def is_held_out(work: str, draw: int = 0) -> bool:
+    """Returns whether a work is of the test text of a draw."""
+    place = int.from_bytes(hashlib.blake2b(work.encode(), digest_size=8).digest()) / 2**64
+    return SHARE * draw <= place < SHARE * (draw + 1)
 
 
-def main(pattern: str, folder: Path) -> None:
+def main(pattern: str, folder: Path, draw: int = 0) -> None:
     """Writes the two texts and tells their sizes."""
     with replaced_folder(folder) as staged, ExitStack() as stack:
         test, train = (stack.enter_context((staged / f"{name}.jsonl").open("wb")) for name in ("test", "train"))
         for name in sorted(glob(pattern)):
             for line in stack.enter_context(lzma.open(name)):
-                (test if is_held_out(work_of(json.loads(line)["source"])) else train).write(line)
+                (test if is_held_out(work_of(json.loads(line)["source"]), draw) else train).write(line)
     for path in sorted(folder.iterdir()):
         sys.stdout.write(f"{path}: {path.stat().st_size:,} bytes\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:]))

@@ -127,6 +127,8 @@ def _requests(
     from memlm.edit.request import parse, parse_replacement, read_requests
     from memlm.experiment.world import world_of
 
+    if not (set_ or delete or replace or file):
+        return []  # a world takes its time to make
     world = world_of(run)
     return [
         *(parse(text, "set", world) for text in set_),
@@ -157,7 +159,8 @@ def _show_facts(console: Console, run: Run, words: str) -> None:
 def _make(console: Console, editing: Editing, requests: Sequence[Request | Replacement]) -> None:
     unnamed = editing.strangers(requests)
     for request in requests:
-        made = editing.editor.make(request)
+        with screen.stages() as progress:
+            made = editing.editor.make(request, progress)
         editing.save()  # one at a time, so that what is broken off keeps what was made
         _show(console, made, len(editing.editor.rows))
         if (subject := made.edit.subject) in unnamed:
@@ -247,6 +250,8 @@ def _measure(
     abstention: bool,
 ) -> None:
     """Measures and shows what the base does; edits in force are there again afterwards."""
+    if edits := editing.editor.edits:
+        console.print(f"{counted(len(edits), 'edit')} in force: left aside for now, and in force again afterwards")
     with editing.editor.without_edits():
         if trial is not None:
             _try(console, editing, trial, way)
@@ -321,7 +326,8 @@ def _tell_apart(console: Console, editing: Editing) -> None:
 
     world, editor, keep = editing.world(), editing.editor, editing.keeper(ABSTENTION)
     text = editing.training_text(min(TOKENS, READS // reads_of(editor.model.decoder)))
-    found = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, world, text)
+    with screen.stages() as progress:
+        found = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, world, text, progress)
     for part, rows in found.items():
         keep(part, rows)
     first, *names = found["auroc"][0]
@@ -348,8 +354,9 @@ def _demonstrate(console: Console, editing: Editing, n: int) -> None:
     restored = "as before, bit for bit" if shown.is_restored else "NOT as before"
     console.print(f"undone: the logits of every question are {restored}")
     target = editing.finished.run.folder / "edits.html"
+    earlier = ", in the place of an earlier demo's" if target.exists() else ""
     write_text(target, page(shown))
-    console.print(f"page: {target}")
+    console.print(f"page: {target}{earlier}")
 
 
 def _percent(share: float | None, form: str = ".1f") -> str:

@@ -25,6 +25,8 @@ from rich.text import Text
 
 UNBOUNDED = 10_000
 """Columns of what is no terminal: a file or a pipe has no edge at which a table would have to be cut."""
+SLOWEST = 3600.0
+"""Seconds between two steps of a stage, beyond which the time that is left is not told."""
 PROSE = 100
 """Columns after which sentences go on in the next line where there is no terminal."""
 READABLE = 14
@@ -132,6 +134,7 @@ def stages() -> Generator[Callable[[str, int, int], None]]:
     """Lends what is told how many steps of how many are done of a stage, and shows a bar for each stage."""
     shown = bars(beside(), TaskProgressColumn())
     shown.disable = not shows_bars()
+    shown.speed_estimate_period = SLOWEST  # some stages have few and long steps
     tasks: dict[str, TaskID] = {}
 
     def show(stage: str, done: int, total: int) -> None:

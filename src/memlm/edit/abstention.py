@@ -3,11 +3,12 @@
 Asked in held-out words: told facts, facts of unknown entities, and untold facts of known ones; then the same with the
 subject's names in the other order, with the last name alone, and with two letters swapped. Scores, high for "known":
 
-- router: how alike what the question's last token reads is to what some token of the training text reads (cosine)
+- router: how alike what the question's last token reads is to what some token of the training text reads (cosine); of
+  a memory that reads by the tokens alone, and has no router, it is called n-grams
 - answer: the probability of the first token that greedy decoding gives
 - index: 1 if the text names subject and relation of a told fact, letter by letter; else 0
 - near: the same after words have been put right that are nearly a name
-- both: index + router, so the index decides and the router orders within
+- both: index + router (or n-grams), so the index decides and the other orders within
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from itertools import pairwise, product
 from typing import NamedTuple
 
@@ -28,7 +30,7 @@ from torch.nn import functional as F
 from memlm.data.asking import ask
 from memlm.data.questions import Question
 from memlm.data.world import World
-from memlm.edit.background import padded
+from memlm.edit.background import Progress, padded, untold
 from memlm.edit.results import Row, Trial
 from memlm.errors import EditError
 from memlm.evaluate.recall import answer, encode
@@ -61,7 +63,14 @@ class Scored(NamedTuple):
     is_right: np.ndarray
 
 
-def measure(decoder: Decoder, tokenizer: Tokenizer, seq_len: int, world: World, text: Sequence[Sequence[int]]) -> Trial:
+def measure(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    seq_len: int,
+    world: World,
+    text: Sequence[Sequence[int]],
+    progress: Progress = untold,
+) -> Trial:
     """Returns how well the scores tell known from unknown.
 
     Args:
@@ -70,6 +79,7 @@ def measure(decoder: Decoder, tokenizer: Tokenizer, seq_len: int, world: World, 
         seq_len: Tokens that it sees at a time.
         world: The generated world that it has learned.
         text: Sequences of training tokens.
+        progress: Is told how much of the text is read, and how many questions are compared with it.
 
     Returns:
         ``auroc``: the AUROC of each score, a row for each spelling of the names and kind of unknown (``what``);
@@ -82,11 +92,12 @@ def measure(decoder: Decoder, tokenizer: Tokenizer, seq_len: int, world: World, 
     kinds = np.array([question.kind for question in asked])
     if not np.isin(kinds, UNKNOWN).any():
         raise EditError("the world tells all its facts, and has no unknown entities; there is nothing to tell apart")
-    index, known = PairIndex(world), KnownReads(decoder, text)
-    scored = {
-        spelling: score(decoder, tokenizer, seq_len, [spell(question) for question in asked], index, known)
-        for spelling, spell in SPELLINGS.items()
-    }
+    index, known = PairIndex(world), KnownReads(decoder, text, progress)
+    scored: dict[str, Scored] = {}
+    for spelling, spell in SPELLINGS.items():
+        spelt = [spell(question) for question in asked]
+        compared = partial(_add, progress, len(scored) * len(asked), len(SPELLINGS) * len(asked))
+        scored[spelling] = score(decoder, tokenizer, seq_len, spelt, index, known, compared)
     found: list[Row] = []
     for spelling, unknown in product(scored, UNKNOWN):
         chosen = np.isin(kinds, (KNOWN, unknown))
@@ -102,6 +113,11 @@ def measure(decoder: Decoder, tokenizer: Tokenizer, seq_len: int, world: World, 
     }
 
 
+def _add(progress: Progress, before: int, total: int, done: int) -> None:
+    """Tells that so many questions are compared, beside those before them."""
+    progress("comparing questions", before + done, total)
+
+
 def score(
     decoder: Decoder,
     tokenizer: Tokenizer,
@@ -109,14 +125,21 @@ def score(
     questions: Sequence[Question],
     index: PairIndex,
     known: KnownReads,
+    progress: Callable[[int], None],
 ) -> Scored:
-    """Returns what each score says about questions."""
+    """Returns what each score says about questions; ``progress`` is told how many are compared with the text."""
     encoded = encode(questions, tokenizer, seq_len)
-    router, sure = known.judge([row.ids[: -row.n_answer] for row in encoded])
+    alike, sure = known.judge([row.ids[: -row.n_answer] for row in encoded], progress)
     named = np.array([float(index.names(question.prompt)) for question in questions])
     near = np.array([float(index.names(index.corrected(question.prompt))) for question in questions])
-    scores = {"router": router, "answer": sure, "index": named, "near": near, "both": named + router}
+    scores = {score_of_reads(decoder): alike, "answer": sure, "index": named, "near": near, "both": named + alike}
     return Scored(list(questions), scores, answer(decoder, encoded, BATCH).exact)
+
+
+def score_of_reads(decoder: Decoder) -> str:
+    """Returns what the score is called that compares reads: after what leads to them."""
+    memory = decoder.config.memory
+    return "n-grams" if memory is not None and memory.n_tokens else "router"
 
 
 class KnownReads:
@@ -128,9 +151,10 @@ class KnownReads:
     Args:
         decoder: The model, in eval mode.
         sequences: Token ids, a list for each sequence.
+        progress: Is told how many of them are read.
     """
 
-    def __init__(self, decoder: Decoder, sequences: Sequence[Sequence[int]]) -> None:
+    def __init__(self, decoder: Decoder, sequences: Sequence[Sequence[int]], progress: Progress = untold) -> None:
         self._decoder = decoder
         device, end = decoder.embedding.weight.device, 0
         shape = (sum(map(len, sequences)), reads_of(decoder))
@@ -140,10 +164,18 @@ class KnownReads:
             slots, weights = self._real(sequences[start : start + BATCH])
             begin, end = end, end + len(slots)
             self._slots[begin:end], self._weights[begin:end] = slots, weights
+            progress("reading the training text", min(start + BATCH, len(sequences)), len(sequences))
 
     @torch.inference_mode()
-    def judge(self, prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns for the end of each prompt the cosine of its nearest read, and the chance of its likeliest token."""
+    def judge(
+        self, prompts: Sequence[Sequence[int]], progress: Callable[[int], None] = lambda _: None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns for the end of each prompt the cosine of its nearest read, and the chance of its likeliest token.
+
+        Args:
+            prompts: Token ids of each.
+            progress: Is told how many are judged.
+        """
         device, found = self._decoder.embedding.weight.device, []
         for start in range(0, len(prompts), BATCH):
             ids, is_real = (tensor.to(device) for tensor in padded(prompts[start : start + BATCH]))
@@ -151,8 +183,9 @@ class KnownReads:
             slots, weights = (each[ends] for each in by_head(list(output.reads.values())))
             chances = self._decoder.logits(output.hidden[ends]).float().softmax(-1).max(-1).values
             found.append(torch.stack([self._nearest(slots, weights), chances]).cpu().numpy())
-        router, sure = np.concatenate(found, axis=1)
-        return router, sure
+            progress(min(start + BATCH, len(prompts)))
+        alike, sure = np.concatenate(found, axis=1)
+        return alike, sure
 
     def _nearest(self, slots: Tensor, weights: Tensor) -> Tensor:
         """Returns the highest cosine of each read [N, R] with any read of the text, [N]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,15 @@ TOKENS = 262_144
 """Most tokens of the training text that a background is made of."""
 BATCH = 64
 """Sequences in one forward pass."""
+READING = "reading text to spare"
+"""What a background does when it is made, for bars."""
+
+Progress = Callable[[str, int, int], None]
+"""Is told what is being done, and how many of how many are."""
+
+
+def untold(_stage: str, _done: int, _total: int) -> None:
+    """A `Progress` that nobody watches."""
 
 
 def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -40,21 +49,27 @@ class _Reads(NamedTuple):
 
 
 class Background:
-    """Sequences and what they read, by the base model.
+    """Sequences and what they read, by the base model, for edits of it.
 
     Args:
         decoder: The model, in eval mode.
         sequences: Token ids, a list for each sequence.
+        progress: Is told how many sequences are read.
+
+    Raises:
+        EditError: the model has no bank of vectors, or its values cannot be edited.
     """
 
-    def __init__(self, decoder: Decoder, sequences: Sequence[Sequence[int]]) -> None:
+    def __init__(self, decoder: Decoder, sequences: Sequence[Sequence[int]], progress: Progress = untold) -> None:
         self._decoder, self._rows = decoder, VectorRows(decoder)
+        self._rows.require_exact()
         self.sequences: list[Sequence[int]] = []
         self._reads: list[_Reads] = []
         self.frequency = torch.zeros(len(self._rows), dtype=torch.int64, device=decoder.embedding.weight.device)
         """In how many sequences each row is read, [rows]."""
         for start in range(0, len(sequences), BATCH):
             self.add(sequences[start : start + BATCH])
+            progress(READING, len(self.sequences), len(sequences))
 
     @torch.inference_mode()
     def add(self, sequences: Sequence[Sequence[int]], times: float = 1.0) -> None:

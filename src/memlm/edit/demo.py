@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from memlm.data.asking import edits
 from memlm.data.questions import Question
 from memlm.data.world import World
+from memlm.edit.background import Progress
 from memlm.edit.editor import Editor
 from memlm.edit.request import Request
 from memlm.evaluate.recall import answer, encode
@@ -63,9 +64,7 @@ class Demonstration:
     is_restored: bool
 
 
-def demonstrate(
-    editor: Editor, world: World, n: int, run: str, progress: Callable[[str, int, int], None]
-) -> Demonstration:
+def demonstrate(editor: Editor, world: World, n: int, run: str, progress: Progress) -> Demonstration:
     """Makes ``n`` edits, asks, undoes all of them, and asks again; the editor must have no edits.
 
     Args:
@@ -73,7 +72,7 @@ def demonstrate(
         world: The world.
         n: How many facts to change.
         run: What the run is called.
-        progress: Is told how many edits of how many are made.
+        progress: Is told how many edits of how many are made; before them, of the text that is read.
     """
     facts = list(edits(world, n))
     prompts = [fact.question.prompt for fact in facts]
@@ -84,7 +83,7 @@ def demonstrate(
     made = []
     for number, fact in enumerate(facts, 1):
         request = Request(fact.question.subject, fact.question.relation, fact.new_answer.strip())
-        made.append(editor.make(request).edit)
+        made.append(editor.make(request, progress).edit)
         progress("edits", number, n)
     after = [editor.ask(prompt) for prompt in prompts]
     paraphrased = [editor.ask(fact.paraphrase.prompt) for fact in facts]

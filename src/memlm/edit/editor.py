@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from memlm.data.questions import Question
 from memlm.data.tokenizer import END
-from memlm.edit.background import Background
+from memlm.edit.background import Background, Progress, untold
 from memlm.edit.finetune import Tuning, learn_rows
 from memlm.edit.log import Edit, Log, read_pack
 from memlm.edit.request import Replacement, Request, Wordings
@@ -101,15 +101,19 @@ class Editor:
         """Applies a pack to the base; raises as `load` and `read_pack`."""
         self.load(read_pack(path, self.base, self.rows))
 
-    def make(self, request: Request | Replacement) -> Made:
+    def make(self, request: Request | Replacement, progress: Progress = untold) -> Made:
         """Makes an edit: trains rows, or replaces an entry.
+
+        Args:
+            request: What is wanted.
+            progress: Is told of the text that is read before the first edit.
 
         Raises:
             EditError: a wording leaves no room for the answer, or there is nothing to delete; or the model's memory
-                is not of the kind that such an edit needs.
+                is not of the kind that such an edit needs, or its values have too few bits.
             RunError: a slot holds no entry, or the new one does not fit.
         """
-        return self._replace(request) if isinstance(request, Replacement) else self._learn(request)
+        return self._replace(request) if isinstance(request, Replacement) else self._learn(request, progress)
 
     def _replace(self, request: Replacement) -> Made:
         if not isinstance(self.rows, EntryRows):
@@ -132,7 +136,7 @@ class Editor:
         conflicts = self._conflicts(change)
         return Made(self._do(told, change), 0, conflicts)
 
-    def _learn(self, request: Request) -> Made:
+    def _learn(self, request: Request, progress: Progress) -> Made:
         if isinstance(self.rows, EntryRows) and not self.rows.are_found_by_text:
             raise EditError(
                 f"{request.subject} | {request.relation}: the memory holds texts; replace one by "
@@ -146,7 +150,8 @@ class Editor:
             entry = [] if is_deletion else texts[0].ids[-texts[0].n_answer :]
             change = self.rows.replacement(self.rows.answering(self.model.decoder, texts), entry)
         else:
-            change = learn_rows(self.model.decoder, texts, self._read_background(), self._tuning, is_deletion)
+            background = self._read_background(progress)
+            change = learn_rows(self.model.decoder, texts, background, self._tuning, is_deletion)
         conflicts = self._conflicts(change) + [
             f"edit {edit.id} is about the same fact ({edit.answer or 'deleted'})"
             for edit in self.edits
@@ -260,10 +265,10 @@ class Editor:
                 raise EditError(f"{prompt!r}: with its answer, longer than the model's {self.seq_len} tokens")
         return texts
 
-    def _read_background(self) -> Background:
+    def _read_background(self, progress: Progress) -> Background:
         if self._background is None:
             with self._state.lent():
-                background = Background(self.model.decoder, self._sequences)
+                background = Background(self.model.decoder, self._sequences, progress)
             for edit in self.edits:
                 self._spare(background, edit)
             self._background = background

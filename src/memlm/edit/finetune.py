@@ -47,7 +47,7 @@ class Tuning:
 
     share: float = 0.01
     rows: int = 256
-    steps: int = 120
+    steps: int = 400
     lr: float = 0.6
     sure: float = 0.5
     gone: float = 0.1

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from memlm.data.questions import Question
-from memlm.edit.background import Background
+from memlm.edit.background import Background, Progress, untold
 from memlm.edit.finetune import Tuning, learn_rows, rows_of, train_until_sure, training
 from memlm.edit.rows import VectorRows, apply
 from memlm.evaluate.recall import Encoded
@@ -50,6 +50,7 @@ class Method(ABC):
         decoder: The model, in eval mode; it is copied.
         background: Sequences that must stay as they are.
         tuning: How it is trained.
+        progress: Is told how much of the background is read.
     """
 
     name: ClassVar[str]
@@ -58,10 +59,12 @@ class Method(ABC):
     is_trained: ClassVar[bool] = True
     """Whether facts go into the weights; a model that is handed facts as text stays as it is."""
 
-    def __init__(self, decoder: Decoder, background: Sequence[Sequence[int]], tuning: Tuning) -> None:
+    def __init__(
+        self, decoder: Decoder, background: Sequence[Sequence[int]], tuning: Tuning, progress: Progress = untold
+    ) -> None:
         self.decoder = deepcopy(decoder)
         self.tuning = tuning
-        self.background = Background(self.decoder, background)
+        self.background = Background(self.decoder, background, progress)
 
     @abstractmethod
     def learn(self, lesson: Lesson) -> None:
@@ -117,8 +120,10 @@ class Lora(Full):
     package = "peft"
     rate = LORA_RATE
 
-    def __init__(self, decoder: Decoder, background: Sequence[Sequence[int]], tuning: Tuning) -> None:
-        super().__init__(decoder, background, tuning)
+    def __init__(
+        self, decoder: Decoder, background: Sequence[Sequence[int]], tuning: Tuning, progress: Progress = untold
+    ) -> None:
+        super().__init__(decoder, background, tuning, progress)
         peft = optional("peft", "edit", "the LoRA baseline")
         layers = [
             name
@@ -142,7 +147,9 @@ class InContext(Method):
     name = "in context"
     is_trained = False
 
-    def __init__(self, decoder: Decoder, background: Sequence[Sequence[int]], tuning: Tuning) -> None:
+    def __init__(
+        self, decoder: Decoder, background: Sequence[Sequence[int]], tuning: Tuning, progress: Progress = untold
+    ) -> None:
         self.decoder = decoder
         self.statements: list[str] = []
 
@@ -161,8 +168,10 @@ class Retrieval(InContext):
     name = "retrieval"
     package = "rank_bm25"
 
-    def __init__(self, decoder: Decoder, background: Sequence[Sequence[int]], tuning: Tuning) -> None:
-        super().__init__(decoder, background, tuning)
+    def __init__(
+        self, decoder: Decoder, background: Sequence[Sequence[int]], tuning: Tuning, progress: Progress = untold
+    ) -> None:
+        super().__init__(decoder, background, tuning, progress)
         self._kind = optional("rank_bm25", "edit", "the retrieval baseline").BM25Plus
         self._index: Any = None
 

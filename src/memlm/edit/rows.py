@@ -123,13 +123,20 @@ class VectorRows(Rows[VectorBank]):
         decoder: The model.
 
     Raises:
-        EditError: it has no bank of vectors, or their values have 16 bits, to which an edit would be rounded.
+        EditError: it has no bank of vectors.
     """
 
     kind, dtype = "bank of vectors", torch.float32
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__([bank for bank in decoder.banks if isinstance(bank, VectorBank)])
+
+    def require_exact(self) -> None:
+        """Refuses to change values of 16 bits.
+
+        Raises:
+            EditError: the values have so few that an edit would be rounded.
+        """
         if any(bank.has_16_bits for bank in self.banks):
             raise EditError("the values are bfloat16, which rounds edits; edit a run that leaves bank.dtype out")
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from memlm.data.asking import ask, new_facts
+from memlm.edit.background import Progress
 from memlm.edit.finetune import Tuning
 from memlm.edit.methods import Full, Lora, Method, Retrieval, Sparse, require_packages
 from memlm.edit.results import Row, Trial
-from memlm.edit.trial import BATCH, Subject
+from memlm.edit.trial import BATCH, Subject, tell_of
 from memlm.errors import EditError
 from memlm.evaluate.recall import answer, encode
 
@@ -41,7 +43,7 @@ def run_stream(
     subject: Subject,
     sets: int,
     tuning: Tuning,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     ways: Ways = WAYS,
     keep: Callable[[str, list[Row]], None] = lambda *_: None,
 ) -> Trial:
@@ -51,7 +53,8 @@ def run_stream(
         subject: The model and its world; the facts of the subject are not used.
         sets: How many sets the entities that no text names are dealt out to.
         tuning: How whatever is trained is trained; its share of rows is that of one fact.
-        progress: Is told the name of the way, and how many sets of how many are learned.
+        progress: Is told the name of the way, and how many sets of how many are learned; before them, of the text
+            that it reads.
         ways: The ways, by name.
         keep: Is told the name of the way and its rows so far, after each set.
 
@@ -71,8 +74,10 @@ def run_stream(
     rows, share = min(MOST_ROWS, tuning.rows * size), min(1.0, tuning.share * size)
     own = replace(tuning, share=share, rows=rows, lr=tuning.lr * size**0.5)
     for name, (kind, spares) in ways.items():
-        method = kind(subject.decoder, subject.background, own if spares else replace(own, calm=0, locality=0))
+        spared = own if spares else replace(own, calm=0, locality=0)
+        method = kind(subject.decoder, subject.background, spared, partial(tell_of, progress, name))
         found[name] = []
+        progress(name, 0, sets)
         for number in range(1, sets + 1):
             method.learn(subject.lesson(*facts[(number - 1) * size : number * size]))
             progress(name, number, sets)

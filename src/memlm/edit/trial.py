@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from memlm.data.facts import held_out_documents
 from memlm.data.questions import Question
 from memlm.data.tokenizer import END
 from memlm.data.world import World
+from memlm.edit.background import Progress
 from memlm.edit.finetune import Tuning
 from memlm.edit.methods import METHODS, Lesson, Method, require_packages
 from memlm.edit.request import Request, world_wordings
@@ -136,18 +138,17 @@ def held_out_statements(world: World, facts: Sequence[Edit]) -> Iterator[str]:
         yield from (s for s in told if not any((name, noun) in changed and noun in s for noun in nouns))
 
 
-def try_method(
-    kind: type[Method], subject: Subject, tuning: Tuning, progress: Callable[[str, int, int], None]
-) -> Iterator[Measures]:
+def try_method(kind: type[Method], subject: Subject, tuning: Tuning, progress: Progress) -> Iterator[Measures]:
     """Makes all edits in one way, and yields what is measured on the way.
 
     Args:
         kind: The way.
         subject: What is edited.
         tuning: How whatever is trained is trained.
-        progress: Is told the name of the way, and how many edits of how many are made.
+        progress: Is told the name of the way, and how many edits of how many are made; before them, of the text that
+            it reads.
     """
-    method = kind(subject.decoder, subject.background, tuning)
+    method = kind(subject.decoder, subject.background, tuning, partial(tell_of, progress, kind.name))
     neighbours = {(n.subject, n.relation): n for fact in subject.facts for n in fact.neighbours}
     was_right = answer(subject.decoder, encode(list(neighbours.values()), subject.tokenizer, subject.seq_len), BATCH)
     known = {key for key, right in zip(neighbours, was_right.exact, strict=True) if right}
@@ -161,10 +162,15 @@ def try_method(
             yield _measure(method, subject, subject.facts[:number], known, spent / number)
 
 
+def tell_of(progress: Progress, way: str, stage: str, done: int, total: int) -> None:
+    """Tells of a stage of a way."""
+    progress(f"{way}: {stage}", done, total)
+
+
 def run_trial(
     subject: Subject,
     tuning: Tuning,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     methods: Sequence[type[Method]] = METHODS,
     keep: Callable[[str, list[Row]], None] = lambda *_: None,
 ) -> Trial:

@@ -96,7 +96,7 @@ class Attempt:
 
     def __init__(self, prepared: Prepared, variant: str, seed: int, folder: Path, before: dict[str, Any]) -> None:
         self.prepared, self.variant, self.seed, self.folder, self.before = prepared, variant, seed, folder, before
-        self.settings, _ = begun_with(folder, prepared.config.run_config(variant, seed))
+        self.settings = begun_with(folder, prepared.config.run_config(variant, seed))
         self.owner = {"config_hash": config_hash(self.settings), "data": prepared.data.fingerprint}
         config, data = prepared.config, prepared.data
         self.sampler = sampler_of(config, data, seed)

@@ -74,8 +74,8 @@ class Editing:
 
     def strangers(self, requests: Sequence[Request | Replacement]) -> dict[str, str | None]:
         """Returns the subjects that no text of the run's generated world names, as `memlm.edit.facts.strangers`."""
-        world = world_of(self.finished.run)
         subjects = [request.subject for request in requests if isinstance(request, Request)]
+        world = world_of(self.finished.run) if subjects else None
         return {} if world is None else strangers(world, subjects)
 
     def training_text(self, tokens: int) -> list[list[int]]:

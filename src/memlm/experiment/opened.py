@@ -9,7 +9,7 @@ from typing import Any
 from memlm.errors import MemlmError, counted
 from memlm.experiment.reading import Experiment, Run, read_plan, read_run
 from memlm.experiment.schema import Evaluated, run_name
-from memlm.experiment.settings import as_now
+from memlm.experiment.settings import SECTIONS, as_now
 
 
 def opened_before(experiment: Experiment) -> Iterator[str]:
@@ -24,16 +24,13 @@ def opened_before(experiment: Experiment) -> Iterator[str]:
         return
     texts = {test.fingerprint for test in opened.values()}
     first = min(test.time for test in opened.values())
-    ours = [_settings(run) for run in experiment.runs]
     others: dict[str, list[Run]] = {}
     for run in _others(experiment):
         others.setdefault(run.folder.parent.name, []).append(run)
     earlier: dict[str, int] = {}
     for name, runs in others.items():
-        theirs = [_settings(run) for run in runs]
         looks = [t for run in runs if (t := _test(run)) and t.fingerprint in texts and t.time < first]
-        is_same = all(each in ours for each in theirs) and all(each in theirs for each in ours)
-        if looks and not is_same:
+        if looks and not _are_same(experiment.runs, runs):
             earlier[name] = len(looks)
     if earlier:
         where = ", ".join(f"{name} ({counted(n, 'run')})" for name, n in earlier.items())
@@ -79,9 +76,14 @@ def _test(run: Run) -> Evaluated | None:
     return evaluated if evaluated and evaluated.split == "test" else None
 
 
+def _are_same(ours: Sequence[Run], theirs: Sequence[Run]) -> bool:
+    here, there = [_settings(run) for run in ours], [_settings(run) for run in theirs]
+    return all(each in here for each in there) and all(each in there for each in here)
+
+
 def _settings(run: Run) -> dict[str, Any]:
     """Returns the settings of a run but for the name of its experiment and its seed."""
-    return {name: value for name, value in as_now(run.config).items() if name not in ("experiment", "seed")}
+    return {name: value for name, value in as_now(run.config, SECTIONS).items() if name not in ("experiment", "seed")}
 
 
 def _others(experiment: Experiment) -> Iterator[Run]:

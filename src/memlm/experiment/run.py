@@ -26,15 +26,17 @@ from memlm.evaluate.suite import Suite
 from memlm.experiment.attempt import Attempt, Prepared, Watcher
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.environment import processor
+from memlm.experiment.files import Tree, read_yaml
 from memlm.experiment.followers import Followers
 from memlm.experiment.locks import locked
 from memlm.experiment.match import recall_steps, solve_steps, solve_widths, standing
 from memlm.experiment.models import database_fingerprint
 from memlm.experiment.opened import added_after_test
+from memlm.experiment.paths import inside
 from memlm.experiment.reading import Run, listed, read_plan, read_run
 from memlm.experiment.record import config_hash
 from memlm.experiment.schema import run_name
-from memlm.experiment.settings import COMMON, begun_with, differing, recorded_experiment
+from memlm.experiment.settings import COMMON, differing, recorded_experiment
 from memlm.experiment.solution import Solution
 from memlm.experiment.spread import claimed, spread
 from memlm.experiment.text import suite_of
@@ -223,15 +225,29 @@ def _refuse_other_settings(config: ExperimentConfig, folder: Path) -> None:
     for variant in config.variants:
         for seed in config.seeds:
             run = folder / run_name(variant, seed)
-            settings, differences = begun_with(run, config.run_config(variant, seed))
-            expected = config_hash(settings)
-            if any(owner.get("config_hash") != expected for owner in _owners(run)):
+            if reason := _other_settings(run, config.run_config(variant, seed)):
                 what = "finished run" if _record(run).get("status") == "finished" else "run to be continued"
-                where = listed(differences) or "its config.yaml was changed since"
                 raise RunError(
-                    f"{run} is a {what} with other settings ({where}); give this experiment another name "
+                    f"{run} is a {what} with other settings ({reason}); give this experiment another name "
                     "(-o name=...), or remove that folder"
                 )
+
+
+def _other_settings(run: Path, settings: Tree) -> str | None:
+    """Says why a folder holds something worth keeping that was not made with these settings; None: it does not."""
+    hashes = {owner.get("config_hash") for owner in _owners(run)}
+    if not hashes:
+        return None
+    path = run / "config.yaml"
+    if not path.exists() and hashes == {config_hash(settings)}:
+        return None
+    try:
+        recorded = read_yaml(inside(run, path.name))
+    except RunError as error:
+        return str(error)
+    if hashes != {config_hash(recorded)}:
+        return "its config.yaml was changed since"
+    return listed(differing(recorded, settings)) or None
 
 
 def _refuse_strangers(config: ExperimentConfig, folder: Path) -> None:
@@ -244,25 +260,22 @@ def _refuse_strangers(config: ExperimentConfig, folder: Path) -> None:
             run = read_run(record.parent)
         except RunError:
             continue  # compare tells of it
-        differences = _differing(config, run)
-        if differences:
+        if differences := _differing(config, run):
             raise RunError(
                 f"{run.folder} was run with other settings ({listed(differences)}), and an experiment has one; give "
-                " this one another name (-o name=...), or remove that folder"
+                "this one another name (-o name=...), or remove that folder"
             )
 
 
 def _differing(config: ExperimentConfig, run: Run) -> list[str]:
-    """Returns where a run is none of this experiment's; an unknown variant may train in its own way."""
+    """Returns where a run is none of this experiment's; an unknown variant may have its own model and training."""
     variant = run.record.variant
-    is_known = variant in config.variants
-    train = config.train_of(variant) if is_known else config.train
-    ours = {"data": config.data, "train": train, "evaluate": config.evaluate}
-    differences = differing(
-        {name: run.config.get(name) for name in COMMON},
-        {name: section.model_dump(mode="json") for name, section in ours.items()},
-    )
-    return [path for path in differences if is_known or path not in {f"train.{name}" for name in OWN}]
+    if variant in config.variants:
+        return differing(run.config, config.run_config(variant, run.record.seed))
+    ours = {"data": config.data, "train": config.train, "evaluate": config.evaluate}
+    settings = {name: section.model_dump(mode="json") for name, section in ours.items()}
+    differences = differing({name: run.config.get(name) for name in COMMON}, settings)
+    return [path for path in differences if path not in {f"train.{name}" for name in OWN}]
 
 
 def _owners(run: Path) -> list[dict[str, str]]:

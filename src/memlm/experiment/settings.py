@@ -7,6 +7,7 @@ setting (`tests/unit/config/test_defaults.py` holds them).
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,14 @@ COMMON = ("data", "train", "evaluate")
 """The sections that an experiment's runs share; to read them takes no torch."""
 
 
-def as_now(recorded: Tree) -> Tree:
-    """Returns recorded settings, `COMMON` of them as this version records them; what it cannot read stays as it is."""
-    return recorded | {name: _read(name, recorded[name])[0] for name in COMMON if name in recorded}
+def as_now(recorded: Tree, sections: Collection[str] = COMMON) -> Tree:
+    """Returns recorded settings as this version records them; what it cannot read stays as it is.
+
+    Args:
+        recorded: The settings.
+        sections: Those of `SECTIONS` that are read; to read ``model`` takes torch if there is a memory.
+    """
+    return recorded | {name: _read(name, recorded[name])[0] for name in sections if name in recorded}
 
 
 def differing(recorded: Tree, settings: Tree) -> list[str]:
@@ -56,8 +62,8 @@ def differing(recorded: Tree, settings: Tree) -> list[str]:
     return found
 
 
-def begun_with(run: Path, settings: Tree) -> tuple[Tree, list[str]]:
-    """Returns a run's settings as its folder has recorded them, if these are the same, and where they are not.
+def begun_with(run: Path, settings: Tree) -> Tree:
+    """Returns a run's settings as its folder has recorded them, if these are the same.
 
     So what goes on from an earlier version's checkpoints keeps the settings, and with them the hash, that these know.
 
@@ -67,10 +73,9 @@ def begun_with(run: Path, settings: Tree) -> tuple[Tree, list[str]]:
     """
     try:
         recorded = read_yaml(inside(run, "config.yaml"))
-    except RunError as error:
-        return settings, [str(error)]
-    differences = differing(recorded, settings)
-    return settings if differences else recorded, differences
+    except RunError:
+        return settings
+    return settings if differing(recorded, settings) else recorded
 
 
 def recorded_experiment(recorded: Tree) -> ExperimentConfig | None:

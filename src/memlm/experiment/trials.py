@@ -48,9 +48,10 @@ class TunePlan:
         steps: Optimizer steps of a trial.
         seed: Decides rates, initial weights and data order.
         ranges: Lowest and highest value of each rate.
-        settings_hash: Of all that decides a trial's loss.
+        settings_hash: Of all that decides a trial's loss: `settings`, steps, ranges and data.
         data: The fingerprint of the text; empty in a tune of before it was recorded.
         config: The experiment, its widths solved.
+        settings: Those of each variant, as a run's; none in a tune of before they were recorded.
     """
 
     name: FolderName
@@ -63,6 +64,7 @@ class TunePlan:
     settings_hash: str
     data: str = ""
     config: Tree = field(default_factory=dict[str, Any])
+    settings: dict[str, Tree] = field(default_factory=dict[str, Tree])
 
 
 @dataclass(frozen=True)

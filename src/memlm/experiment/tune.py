@@ -31,7 +31,7 @@ from memlm.experiment.locks import locked
 from memlm.experiment.match import solve_widths
 from memlm.experiment.record import code_state, config_hash, environment
 from memlm.experiment.run import device_record
-from memlm.experiment.settings import recorded_experiment
+from memlm.experiment.settings import differing
 from memlm.experiment.text import sampler_of
 from memlm.experiment.trials import Trial, Tune, TunePlan, read_tune, trial_path
 from memlm.extras import optional
@@ -94,7 +94,7 @@ def tune(
     folder.mkdir(parents=True, exist_ok=True)
     watcher = watcher or TuneWatcher()
     with locked(folder):
-        _refuse_another(folder, plan, data)
+        _refuse_another(folder, plan)
         record = environment(code_state()) | {"device": device_record(config.train), "command": command}
         write_json(folder / "tune.json", asdict(plan) | record)
         (folder / "trials").mkdir(exist_ok=True)
@@ -182,37 +182,44 @@ def _suite(config: ExperimentConfig, data: TokenData) -> Suite:
 
 
 def _plan(config: ExperimentConfig, data: TokenData, variants: Sequence[str]) -> TunePlan:
-    own = {variant: config.run_config(variant, config.tune.seed) for variant in variants}
-    ranges = {name: getattr(config.tune, name) for name in ("lr", "value_lr")}
-    decides = {"variants": own, "steps": config.tune.steps, "ranges": ranges, "data": data.fingerprint}
-    return TunePlan(
+    plan = TunePlan(
         name=config.name,
         variants=list(variants),
         trials=config.tune.trials,
         steps=config.tune.steps,
         tokens=config.tune.steps * config.train.batch_size * config.train.accumulation * config.data.seq_len,
         seed=config.tune.seed,
-        ranges=ranges,
-        settings_hash=config_hash(decides),
+        ranges={name: getattr(config.tune, name) for name in ("lr", "value_lr")},
+        settings_hash="",
         data=data.fingerprint,
         config=config.model_dump(mode="json"),
+        settings={variant: config.run_config(variant, config.tune.seed) for variant in variants},
     )
+    return replace(plan, settings_hash=_hash(plan))
 
 
-def _refuse_another(folder: Path, plan: TunePlan, data: TokenData) -> None:
+def _hash(plan: TunePlan) -> str:
+    return config_hash({"variants": plan.settings, "steps": plan.steps, "ranges": plan.ranges, "data": plan.data})
+
+
+def _refuse_another(folder: Path, plan: TunePlan) -> None:
     path = folder / "tune.json"
-    if path.exists() and plan.settings_hash not in _hashes(read_checked(TunePlan, path), data):
+    if path.exists() and not _is_same(read_checked(TunePlan, path), plan):
         raise RunError(
             f"{folder} is a tune with other settings; give this one another name (-o name=...), or remove that folder"
         )
 
 
-def _hashes(before: TunePlan, data: TokenData) -> list[str]:
-    """Returns the recorded hash of a tune, and that of its settings as this version reads them."""
-    config = recorded_experiment(before.config)
-    if config is None or before.data != data.fingerprint or not config.variants.keys() >= set(before.variants):
-        return [before.settings_hash]
-    return [before.settings_hash, _plan(config, data, before.variants).settings_hash]
+def _is_same(before: TunePlan, plan: TunePlan) -> bool:
+    """Tells whether a tune's trials are those of ``plan``; one with no settings recorded is known by its hash alone."""
+    if not before.settings:
+        return before.settings_hash == plan.settings_hash
+    if before.settings_hash != _hash(before):
+        return False  # it was edited
+    if (before.steps, before.ranges, before.data) != (plan.steps, plan.ranges, plan.data):
+        return False
+    others = (differing(settings, plan.settings[variant]) for variant, settings in before.settings.items())
+    return before.settings.keys() == plan.settings.keys() and not any(others)
 
 
 def _propose(config: ExperimentConfig, variant: str, before: Sequence[Trial]) -> dict[str, float]:

@@ -49,6 +49,13 @@ def test_a_fact_is_set_asked_for_packed_and_undone(run, edit, tmp_path):
     assert "no edits; make one" in edit()
 
 
+def test_without_requests_the_world_is_made_for_the_wordings_alone(edit, monkeypatch):
+    made = []
+    monkeypatch.setattr("memlm.experiment.world.World", lambda facts: made.append(facts) or World(facts))
+    edit()
+    assert len(made) == 1
+
+
 def test_facts_are_listed_without_a_model_and_can_be_set(run, edit, monkeypatch):
     shutil.rmtree(run / "checkpoint")
     facts = edit("--facts").splitlines()
@@ -81,6 +88,17 @@ def test_names_that_the_world_does_not_have_are_told(run, edit, tmp_path):
     assert "  note: no text of the run names 'Ada'\n" in shown
     assert f"names {misspelt!r}; if {subject!r} was meant, --undo 2 takes the edit back\n" in shown
     assert "note" not in edit("--set", f"{subject} | {relation} | {answer}")
+
+
+def test_a_run_whose_values_have_16_bits_is_asked_and_not_edited(edit, monkeypatch):
+    monkeypatch.setattr("memlm.bank.vectors.VectorBank.has_16_bits", True)
+    assert "no edits; make one" in edit()
+    assert "edited: " in edit("--ask", "Ada birthplace")
+    subject, relation, answer = edit("--facts").splitlines()[0].split(" | ")
+    for options in (["--set", f"{subject} | {relation} | {answer}"], ["--trial", 1, "--way", "sparse memory"]):
+        with pytest.raises(MemlmError, match="the values are bfloat16, which rounds edits"):
+            edit(*options)
+    assert "no edits; make one" in edit()
 
 
 @pytest.mark.parametrize(("folder", "message"), [("nosuch", "there is no such folder"), (".", "is no run's folder")])

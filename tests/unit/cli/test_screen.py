@@ -83,6 +83,18 @@ def test_a_bar_for_each_stage_where_somebody_sees_it(monkeypatch, is_watched):
     assert bool(console.file.getvalue().strip()) is is_watched
 
 
+def test_the_time_that_is_left_is_told_of_long_steps_too(monkeypatch):
+    console, now = Console(file=io.StringIO(), width=100, force_terminal=True), [0.0]
+    console.get_time = lambda: now[0]
+    monkeypatch.setattr(screen, "beside", lambda: console)
+    monkeypatch.setattr(screen, "shows_bars", lambda: True)
+    with screen.stages() as tell:
+        for done in range(3):
+            tell("learning", done, 5)
+            now[0] += 100
+    assert "ETA \x1b[36m0:05:00" in console.file.getvalue().rpartition("learning")[2]
+
+
 def test_every_table_is_shown_by_the_screen():
     modules = Path(screen.__file__).parent.glob("*.py")
     assert [module.name for module in modules if "rich.table" in module.read_text("utf-8")] == ["screen.py"]

@@ -11,6 +11,7 @@ from typing import get_args
 from pydantic_core import to_jsonable_python
 
 from memlm.config.base import Config
+from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.settings import SECTIONS
 from memlm.registry import BANKS, ENCODERS, FUSIONS, MEMORIES
 
@@ -30,13 +31,20 @@ def configs(annotation):
 def defaults():
     types = [registry.get(name) for registry in (MEMORIES, BANKS, ENCODERS, FUSIONS) for name in registry.names()]
     found = {}
-    for root in (*SECTIONS.values(), *types):
+    for root in (ExperimentConfig, *SECTIONS.values(), *types):
         for cls in configs(root):
             for name, field in cls.model_fields.items():
                 if cls.__module__.startswith("memlm.") and not field.is_required():
                     default = field.get_default(call_default_factory=True)
-                    found[f"{cls.__name__}.{name}"] = to_jsonable_python(default)
+                    found[f"{cls.__name__}.{name}"] = plain(default)
     return found
+
+
+def plain(default):
+    """Returns a default as JSON; of a configuration its class and what is not that class's default, held by itself."""
+    if isinstance(default, Config):
+        return {type(default).__name__: default.model_dump(mode="json", exclude_defaults=True)}
+    return to_jsonable_python(default)
 
 
 def test_the_default_of_every_setting_is_what_it_was():

@@ -28,6 +28,7 @@ from memlm.edit.abstention import (
 from memlm.edit.results import read_parts
 from memlm.errors import EditError
 from memlm.experiment.editing import open_editing
+from memlm.hf import MemlmConfig, MemlmForCausalLM
 
 
 def test_auroc_is_the_share_of_pairs_in_order():
@@ -86,10 +87,23 @@ def test_the_nearest_read_is_that_of_the_highest_cosine(trained, monkeypatch):
 
 def test_a_model_is_measured(trained):
     editing = open_editing(trained / "memory-s0")
-    editor = editing.editor
+    editor, text, told = editing.editor, editing.training_text(TOKENS), []
     found = measure(
-        editor.model.decoder, editor.tokenizer, editor.seq_len, editing.world(), editing.training_text(TOKENS)
+        editor.model.decoder,
+        editor.tokenizer,
+        editor.seq_len,
+        editing.world(),
+        text,
+        lambda *what: told.append(what),
     )
+    n_asked = sum(question.kind in ("paraphrase", *UNKNOWN) for question in ask(editing.world(), 500))
+    ends = {stage: (done, total) for stage, done, total in told}
+    assert ends == {
+        "reading the training text": (len(text), len(text)),
+        "comparing questions": (4 * n_asked, 4 * n_asked),
+    }
+    compared = [done for stage, done, _ in told if stage == "comparing questions"]
+    assert compared == sorted(set(compared)) and len(compared) >= 4
     told_apart = {row.pop("what"): row for row in found["auroc"]}
     assert {f"{kind.replace('_', ' ')}, as told" for kind in UNKNOWN} <= set(told_apart)
     assert told_apart["unknown entity, as told"]["index"] == told_apart["unknown entity, as told"]["both"] == 1
@@ -97,6 +111,16 @@ def test_a_model_is_measured(trained):
     risks = {row.pop("coverage"): row for row in found["risk"]}
     assert list(risks) == sorted(risks) and len(set(risks[1.0].values())) == 1
     assert all(0 <= value <= 1 for row in (*risks.values(), *told_apart.values()) for value in row.values())
+
+
+def test_a_memory_without_a_router_has_no_score_of_one(trained):
+    editing = open_editing(trained / "memory-s0")
+    memory = {"type": "ngram_hash", "orders": [2], "n_heads": 2, "n_rows": 64, "d_value": 16}
+    shape = {"d_model": 32, "n_layers": 1, "n_heads": 2, "memory": memory, "fusion": {"type": "weighted_sum"}}
+    decoder = MemlmForCausalLM(MemlmConfig(model=shape, vocab_size=400)).eval().decoder
+    found = measure(decoder, editing.editor.tokenizer, 32, editing.world(), editing.background[:8])
+    for row in (*found["auroc"], *found["risk"]):
+        assert list(row)[1:] == ["n-grams", "answer", "index", "near", "both"]
 
 
 def test_a_world_without_anything_unknown_is_refused():

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from memlm.data.asking import edits
 from memlm.data.world import World
 from memlm.edit import log
-from memlm.edit.background import Background
+from memlm.edit.background import BATCH, READING, Background
 from memlm.edit.finetune import calm_basis, pick_rows
 from memlm.edit.log import write_pack
 from memlm.edit.request import Replacement, Request
@@ -261,6 +261,14 @@ def test_rows_are_those_of_the_text_and_not_of_the_background(editing):
     assert background.frequency[often] == 2
     assert pick_rows(counts, background, 1).tolist() == [unread[0]]
     assert pick_rows(counts, background, 9).tolist() == unread.tolist(), "a row that all text reads is never picked"
+
+
+def test_the_text_is_read_once_for_all_edits_and_its_course_is_told(editing, facts):
+    told = []
+    for fact in facts[:2]:
+        editing.editor.make(request(fact), lambda *what: told.append(what))
+    n = len(editing.background)
+    assert n > BATCH and told == [(READING, min(done, n), n) for done in range(BATCH, n + BATCH, BATCH)]
 
 
 def test_the_nearest_text_reads_the_same_rows(editing):

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memlm.edit.background import Background
 from memlm.edit.rows import Change, Undoable, VectorRows
 from memlm.errors import EditError
 from memlm.hf import MemlmConfig, MemlmForCausalLM
@@ -23,12 +24,16 @@ def decoder():
     return model(memory=MEMORY, fusion={"type": "gated_mlp"}, shared_bank=False).decoder
 
 
-def test_values_of_16_bits_are_refused():
+def test_values_of_16_bits_are_read_and_not_changed():
     narrow = model(memory=MEMORY | {"bank": {"type": "vectors", "dtype": "bfloat16"}}, fusion={"type": "gated_mlp"})
+    rows = VectorRows(narrow.decoder)
+    assert torch.equal(rows.read(torch.tensor([3])), narrow.decoder.banks[0].values[[3]].float())
     with pytest.raises(
         EditError, match=r"^the values are bfloat16, which rounds edits; edit a run that leaves bank\.dtype out$"
     ):
-        VectorRows(narrow.decoder)
+        rows.require_exact()
+    with pytest.raises(EditError, match="the values are bfloat16"):
+        Background(narrow.decoder, [[5, 6, 7]])
 
 
 def values(decoder):

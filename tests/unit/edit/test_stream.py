@@ -45,6 +45,12 @@ def test_nothing_is_forgotten_without_a_step(subject):
     assert row["forgotten"] == 0
 
 
+def test_the_course_of_a_way_is_told_from_its_start(subject):
+    told = []
+    run_stream(subject, 2, Tuning(steps=0, near=4), lambda *what: told.append(what), {"full": (Full, False)})
+    assert told == [("full: reading text to spare", 32, 32), *(("full", number, 2) for number in (0, 1, 2))]
+
+
 def test_what_trains_long_learns_and_forgets(subject):
     fast = type("Fast", (Full,), {"rate": 3e-3})
     ways = {"fast": (fast, False)}

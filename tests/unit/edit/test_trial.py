@@ -143,6 +143,28 @@ def test_untrained_ways_change_nothing(subject):
         assert measures[-1]["loss_change"] == 0 and measures[-1]["neighbourhood"] in (1, None)
 
 
+def test_the_course_of_each_way_is_told(subject):
+    told = []
+    run_trial(subject, Tuning(steps=0, near=8), lambda *what: told.append(what), [Sparse, InContext])
+    assert told == [
+        ("sparse memory: reading text to spare", 64, 64),
+        *(("sparse memory", number, 3) for number in (1, 2, 3)),
+        *(("in context", number, 3) for number in (1, 2, 3)),
+    ]
+
+
+def test_a_demonstration_tells_what_it_does_with_earlier_ones(trained, tmp_path):
+    run = shutil.copytree(trained / "memory-s0", tmp_path / "memory-s0")
+    demo = ["edit", str(run), "--demo", "1"]
+    first = CliRunner().invoke(app, demo, env={"COLUMNS": "400"})
+    assert first.stdout.endswith("/edits.html\n") and "in force" not in first.stdout
+    subject, relation = first.stdout.split(" │ ")[0].split()[-1], "birthplace"
+    again = CliRunner().invoke(app, [*demo, "--set", f"{subject} | {relation} | Rome"], env={"COLUMNS": "400"})
+    assert "1 edit in force: left aside for now, and in force again afterwards\n" in again.stdout
+    assert again.stdout.endswith("/edits.html, in the place of an earlier demo's\n")
+    assert len(open_editing(run).editor.edits) == 1
+
+
 def test_too_many_edits_are_refused(opened):
     with pytest.raises(EditError, match="needs more facts than the"):
         opened.subject(1000)

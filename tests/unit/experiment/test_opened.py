@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import yaml
 from fabricate import edit_record, fabricate, write_json
 
 from memlm.experiment.compare import compare
@@ -60,6 +61,19 @@ def test_looks_that_do_not_count(two):
     assert told(folder) == [], "what another version records besides is the default of this one"
     opened(earlier, day=10, fingerprint="bbbb", lr="0.01")
     assert told(folder) == [], "another text"
+
+
+def test_a_setting_of_the_model_that_was_added_since_is_its_default(two):
+    folder, earlier = two
+    opened(earlier, day=10)
+    for run in (*folder.glob("*-s*"), *earlier.glob("*-s*")):
+        config = run / "config.yaml"
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        added = {"experts": None} if run.parent == folder else {}
+        config.write_text(yaml.safe_dump(settings | {"model": {"d_model": 128, **added}}), encoding="utf-8")
+    assert told(folder) == []
+    (earlier / "dense-s0" / "config.yaml").write_text(yaml.safe_dump(settings | {"model": {"d_model": 64}}))
+    assert "opened 12 times before" in told(folder)[0]
 
 
 def test_a_record_that_cannot_be_read_is_passed_over(two):

@@ -130,15 +130,42 @@ def test_a_setting_that_is_gone_is_named_in_one_line(made):
     one_line(raised.value, f"is a finished run with other settings ({hint}); give this experiment another name")
 
 
-def test_a_config_that_was_changed_or_lost_since_is_not_the_runs(made):
+def test_a_config_that_was_changed_lost_or_damaged_since_is_not_the_runs(made):
     folder, config = made
     rewrite(folder / "dense-s0", older)
     edit_record(folder / "dense-s0", config_hash="another")
     with pytest.raises(RunError, match=r"other settings \(its config\.yaml was changed since\)"):
         run_experiment(config, folder.parent, progress=False)
-    (folder / "dense-s0" / "config.yaml").unlink()
+    path = folder / "dense-s0" / "config.yaml"
+    path.unlink()
     with pytest.raises(RunError, match=r"other settings \(.*config\.yaml: there is no such file\)"):
         run_experiment(config, folder.parent, progress=False)
+    path.write_text("train: [", encoding="utf-8")
+    with pytest.raises(RunError) as raised:
+        run_experiment(config, folder.parent, progress=False)
+    one_line(raised.value, "dense-s0 is a finished run with other settings (", "config.yaml:")
+
+
+@pytest.mark.parametrize("change", [lambda s: s["train"].update(clip=0.5), older], ids=["a value", "left out"])
+def test_a_config_that_was_edited_alone_is_refused(made, change):
+    folder, config = made
+    recorded = (folder / "dense-s0" / "record.json").read_text()
+    rewrite(folder / "dense-s0", change)
+    (folder / "dense-s0" / "record.json").write_text(recorded, encoding="utf-8")
+    with pytest.raises(RunError) as raised:
+        run_experiment(config, folder.parent, progress=False)
+    one_line(raised.value, "dense-s0 is a finished run with other settings (its config.yaml was changed since); give")
+
+
+def test_another_model_is_refused_beside_a_known_variant_alone(made):
+    folder, config = made
+    small = config.variants["dense"]
+    deep = small.model_copy(update={"n_layers": small.n_layers + 1})
+    with pytest.raises(RunError) as raised:
+        run_experiment(config.model_copy(update={"seeds": [77], "variants": {"dense": deep}}), folder.parent)
+    told = one_line(raised.value, "dense-s0 was run with other settings (model.n_layers), and an experiment has one")
+    assert "  " not in told
+    run_module._refuse_strangers(config.model_copy(update={"variants": {"deep": deep}}), folder)
 
 
 def test_without_its_config_a_run_of_this_version_is_known_by_its_hash(made):

@@ -10,6 +10,7 @@ from memlm.data.prepare import prepare
 from memlm.errors import DivergedError, Interrupted, MissingDependencyError, RunError
 from memlm.experiment import tune as tune_module
 from memlm.experiment.config import load_experiment
+from memlm.experiment.record import config_hash
 from memlm.experiment.trials import Trial, Tune, TunePlan, read_tune
 from memlm.experiment.tune import TuneWatcher, tune, write_tuned
 from memlm.report import tuning
@@ -74,21 +75,35 @@ def test_more_trials_go_on_from_those_there_and_other_settings_are_refused(tuned
         tune(load_experiment(path, [*SHORT, *variants, "tune.steps=4"]), tmp_path, progress=False)
 
 
-def test_a_tune_of_an_earlier_version_goes_on_and_one_of_other_text_does_not(tuned, tmp_path):
+def test_a_tune_of_an_earlier_version_goes_on_and_an_edited_one_does_not(tuned, tmp_path):
     _, path = tuned
     config = load_experiment(path, [*SHORT, "variants={dense: {}}", "hypotheses=[]", "tune.trials=2"])
     tune(config, tmp_path, progress=False)
     file = tmp_path / "tiny-tune" / "tune.json"
-    plan = json.loads(file.read_text())
-    del plan["config"]["train"]["shard"]
-    file.write_text(json.dumps(plan | {"settings_hash": "of settings without train.shard"}))
-    before = []
-    tune(config, tmp_path, TuneWatcher(finished=lambda trial, is_old: before.append(is_old)), progress=False)
-    assert before == [True] * 2
-    for other in ({"data": "other text"}, {"config": {}}, {"variants": ["gone"]}):
-        file.write_text(json.dumps(plan | {"settings_hash": "another"} | other))
+    as_made = file.read_text()
+
+    def written(is_hashed, **changes):
+        plan = json.loads(as_made)
+        del plan["settings"]["dense"]["train"]["shard"]  # what the earlier version did not have
+        plan |= changes
+        decides = {"variants": plan["settings"], **{name: plan[name] for name in ("steps", "ranges", "data")}}
+        file.write_text(json.dumps(plan | ({"settings_hash": config_hash(decides)} if is_hashed else {})))
+
+    def trials():
+        before = []
+        tune(config, tmp_path, TuneWatcher(finished=lambda trial, is_old: before.append(is_old)), progress=False)
+        return before
+
+    written(is_hashed=True)
+    assert trials() == [True] * 2
+    written(is_hashed=False, settings={})  # older still: by the hash alone
+    assert trials() == [True] * 2
+    others = [{"data": "other text"}, {"steps": 4}, {"settings": {"gone": {}}}, {"settings": {"dense": {}}}]
+    edited = [(False, {}), (False, {"settings": {}, "settings_hash": "another"})]
+    for is_hashed, changes in [*((True, other) for other in others), *edited]:
+        written(is_hashed, **changes)
         with pytest.raises(RunError, match="tiny-tune is a tune with other settings"):
-            tune(config, tmp_path, progress=False)
+            trials()
 
 
 def test_variants_can_be_tuned_without_the_others_and_with_the_same_rates(tuned, tmp_path):
