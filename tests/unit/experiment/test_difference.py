@@ -31,7 +31,7 @@ def test_a_value_on_one_side_only_is_shown_as_absent(folder):
 def test_a_folder_without_a_record_is_refused(folder):
     with pytest.raises(RunError, match=r"is an experiment; give the folder of one of its runs: .*dense-s0"):
         difference(folder / "dense-s0", folder)
-    with pytest.raises(RunError, match=r"is no run's folder \(.*\); give one, e\.g\. runs/demo/dense-s0$"):
+    with pytest.raises(RunError, match=r"is no run's folder \(.*\); give one, e\.g\. runs/demo/gated_mlp-s0$"):
         difference(folder.parent, folder / "dense-s0")
     with pytest.raises(RunError, match="nowhere: there is no such folder; give one"):
         difference(folder.parent / "nowhere", folder / "dense-s0")
