@@ -28,7 +28,7 @@ class Cell:
 class Table:
     """A table whose first ``labels`` columns are text and whose others are numbers.
 
-    ``ends_in_text``: the last column is a sentence, which may be broken into lines.
+    ``ends_in_text``: the last column is text too, as the labels are.
     """
 
     columns: list[str]
