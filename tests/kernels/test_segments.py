@@ -45,15 +45,6 @@ def test_rows_that_many_chunks_read_are_summed_once(traffic, dtype):
     assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_few_columns_at_a_time_where_the_cache_is_small_and_the_same_sums(dtype):
-    reads = draw(30, 5, 300, 40, dtype)
-    whole, right = fast(reads), exact(reads)
-    parts = fast(reads, cached=1)  # blocks of 128 columns, the last of them not full
-    assert torch.equal(parts[0], whole[0])
-    assert_near(parts[1], right[1])
-
-
 def test_rows_set_aside_by_chunks_that_end_with_them_are_not_lost():
     """Rows of 1 to 23 reads meet the borders of chunks of 16 in every way."""
     lengths = torch.arange(1, 24, device=DEVICE)

@@ -20,9 +20,6 @@ from torch import Tensor
 INT16_ROWS = 1 << 16
 """Up to so many rows are sorted as 16 bits, in half of the passes over them that 32 bits take."""
 
-LEAST_COLUMNS = 128
-"""Fewer columns are no share: a row would come in pieces too small."""
-
 
 @triton.jit
 def _row(rows, place, live):
@@ -83,19 +80,6 @@ def _line_up(slots, weights, order, lined_slots, lined_weights, n, BN: tl.conste
 
 
 @triton.jit
-def _put_back(products, order, out, n, BLOCKS: tl.constexpr, BN: tl.constexpr):
-    """Adds up what each block of columns gave the weights, in the order of the reads again."""
-    places = tl.program_id(0) * BN + tl.arange(0, BN)
-    live = places < n
-    total = tl.zeros([BN], tl.float32)
-    for _ in range(BLOCKS):
-        total += tl.load(products + places, mask=live, other=0.0)
-        products += n
-    read = tl.load(order + places, mask=live, other=0)
-    tl.store(out + read, total.to(out.dtype.element_ty), mask=live)
-
-
-@triton.jit
 def _fetch(grad, values, slots, order, place, live, columns, R, grad_stride, offset, stride, D: tl.constexpr):
     """Loads a block of columns of a read's upstream gradient and of its row."""
     read = tl.load(order + place, mask=live, other=0).to(tl.int32)
@@ -121,7 +105,6 @@ def _sum_reads(
     next_used,
     n,
     R,
-    chunks,
     grad_stride,
     offset,
     stride,
@@ -129,44 +112,43 @@ def _sum_reads(
     BN: tl.constexpr,
     BD: tl.constexpr,
 ):
-    """Sums a block of columns of a chunk of reads by row, which gives its share of their weights' gradient as well.
-
-    All chunks of a block come before the next block: each token's upstream gradient is fetched once for each of its
-    reads, in no order, and a block's share of all of them is to stay in the cache.
+    """Sums a chunk of reads by row, all columns of them, which gives the gradient of their weights as well.
 
     The next read is fetched before the present one is added: what a read is added to depends on the one before it, but
     where it lies does not.
     """
-    block = tl.program_id(0) // chunks
-    chunk = tl.program_id(0) % chunks
+    chunk = tl.program_id(0)
     begin = chunk * BN
     end = tl.minimum(begin + BN, n)
     lanes = tl.arange(0, BN)
-    columns = block * BD + tl.arange(0, BD)
     product = tl.zeros([BN], tl.float32)
-    total = tl.zeros([BD], tl.float32)
     first = begin < 0
     second = begin < 0
-    opens = begin >= 0
-    upstream, value = _fetch(grad, values, slots, order, begin, begin < end, columns, R, grad_stride, offset, stride, D)
-    for lane in range(BN):
-        place = begin + lane
-        next_upstream, next_value = _fetch(
-            grad, values, slots, order, place + 1, place + 1 < end, columns, R, grad_stride, offset, stride, D
+    for block in range(0, D, BD):
+        columns = block + tl.arange(0, BD)
+        total = tl.zeros([BD], tl.float32)
+        opens = begin >= 0
+        upstream, value = _fetch(
+            grad, values, slots, order, begin, begin < end, columns, R, grad_stride, offset, stride, D
         )
-        row, starts, opens, ends, aside = _follow(rows, begin, lane, n, opens, BN)
-        weight = tl.load(weights + place, mask=place < n, other=0.0)
-        upstream = upstream.to(tl.float32)
-        product += tl.where(lanes == lane, tl.sum(upstream * value.to(tl.float32), axis=0), 0.0)
-        total = tl.where(starts, 0.0, total) + weight * upstream
-        first, second = _write(total, row, ends, opens, aside, first, second, out, next_parts, chunk, columns, D)
-        tl.store(touched + row, 1, mask=ends & (block == 0))
-        upstream = next_upstream
-        value = next_value
-    if block == 0:
-        _note(rows, next_rows, next_used, first, second, chunk, n, BN)
+        for lane in range(BN):
+            place = begin + lane
+            next_upstream, next_value = _fetch(
+                grad, values, slots, order, place + 1, place + 1 < end, columns, R, grad_stride, offset, stride, D
+            )
+            row, starts, opens, ends, aside = _follow(rows, begin, lane, n, opens, BN)
+            weight = tl.load(weights + place, mask=place < n, other=0.0)
+            upstream = upstream.to(tl.float32)
+            product += tl.where(lanes == lane, tl.sum(upstream * value.to(tl.float32), axis=0), 0.0)
+            total = tl.where(starts, 0.0, total) + weight * upstream
+            first, second = _write(total, row, ends, opens, aside, first, second, out, next_parts, chunk, columns, D)
+            tl.store(touched + row, 1, mask=ends)
+            upstream = next_upstream
+            value = next_value
+    _note(rows, next_rows, next_used, first, second, chunk, n, BN)
     places = begin + lanes
-    tl.store(products + block.to(tl.int64) * n + places, product, mask=places < n)
+    read = tl.load(order + places, mask=places < n, other=0).to(tl.int32)
+    tl.store(products + read, product.to(products.dtype.element_ty), mask=places < n)
 
 
 @triton.jit
@@ -258,7 +240,6 @@ def read_gradients(
     target: Tensor,
     chunk: int = 32,
     columns: int = 512,
-    cached: int = 16 << 20,
     warps: int = 1,
     clear_rows: int = 64,
 ) -> tuple[Tensor, Tensor]:
@@ -273,16 +254,14 @@ def read_gradients(
         rows: Rows of the gradient, [N, R].
         target: Gives the gradient its shape and dtype.
         chunk: Reads a program, or entries of what was set aside.
-        columns: At most so many columns at a time,
-        cached: and so few that all tokens' share of the upstream gradient has at most so many bytes.
+        columns: At most so many columns at a time.
         warps: Of a program; one needs no other to add up a read's products.
         clear_rows: Rows a program of the last pass.
     """
-    (N, R), D, n = slots.shape, values.shape[1], slots.numel()
+    n, R, D = slots.numel(), slots.shape[1], values.shape[1]
     BD = min(columns, triton.next_power_of_2(D))
-    while BD > LEAST_COLUMNS and layout[1] == 0 and N * BD * grad.element_size() > cached:
-        BD //= 2
-    blocks, n_rows = triton.cdiv(D, BD), target.shape[0]
+    n_rows = target.shape[0]
+    products = torch.empty_like(weights)
     out = torch.empty(target.shape, dtype=target.dtype, device=grad.device)
     keys, order = _sorted(rows, n_rows)
     touched = torch.zeros(n_rows, dtype=torch.int8, device=grad.device)
@@ -290,17 +269,14 @@ def read_gradients(
     entries = _entries(chunks, D, grad.device)
     lined = [torch.empty(n, dtype=dtype, device=grad.device) for dtype in (torch.int32, torch.float32)]
     _line_up[triton.cdiv(n, 1024),](slots, weights, order, *lined, n, BN=1024)
-    shares = torch.empty(blocks, n, dtype=torch.float32, device=grad.device)
-    _sum_reads[blocks * chunks,](
-        grad, values, *lined, order, keys, out, shares, touched, *entries, n, R, chunks, grad.shape[1], *layout,
+    _sum_reads[chunks,](
+        grad, values, *lined, order, keys, out, products, touched, *entries, n, R, grad.shape[1], *layout,
         D=D, BN=chunk, BD=BD, num_warps=warps,
     )  # fmt: skip
-    products = torch.empty_like(weights)
-    _put_back[triton.cdiv(n, 1024),](shares, order, products, n, BLOCKS=blocks, BN=1024)
     while chunks > 1:
         n, chunks = 2 * chunks, triton.cdiv(2 * chunks, chunk)
         following = _entries(chunks, D, grad.device)
-        _sum_parts[chunks, blocks](*entries, out, *following, n, D, BN=chunk, BD=BD, num_warps=warps)
+        _sum_parts[chunks, triton.cdiv(D, BD)](*entries, out, *following, n, D, BN=chunk, BD=BD, num_warps=warps)
         entries = following
     _clear[triton.cdiv(n_rows, clear_rows),](out, touched, n_rows, D=D, BN=clear_rows, BD=min(BD, 128), num_warps=4)
     return out, products
