@@ -56,8 +56,9 @@ def load(
         bank.values = nn.Parameter(found.pop(f"decoder.banks.{i}.values"), requires_grad=False)
     change(model)  # the file is mapped as private: what is written gets pages of its own
     for i, bank in enumerate(vectors):
-        banks[i] = HELD[values](bank.values.detach(), device)
-        banks[i].read_dtype = bank.read_dtype
+        held = HELD[values](bank.values.detach(), device)
+        held.read_dtype = bank.read_dtype
+        banks[i] = held
     # What is left is copied: the file stays mapped for the values alone.
     model.load_state_dict({name: tensor.clone() for name, tensor in found.items()}, assign=True)
     model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
