@@ -21,9 +21,9 @@ from memlm.edit.results import Row, Trial, read_parts, write_part
 from memlm.edit.trial import Subject
 from memlm.errors import EditError
 from memlm.evaluate.loss import spread_sequences
+from memlm.experiment.edited import load_log
 from memlm.experiment.finished import Finished, open_finished
 from memlm.experiment.locks import locked
-from memlm.experiment.paths import inside
 from memlm.experiment.reading import read_finished
 from memlm.experiment.world import require_world, world_of
 from memlm.storage import sha256
@@ -121,8 +121,6 @@ def open_editing(folder: Path, tuning: Tuning | None = None, shows_bars: bool = 
         EditError: the log is damaged or belongs to other weights.
         MemlmError: as `open_finished`.
     """
-    for path in (folder / log.FOLDER / log.LINES, *(folder / log.FOLDER / log.ROWS).glob("*")):
-        inside(folder, str(path.relative_to(folder)))
     finished = open_finished(folder, "edit", shows_bars)
     background = _sequences(finished, TOKENS)
     memory = finished.model.decoder.config.memory
@@ -137,7 +135,7 @@ def open_editing(folder: Path, tuning: Tuning | None = None, shows_bars: bool = 
         wordings,
         tuning,
     )
-    editor.load(log.read_log(folder / log.FOLDER, editor.base, editor.rows))
+    load_log(editor, folder)
     return Editing(finished, editor, background)
 
 
