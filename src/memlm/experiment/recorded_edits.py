@@ -1,0 +1,41 @@
+"""The edits of a run as they are recorded. Nothing here loads a model, so that they are there at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from memlm.edit.lines import FOLDER, LINES, ROWS, Edit, how_to_mend, parse_lines, read_lines
+from memlm.experiment.files import Tree
+from memlm.experiment.paths import WEIGHTS, inside
+from memlm.experiment.reading import Run, no_memory
+from memlm.storage import sha256
+
+
+def log_folder(run: Path) -> Path:
+    """Returns where the log of a run is kept, nothing of which leads out of the run's folder.
+
+    Raises:
+        RunError: something does.
+    """
+    folder = run / FOLDER
+    for path in (folder / LINES, *(folder / ROWS).glob("*")):
+        inside(run, str(path.relative_to(run)))
+    return folder
+
+
+def recorded_edits(run: Run) -> list[Edit]:
+    """Returns a run's edits from the lines of its log; the files of rows are left to who applies them.
+
+    Raises:
+        EditError: the lines are damaged or belong to other weights.
+        RunError: the run has no memory to edit, or the log leads out of its folder.
+    """
+    folder = log_folder(run.folder)
+    model = run.config.get("model")
+    if isinstance(model, dict) and cast(Tree, model).get("memory") is None:
+        raise no_memory(run, "edit")
+    lines = read_lines(folder)
+    if not lines:
+        return []
+    return parse_lines(lines, folder / LINES, sha256(inside(run.folder, WEIGHTS)), how_to_mend(folder))
