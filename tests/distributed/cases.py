@@ -1,10 +1,11 @@
 """Small trainings that several processes must take as one does, and what each of them measures.
 
-`python -m tests.distributed.cases FILE DEVICE`, under torchrun, writes what all cases give to FILE.
+`python -m tests.distributed.cases FILE DEVICE NAME...`, under torchrun, writes what these cases give to FILE.
 """
 
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,11 +99,6 @@ COMPILED = {
 """What is tried on GPUs alone: 16 bits, and the compiler."""
 
 
-def cases_on(device: str) -> dict[str, Case]:
-    """Returns the cases that a device trains."""
-    return CASES | COMPILED if device == "cuda" else CASES
-
-
 def trained(case: Case, device: str) -> dict[str, torch.Tensor]:
     """Trains a case; returns losses, the last gradient before clipping, weights, and who wrote the slots."""
     torch.manual_seed(0)
@@ -166,10 +162,11 @@ def counted_bytes():
         yield sent
 
 
-def main(path: Path, device: str) -> None:
-    """Trains every case, and has rank 0 write what it measured."""
+def main(path: Path, device: str, *names: str) -> None:
+    """Trains the cases one after the other, saying how long each took, and has rank 0 write what it measured."""
     found = {}
-    for name, case in cases_on(device).items():
+    for name in names:
+        case, began = (CASES | COMPILED)[name], time.perf_counter()
         AcceleratorState._reset_state()  # it keeps one precision for the process; the process group stays
         with counted_bytes() as sent:
             own = trained(case, device)
@@ -182,10 +179,12 @@ def main(path: Path, device: str) -> None:
         everyones: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyones, known)
         found[f"{name}/{SAME}"] = torch.tensor(all(torch.equal(part, known) for part in everyones))
+        if dist.get_rank() == 0:
+            print(f"{name}: {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
     if dist.get_rank() == 0:
         save_file({name: tensor.contiguous().clone() for name, tensor in found.items()}, path)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from memlm.train.traffic import Reading, columns
-from tests.distributed.cases import BATCH_SIZE, CASES, COMPILED, SAME, SENT, SEQ_LEN, STEPS, cases_on, trained
+from tests.distributed.cases import BATCH_SIZE, CASES, COMPILED, SAME, SENT, SEQ_LEN, STEPS, trained
 from tests.distributed.launch import torchrun
 from tests.tolerances import BFLOAT16, FLOAT32, GRADIENT
 
@@ -29,7 +29,7 @@ def started(request):
 @pytest.fixture(scope="module")
 def one_process():
     """What one process gives, by device and name of the case; each is trained once."""
-    return cache(lambda device, name: trained(cases_on(device)[name].plain(), device))
+    return cache(lambda device, name: trained((CASES | COMPILED)[name].plain(), device))
 
 
 @pytest.fixture
@@ -39,18 +39,28 @@ def alone(started, one_process):
     return lambda name: one_process(device, name)
 
 
-@pytest.fixture(scope="module")
-def together(started, tmp_path_factory):
-    """What several processes give, by the name of the case."""
+def trained_by_all(started, names, path):
+    """Has several processes train the cases; returns what they give, by the name of the case."""
     device, ranks = started
-    path = tmp_path_factory.mktemp("ranks") / "found.safetensors"
-    ended = torchrun(ranks, "tests.distributed.cases", path, device)
+    ended = torchrun(ranks, "tests.distributed.cases", path, device, *names, timeout_s=600)
     assert ended.returncode == 0, ended.stderr
     found = load_file(path)
     return {"ranks": ranks} | {
         name: {key.removeprefix(f"{name}/"): t for key, t in found.items() if key.startswith(f"{name}/")}
-        for name in cases_on(device)
+        for name in names
     }
+
+
+@pytest.fixture(scope="module")
+def together(started, tmp_path_factory):
+    """What several processes give, by the name of the case."""
+    return trained_by_all(started, CASES, tmp_path_factory.mktemp("ranks") / "found.safetensors")
+
+
+@pytest.fixture(scope="module")
+def together_compiled(started, tmp_path_factory):
+    """The same of compiled cases: apart, since the compiler alone takes minutes."""
+    return trained_by_all(started, COMPILED, tmp_path_factory.mktemp("compiled") / "found.safetensors")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -76,8 +86,8 @@ def test_a_rank_holds_its_part_of_a_sharded_model(name, alone, together):
 @pytest.mark.gpu
 @pytest.mark.parametrize("started", [GPUS], indirect=True)
 @pytest.mark.parametrize("name", COMPILED)
-def test_compiled_in_16_bits_losses_are_those_of_one_process_without_the_compiler(name, alone, together):
-    expected, found = alone(name), together[name]
+def test_compiled_in_16_bits_losses_are_those_of_one_process_without_the_compiler(name, alone, together_compiled):
+    expected, found = alone(name), together_compiled[name]
     assert found[SAME], "the ranks have drifted apart"
     torch.testing.assert_close(found["norm"], expected["norm"], **BFLOAT16)
     torch.testing.assert_close(found["losses"], expected["losses"], **BFLOAT16)

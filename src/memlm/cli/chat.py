@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import typer
 
+from memlm.cli import screen
 from memlm.cli.options import RunArgument, Values, ValuesOption
 from memlm.cli.sampling import (
     NewTokensOption,
@@ -33,9 +34,10 @@ def command(
 
     It was trained to go on with text, not to answer. An empty line starts over, Ctrl+D ends it.
     """
-    from memlm.experiment.trained import open_model
+    from memlm.experiment.edited import open_edited
 
-    model, tokenizer = open_model(run, values=values)
+    edited = open_edited(run, values=values)
+    screen.tell_edits(run, len(edited.edits))
     sampling = Sampling(new_tokens, temperature, top_k, top_p, seed)
     messages: list[dict[str, str]] = []
     for line in _checked(_lines()):
@@ -43,8 +45,8 @@ def command(
             messages.clear()
             continue
         messages.append({"role": "user", "content": line})
-        prompt = str(tokenizer.apply_chat_template(messages, tokenize=False))
-        text = write(model, tokenizer, prompt, sampling, lambda piece: typer.echo(piece, nl=False))
+        prompt = str(edited.tokenizer.apply_chat_template(messages, tokenize=False))
+        text = write(edited.model, edited.tokenizer, prompt, sampling, lambda piece: typer.echo(piece, nl=False))
         typer.echo()
         messages.append({"role": "assistant", "content": text})
 

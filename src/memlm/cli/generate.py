@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from memlm.cli import screen
 from memlm.cli.options import RunArgument, Values, ValuesOption
 from memlm.cli.sampling import (
     NewTokensOption,
@@ -35,11 +36,12 @@ def command(
     with utf8_alone():
         text = _piped() if prompt is None else prompt
         text.encode()
-    from memlm.experiment.trained import open_model
+    from memlm.experiment.edited import open_edited
 
-    model, tokenizer = open_model(run, values=values)
+    edited = open_edited(run, values=values)
+    screen.tell_edits(run, len(edited.edits))
     sampling = Sampling(new_tokens, temperature, top_k, top_p, seed)
-    write(model, tokenizer, text, sampling, lambda piece: typer.echo(piece, nl=False))
+    write(edited.model, edited.tokenizer, text, sampling, lambda piece: typer.echo(piece, nl=False))
     typer.echo()
 
 

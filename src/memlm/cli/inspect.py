@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from memlm.cli import screen
-from memlm.errors import Interrupted, RunError
+from memlm.errors import Interrupted, RunError, counted
 from memlm.extras import optional
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from memlm.inspect.passage import Passage
     from memlm.inspect.reads import TextReads
     from memlm.inspect.search import Hit
+
+ENTRY = 24
+"""Characters of an entry that are shown beside others."""
 
 
 def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
@@ -85,23 +88,38 @@ def _open(folder: Path, tokens: str) -> Inspection:
         raise RunError(f"--tokens {tokens}: is no number of tokens; write it as 500k or 2M") from None
     with screen.stages() as progress:
         reading = partial(progress, "reading the training text")
-        return open_inspection(folder, max_tokens, reading, shows_bars=screen.shows_bars())
+        inspection = open_inspection(folder, max_tokens, reading, shows_bars=screen.shows_bars())
+    screen.tell_edits(folder, len(inspection.edits), "; counts and contexts are the checkpoint's")
+    return inspection
 
 
 def _show_reads(console: Console, reads: TextReads, top: int) -> None:
     rows: list[list[str]] = []
     for number, token in enumerate(reads.tokens):
         cells = [
-            "\n".join(_head(*head, top) for head in zip(x.slots[number], x.weights[number], strict=True))
+            "\n".join(_head(*head, top, x.entries) for head in zip(x.slots[number], x.weights[number], strict=True))
             for x in reads.layers
         ]
         rows.append([str(number), repr(token)[1:-1] or "⋯", *cells])
     screen.show_table(console, ["", "", *(f"layer {layer.layer}" for layer in reads.layers)], rows, labels=2)
-    console.print(f"slot:weight, the {top} best of each head, a line a head")
+    has_entries = any(layer.entries for layer in reads.layers)
+    line = (
+        "slot:weight and entry, the {} best of each head" if has_entries else "slot:weight, the {} best, a line a head"
+    )
+    console.print(line.format(top))
 
 
-def _head(slots: list[int], weights: list[float], top: int) -> str:
-    return "  ".join(f"{slot}:{weight:.2f}" for slot, weight in zip(slots[:top], weights[:top], strict=True))
+def _head(slots: list[int], weights: list[float], top: int, entries: dict[int, str]) -> str:
+    """Returns a head's best reads side by side; where there are entries, one below the other, since they are long."""
+    pairs = zip(slots[:top], weights[:top], strict=True)
+    return ("\n" if entries else "  ").join(f"{slot}:{weight:.2f}{_entry(entries.get(slot))}" for slot, weight in pairs)
+
+
+def _entry(entry: str | None) -> str:
+    """Returns the beginning of an entry, to be put behind its slot; nothing for a vector."""
+    if entry is None:
+        return ""
+    return f" {entry if len(entry) <= ENTRY else entry[: ENTRY - 1] + '…'!r}" if entry else " empty"
 
 
 def _show_summaries(console: Console, banks: list[BankSummary], top: int) -> None:
@@ -109,7 +127,8 @@ def _show_summaries(console: Console, banks: list[BankSummary], top: int) -> Non
         console.print(f"bank {bank.bank}: {bank.n_slots:,} slots, {bank.reads:,} reads counted")
         rows = [[str(layer), f"{read:,}", f"{read / bank.n_slots:.1%}"] for layer, read in bank.slots_read.items()]
         screen.show_table(console, ["layer", "slots read", "share"], rows)
-        console.print(f"read most: {', '.join(f'{slot} ({reads:,})' for slot, reads in bank.most_read)}\n")
+        most = (f"{slot}{_entry(bank.entries.get(slot))} ({reads:,})" for slot, reads in bank.most_read)
+        console.print(f"read most: {', '.join(most)}\n")
     console.print("more: memlm inspect RUN 'a text', --slot N, --find WORDS, --serve")
 
 
@@ -117,6 +136,8 @@ def _show_card(console: Console, card: Card, _top: int) -> None:
     console.print(f"slot {card.slot} of bank {card.bank} (row {card.row}, column {card.column})")
     if card.entry is not None:
         console.print(f"entry: {card.entry!r}")
+    for number in card.edits:
+        console.print(f"changed by edit {number}")
     by_layer = ", ".join(f"layer {layer}: {reads:,}" for layer, reads in card.reads.items() if reads)
     if card.rank is None or card.mean_weight is None:
         console.print("never read in the text that was gone through")
@@ -133,21 +154,23 @@ def _show_card(console: Console, card: Card, _top: int) -> None:
             f"read in training from step {writer.first_read:,} to {writer.last_read:,}; the read that pulled hardest:"
         )
         console.print(_passage(writer.passage, f"  step {writer.step:,}, pull {writer.pull:.2e}  "))
-    console.print(f"similar values: {_similar(card.nearest_values)}")
+    console.print(f"similar values: {_similar(card.nearest_values, card.entries)}")
     for layer, slots in card.nearest_keys.items():
-        console.print(f"similar keys in layer {layer}: {_similar(slots)}")
+        console.print(f"similar keys in layer {layer}: {_similar(slots, card.entries)}")
 
 
-def _show_hits(console: Console, hits: list[Hit], _top: int) -> None:
+def _show_hits(console: Console, hits: list[Hit], top: int) -> None:
     if not hits:
         console.print("no slot has these words in its entry or contexts")
     for hit in hits:
-        start = f"{hit.slot} ({hit.reads:,} reads)  "
-        console.print(Text(start + repr(hit.entry)) if hit.passage is None else _passage(hit.passage, start))
+        start = f"{hit.slot}{_entry(hit.entry)} ({counted(hit.reads, 'read')})"
+        console.print(start if hit.passage is None else _passage(hit.passage, f"{start}  "))
+    if len(hits) == top:
+        console.print(f"the first {top}, entries before contexts; --top shows more")
 
 
-def _similar(slots: list[tuple[int, float]]) -> str:
-    return ", ".join(f"{slot} ({cosine:.2f})" for slot, cosine in slots)
+def _similar(slots: list[tuple[int, float]], entries: dict[int, str]) -> str:
+    return ", ".join(f"{slot}{_entry(entries.get(slot))} ({cosine:.2f})" for slot, cosine in slots)
 
 
 def _passage(passage: Passage, start: str) -> Text:

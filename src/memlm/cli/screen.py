@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -22,6 +23,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from memlm.errors import counted
 
 UNBOUNDED = 10_000
 """Columns of what is no terminal: a file or a pipe has no edge at which a table would have to be cut."""
@@ -114,6 +117,13 @@ def _width(columns: Sequence[int]) -> int:
 def beside() -> Console:
     """Returns what the course of a command is told on, beside its results: stderr."""
     return Console(stderr=True, highlight=False)
+
+
+def tell_edits(run: Path, n: int, more: str = "") -> None:
+    """Tells beside the results that a run was opened with ``n`` edits in force, if there are any."""
+    if n:
+        listed = f"memlm edit {shlex.quote(str(run))} lists {'it' if n == 1 else 'them'}"
+        beside().print(f"with {counted(n, 'edit')} in force ({listed}){more}", markup=False, soft_wrap=True)
 
 
 def shows_bars() -> bool:

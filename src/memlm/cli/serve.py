@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from memlm.cli import screen
 from memlm.cli.options import RunArgument, Values, ValuesOption
 from memlm.errors import Interrupted
 from memlm.extras import optional
@@ -25,7 +26,8 @@ def command(
         optional(package, "serve", "memlm serve")
     from memlm.export.serve import serve
 
-    def tell(name: str) -> None:
+    def tell(name: str, n_edits: int) -> None:
+        screen.tell_edits(run, n_edits)
         typer.echo(f"http://{host}:{port}/v1, model {name!r}; Ctrl+C ends it")
         if host not in ("127.0.0.1", "::1", "localhost"):
             typer.echo("whoever reaches this address can use the model; there is no password", err=True)

@@ -22,10 +22,10 @@ from memlm.edit.results import Row, Trial, read_parts, write_part
 from memlm.edit.trial import Subject
 from memlm.errors import EditError
 from memlm.evaluate.loss import spread_sequences
+from memlm.experiment.edited import load_log
 from memlm.experiment.finished import Finished, open_finished
 from memlm.experiment.locks import locked
 from memlm.experiment.reading import read_finished
-from memlm.experiment.recorded_edits import log_folder
 from memlm.experiment.world import require_world, world_of
 from memlm.storage import sha256
 from memlm.train.checkpoint import save_model
@@ -126,7 +126,6 @@ def open_editing(
         EditError: the log is damaged or belongs to other weights.
         MemlmError: as `open_finished`.
     """
-    kept = log_folder(folder)
     finished = open_finished(folder, "edit", shows_bars)
     background = _sequences(finished, TOKENS)
     memory = finished.model.decoder.config.memory
@@ -141,7 +140,7 @@ def open_editing(
         wordings,
         tuning,
     )
-    editor.load(log.read_log(kept, editor.base, editor.rows), str(kept))
+    load_log(editor, folder)
     return Editing(finished, editor, background, world)
 
 

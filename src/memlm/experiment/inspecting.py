@@ -8,6 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from memlm.evaluate.loss import spread_starts
+from memlm.experiment.edited import put_in_force
 from memlm.experiment.finished import open_finished
 from memlm.experiment.paths import inside
 from memlm.experiment.text import sampler_of
@@ -22,6 +23,9 @@ def open_inspection(
 ) -> Inspection:
     """Loads a run's model and text, and goes through the text if its contexts are not kept in the folder yet.
 
+    The model has its edits in force, and contexts are of the checkpoint: what was kept of it stays right, whatever is
+    edited.
+
     Args:
         folder: The run's folder.
         max_tokens: Most training tokens to go through.
@@ -29,6 +33,7 @@ def open_inspection(
         shows_bars: Show bars while the text is prepared.
 
     Raises:
+        EditError: the log of edits is damaged.
         MemlmError: as `open_finished`.
     """
     for name in (*(f"{store.FOLDER}/{name}" for name in store.FILES), f"{writers.FOLDER}/{writers.FILE}"):
@@ -44,6 +49,7 @@ def open_inspection(
     return Inspection(
         name=finished.name,
         model=model,
+        edits={edit.id: edit.rows for edit in put_in_force(run, model)},
         tokenizer=Tokenizer.from_file(str(data.tokenizer)),
         sampler=sampler_of(config, data, run.record.seed),
         sequences_per_step=config.train.batch_size * config.train.accumulation,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -55,16 +56,33 @@ def open_model(
     return model_of(run, device, values), open_tokenizer(checkpoint_of(run))
 
 
-def model_of(run: Run, device: str | None = None, values: str = ON_DEVICE) -> MemlmForCausalLM:
-    """Loads a finished run's model, in eval mode; arguments and errors as of `open_model`."""
+def model_of(
+    run: Run,
+    device: str | None = None,
+    values: str = ON_DEVICE,
+    change: Callable[[MemlmForCausalLM], object] = lambda _: None,
+) -> MemlmForCausalLM:
+    """Loads a finished run's model, in eval mode.
+
+    Args:
+        run: The run.
+        device: Where the model goes, as of `open_model`.
+        values: How its memory's values are held, as of `open_model`.
+        change: May change the rows of its banks, before they are held as ``values`` says; the file stays as it is.
+
+    Raises:
+        MemlmError: as `open_model`.
+    """
     there = default_device() if device is None else torch.device(device)
     checkpoint = checkpoint_of(run)
     if values == ON_DEVICE:
-        return load_model(checkpoint, there).eval()
+        model = load_model(checkpoint, there).eval()
+        change(model)
+        return model
     verify(checkpoint)
     refuse_code(checkpoint)
     with loading_errors(checkpoint):
-        return load(checkpoint, values, there)
+        return load(checkpoint, values, there, change)
 
 
 def open_tokenizer(checkpoint: Path) -> PreTrainedTokenizerFast:

@@ -21,60 +21,55 @@ from transformers.cli.serving import response, server
 from transformers.cli.serving.response import ResponseHandler
 
 from memlm.errors import RunError
+from memlm.experiment.edited import open_edited
 from memlm.experiment.reading import read_finished
-from memlm.experiment.trained import ON_DEVICE, checkpoint_of, default_device, open_tokenizer
+from memlm.experiment.trained import ON_DEVICE, checkpoint_of
 from memlm.export.gate import gated
-from memlm.hf import MemlmConfig, MemlmForCausalLM
-from memlm.offload import load
-from memlm.train.checkpoint import WEIGHTS, verify
+from memlm.hf import MemlmForCausalLM
+from memlm.train.checkpoint import WEIGHTS
 from memlm.train.loading import loading_errors
-from memlm.train.trust import refuse_code
 
 
-def serve(run: Path, host: str, port: int, tell: Callable[[str], None], values: str = ON_DEVICE) -> None:
-    """Serves a finished run's model, under the name of the run, until the process is told to end.
+def serve(run: Path, host: str, port: int, tell: Callable[[str, int], None], values: str = ON_DEVICE) -> None:
+    """Serves a finished run's model with its edits in force, under the run's name, until the process is told to end.
 
     Args:
         run: The run's folder.
         host: The address to listen at.
         port: The port.
-        tell: Is given the name of the model, as soon as nothing stands in the way.
+        tell: Is given the name of the model and the number of its edits, as soon as nothing stands in the way.
         values: How its memory's values are held, as of `open_model`.
 
     Raises:
         RunError: there is no finished run, or the port cannot be used.
         CheckpointError: the model is damaged.
+        EditError: its log of edits is.
     """
     found = read_finished(run.resolve())
-    checkpoint = checkpoint_of(found)
-    verify(checkpoint)
-    refuse_code(checkpoint)
-    with loading_errors(checkpoint):
-        tokenizer = open_tokenizer(checkpoint)
-        positions = MemlmConfig.from_pretrained(checkpoint, local_files_only=True).max_position_embeddings
     _refuse_taken(host, port)
-    tell(found.name)
-    transformers.MemlmForCausalLM = server_class(values)  # pyright: ignore[reportAttributeAccessIssue]
+    edited = open_edited(found.folder, values=values)
+    tell(found.name, len(edited.edits))
+    positions = edited.model.config.max_position_embeddings
+    transformers.MemlmForCausalLM = server_class(edited.model)  # pyright: ignore[reportAttributeAccessIssue]
     response.ResponseHandler = Unstreamed
     build = server.build_server
-    server.build_server = lambda *args, **kwargs: gated(build(*args, **kwargs), tokenizer, positions)
+    server.build_server = lambda *args, **kwargs: gated(build(*args, **kwargs), edited.tokenizer, positions)
     # The server calls a model by its path; one relative to the working folder is a name.
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
-        _stage(checkpoint, Path(found.name), tokenizer)
+        _stage(checkpoint_of(found), Path(found.name), edited.tokenizer)
         Serve(force_model=found.name, host=host, port=port, log_level="error")
 
 
-def server_class(values: str) -> type[MemlmForCausalLM]:
-    """Returns the model's class, whose ``from_pretrained`` holds values as is wanted."""
-    if values == ON_DEVICE:
-        return MemlmForCausalLM
+def server_class(model: MemlmForCausalLM) -> type[MemlmForCausalLM]:
+    """Returns the model's class, whose ``from_pretrained`` gives ``model`` with the settings in the folder."""
 
-    class Held(MemlmForCausalLM):
+    class Opened(MemlmForCausalLM):
         @classmethod
         def from_pretrained(cls, folder: str | Path, *_: Any, **__: Any) -> MemlmForCausalLM:
-            return load(Path(folder), values, default_device())
+            model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+            return model
 
-    return Held
+    return Opened
 
 
 class Unstreamed(ResponseHandler):

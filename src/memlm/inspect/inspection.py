@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from memlm.data.sampler import Sampler
 from memlm.errors import RunError
 from memlm.hf import MemlmForCausalLM
 from memlm.inspect.contexts import Contexts
+from memlm.inspect.entries import entries_of, entry_of
 from memlm.inspect.passage import Passage
 from memlm.inspect.reads import TextReads, read_text
 from memlm.inspect.search import Hit, Text, find_text, nearest, value_similarity
@@ -65,7 +67,8 @@ class Card:
         slot: The slot.
         row: Its row in the usage map, of `BankSummary.side` rows; for product keys, the key of the first half.
         column: Its column there; for product keys, the key of the second half.
-        entry: What it stands for, None for a vector.
+        entry: What it stands for, empty if it has no tokens, None for a vector.
+        edits: The numbers of the edits in force that changed it.
         reads: How often each layer read it in the text that was gone through.
         share: Its share of all reads of the bank.
         rank: How many slots are read more often, plus one; None if it was never read.
@@ -76,6 +79,7 @@ class Card:
         nearest_values: Slots with the most similar values, and the cosine.
         nearest_keys: By layer that read it (by every layer, if none did), slots with the most similar keys, and the
             mean cosine over heads.
+        entries: What these slots stand for, by slot; those that are vectors are missing.
     """
 
     bank: int
@@ -83,6 +87,7 @@ class Card:
     row: int
     column: int
     entry: str | None
+    edits: list[int]
     reads: dict[int, int]
     share: float
     rank: int | None
@@ -92,6 +97,7 @@ class Card:
     writer: Writer | None
     nearest_values: list[tuple[int, float]]
     nearest_keys: dict[int, list[tuple[int, float]]]
+    entries: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,7 @@ class BankSummary:
         reads: All reads that were counted.
         slots_read: By layer, slots that were read at all.
         most_read: The slots that are read most, and how often.
+        entries: What these slots stand for, by slot; those that are vectors are missing.
     """
 
     bank: int
@@ -115,6 +122,7 @@ class BankSummary:
     reads: int
     slots_read: dict[int, int]
     most_read: list[tuple[int, int]]
+    entries: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -123,17 +131,19 @@ class Inspection:
 
     Attributes:
         name: What the run is called.
-        model: The model, in eval mode.
+        model: The model, in eval mode, with its edits in force.
+        edits: The rows that each edit in force changed, numbered through all banks: bank * S + slot.
         tokenizer: Its tokenizer.
         sampler: The training sequences in their order.
         sequences_per_step: Sequences of an optimizer step.
-        contexts: What reads the slots of each bank.
+        contexts: What reads the slots of each bank, in the model without its edits.
         writers: Who wrote the slots of each bank; None if that was not recorded.
         tokens: How many training tokens were gone through for ``contexts``.
     """
 
     name: str
     model: MemlmForCausalLM
+    edits: Mapping[int, Sequence[int]]
     tokenizer: Tokenizer
     sampler: Sampler
     sequences_per_step: int
@@ -191,6 +201,7 @@ class Inspection:
                     reads=int(reads.sum()),
                     slots_read=dict(zip(layers, (contexts.reads > 0).sum(1).tolist(), strict=True)),
                     most_read=[(slot, int(reads[slot])) for slot in best if reads[slot]],
+                    entries=entries_of(self.tokenizer, self.bank(bank), (slot for slot in best if reads[slot])),
                 )
             )
         return found
@@ -204,11 +215,20 @@ class Inspection:
             "training_tokens": len(self.sampler.tokens),
             "example": self.tokenizer.decode(self.sampler.tokens[:n_shown].tolist()),
             "writers_recorded": self.writers is not None,
+            "edits": len(self.edits),
+            "slot": self._first(),
             "banks": [asdict(summary) for summary in self.summaries()],
         }
 
+    def _first(self) -> int | None:
+        """Returns the slot of bank 0 that is read most, leaving out those of empty entries; None if there is none."""
+        bank, reads = self.bank(0), self.contexts[0].reads.sum(0)
+        order = reads.argsort(descending=True, stable=True)
+        slots = order[reads[order] > 0].tolist()
+        return next((slot for slot in slots if entry_of(self.tokenizer, bank, slot) != ""), None)
+
     def search(self, bank: int, words: str, most: int = 20) -> list[Hit]:
-        """Returns slots with ``words`` in their entry or places, the most read first.
+        """Returns slots with ``words`` in their entry, then those with them in their places, the most read first.
 
         Raises:
             RunError: there is no such bank, or nothing to look for.
@@ -229,12 +249,15 @@ class Inspection:
         by_slot = contexts.reads.sum(0)
         reads, all_reads = int(by_slot[slot]), int(by_slot.sum())
         side = _side(table.n_slots)
+        values, keys = nearest(value_similarity(table, slot), slot, NEAREST), self._nearest_keys(contexts, slot)
+        named = (other for pairs in (values, *keys.values()) for other, _ in pairs)
         return Card(
             bank=bank,
             slot=slot,
             row=slot // side,
             column=slot % side,
-            entry=self.text.entry(table, slot),
+            entry=entry_of(self.tokenizer, table, slot),
+            edits=[number for number, rows in self.edits.items() if bank * table.n_slots + slot in rows],
             reads=dict(zip(contexts.layers.tolist(), contexts.reads[:, slot].tolist(), strict=True)),
             share=reads / all_reads if all_reads else 0.0,
             rank=1 + int((by_slot > reads).sum()) if reads else None,
@@ -242,8 +265,9 @@ class Inspection:
             value_norm=float(table.table()[slot].float().norm()),
             places=self._places(contexts, slot),
             writer=self._writer(bank, slot),
-            nearest_values=nearest(value_similarity(table, slot), slot, NEAREST),
-            nearest_keys=self._nearest_keys(contexts, slot),
+            nearest_values=values,
+            nearest_keys=keys,
+            entries=entries_of(self.tokenizer, table, named),
         )
 
     def _places(self, contexts: Contexts, slot: int) -> list[Place]:

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from memlm.errors import RunError
 from memlm.hf import MemlmForCausalLM
+from memlm.inspect.entries import entries_of
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class LayerReads:
         bank: Its bank, counted from 0.
         slots: [T, H, K] as lists, each head's best first.
         weights: [T, H, K] as lists.
+        entries: What these slots stand for, by slot; those that are vectors are missing.
     """
 
     layer: int
     bank: int
     slots: list[list[list[int]]]
     weights: list[list[list[float]]]
+    entries: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,13 @@ def read_text(model: MemlmForCausalLM, tokenizer: Tokenizer, text: str) -> TextR
     banks = list(decoder.banks)
     reads = decoder(torch.tensor([encoding.ids], device=decoder.embedding.weight.device)).reads
     layers = [
-        LayerReads(layer, banks.index(read.bank), read.slots[0].tolist(), read.weights[0].float().tolist())
+        LayerReads(
+            layer,
+            banks.index(read.bank),
+            read.slots[0].tolist(),
+            read.weights[0].float().tolist(),
+            entries_of(tokenizer, read.bank, read.slots.flatten().tolist()),
+        )
         for layer, read in sorted(reads.items())
     ]
     return TextReads(_pieces(text, encoding.offsets), layers)

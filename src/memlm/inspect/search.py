@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from memlm.bank.base import Bank
 from memlm.inspect.contexts import Contexts
+from memlm.inspect.entries import entry_of
 from memlm.inspect.passage import Passage, passages
 
 BLOCK = 1024
@@ -26,7 +28,8 @@ class Hit:
     Attributes:
         slot: The slot.
         reads: How often it is read.
-        passage: The place whose text has the words; None where they stand in the slot's entry.
+        passage: The place whose text has the words. Where they stand in the slot's entry: its place of most weight, if
+            it has any.
         entry: The slot's entry, None if it has none.
     """
 
@@ -48,42 +51,47 @@ class Text:
         """Returns the places at ``positions``."""
         return passages(self.tokenizer, self.ids, positions, self.seq_len)
 
-    def entry(self, bank: Bank, slot: int) -> str | None:
-        """Returns what a slot stands for, None for a vector."""
-        ids = bank.entry(slot)
-        return None if ids is None else self.tokenizer.decode(ids, skip_special_tokens=True)
-
 
 def find_text(text: Text, bank: Bank, contexts: Contexts, words: str, most: int) -> list[Hit]:
-    """Returns slots whose entry or places hold ``words``, in any case of letters, the most read first.
+    """Returns slots whose entry holds ``words``, in any case of letters, and then those whose places do.
 
-    Rare words take as long as it takes to decode every place that is kept: about a minute for a million slots.
+    Of each kind the most read come first. Rare words take as long as it takes to decode every entry and every place
+    that is kept: about a minute for a million slots.
     """
-    hits: list[Hit] = []
-    for hit in _every(text, bank, contexts, words.casefold()):
-        if len(hits) == most:
-            break
-        hits.append(hit)
-    return hits
-
-
-def _every(text: Text, bank: Bank, contexts: Contexts, words: str) -> Iterator[Hit]:
-    reads = contexts.reads.sum(0)
+    reads, words = contexts.reads.sum(0), words.casefold()
     order = reads.argsort(descending=True, stable=True)
-    has_entries = text.entry(bank, 0) is not None
-    if not has_entries:
-        order = order[reads[order] > 0]
+    by_place = _by_place(text, bank, contexts, words, reads, order[reads[order] > 0])
+    if bank.entry(0) is None:
+        return list(islice(by_place, most))
+    return list(islice(chain(_by_entry(text, bank, contexts, words, reads, order), by_place), most))
+
+
+def _by_entry(text: Text, bank: Bank, contexts: Contexts, words: str, reads: Tensor, order: Tensor) -> Iterator[Hit]:
+    for slot in order.tolist():
+        entry = entry_of(text.tokenizer, bank, slot)
+        if _has(entry, words):
+            best = [place for place in contexts.top_position[slot, :1].tolist() if place >= 0]
+            yield Hit(slot, int(reads[slot]), next(iter(text.passages(best)), None), entry)
+
+
+def _by_place(text: Text, bank: Bank, contexts: Contexts, words: str, reads: Tensor, order: Tensor) -> Iterator[Hit]:
     for block in order.split(BLOCK):
         slots, positions = block.tolist(), contexts.top_position[block]
         places = text.passages(positions[positions >= 0].tolist())
         counts = (positions >= 0).sum(1).tolist()
         begin = 0
         for slot, count in zip(slots, counts, strict=True):
-            entry = text.entry(bank, slot) if has_entries else None
             found = next((p for p in places[begin : begin + count] if words in p.text.casefold()), None)
             begin += count
-            if found is not None or (entry is not None and words in entry.casefold()):
+            if found is None:
+                continue
+            entry = entry_of(text.tokenizer, bank, slot)
+            if not _has(entry, words):
                 yield Hit(slot, int(reads[slot]), found, entry)
+
+
+def _has(entry: str | None, words: str) -> bool:
+    return entry is not None and words in entry.casefold()
 
 
 def value_similarity(bank: Bank, slot: int) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from memlm.bank.base import Bank
@@ -26,7 +26,9 @@ HELD: Mapping[str, Callable[[Tensor, torch.device], Bank]] = {
 """How values can be held, other than as a parameter on the device."""
 
 
-def load(folder: Path, values: str, device: torch.device) -> MemlmForCausalLM:
+def load(
+    folder: Path, values: str, device: torch.device, change: Callable[[MemlmForCausalLM], object] = lambda _: None
+) -> MemlmForCausalLM:
     """Returns the model in ``folder`` on ``device``, in eval mode; it is for reading, and cannot be saved.
 
     Nothing of the values is read from the file but what their bank takes.
@@ -35,6 +37,8 @@ def load(folder: Path, values: str, device: torch.device) -> MemlmForCausalLM:
         folder: The model's folder.
         values: How the values of its banks are held, a name of `HELD`.
         device: Where the rest of the model goes.
+        change: May change rows of the banks of vectors, and nothing else of the model, before they are held; the file
+            stays as it is.
 
     Raises:
         RunError: the model has no bank of vectors.
@@ -43,14 +47,18 @@ def load(folder: Path, values: str, device: torch.device) -> MemlmForCausalLM:
     with torch.device("meta"):
         model = MemlmForCausalLM(config)
     banks = model.decoder.banks
-    if not banks or not all(isinstance(bank, VectorBank) for bank in banks):
+    vectors = [bank for bank in banks if isinstance(bank, VectorBank)]
+    if not vectors or len(vectors) < len(banks):
         raise RunError(f"{folder}: has no bank of vectors to hold on {values}; leave --values out")
     with safe_open(folder / "model.safetensors", "pt") as file:
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    for i in range(len(banks)):
-        read_dtype = banks[i].read_dtype
-        banks[i] = HELD[values](found.pop(f"decoder.banks.{i}.values"), device)
-        banks[i].read_dtype = read_dtype
+    for i, bank in enumerate(vectors):
+        bank.values = nn.Parameter(found.pop(f"decoder.banks.{i}.values"), requires_grad=False)
+    change(model)  # the file is mapped as private: what is written gets pages of its own
+    for i, bank in enumerate(vectors):
+        held = HELD[values](bank.values.detach(), device)
+        held.read_dtype = bank.read_dtype
+        banks[i] = held
     # What is left is copied: the file stays mapped for the values alone.
     model.load_state_dict({name: tensor.clone() for name, tensor in found.items()}, assign=True)
     model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)

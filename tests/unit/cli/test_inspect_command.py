@@ -7,6 +7,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from memlm.cli.inspect import _entry
 from memlm.cli.main import app
 from memlm.errors import MemlmError, MissingDependencyError
 from tests.unit.inspect.conftest import runs as runs  # a fixture is found by its name
@@ -49,6 +50,27 @@ def test_a_slot_is_shown_with_contexts_and_writer(inspect):
 def test_words_are_found(inspect):
     assert "«" in inspect("--find", "ka", "--top", 3)
     assert "no slot has these words" in inspect("--find", "zebra")
+
+
+def test_entries_are_shown_beside_slots(inspect):
+    reads = json.loads(inspect("ka lo", "--json", name="readable"))
+    slot, weight = (reads["layers"][0][part][0][0][0] for part in ("slots", "weights"))
+    entries = reads["layers"][0]["entries"]
+    assert f"{slot}:{weight:.2f}{_entry(entries.get(str(slot)))}" in inspect("ka lo", name="readable")
+    slot, entry = next((slot, entry) for slot, entry in entries.items() if entry.strip())
+    found = inspect("--find", entry, "--top", 1, name="readable").splitlines()
+    assert repr(entry)[1:-1] in found[0].partition(" reads)")[0] and found[1].startswith(
+        "the first 1, entries before contexts"
+    )
+    card = json.loads(inspect("--slot", slot, "--json", name="readable"))
+    near, cosine = card["nearest_values"][0]
+    shown = inspect("--slot", slot, name="readable")
+    assert f"similar values: {near}{_entry(card['entries'].get(str(near)))} ({cosine:.2f})" in shown
+
+
+def test_long_and_empty_entries_are_told_in_a_few_characters():
+    assert _entry(None) == "" and _entry("") == " empty" and _entry(" ka") == " ' ka'"
+    assert _entry("x" * 24) == f" {'x' * 24!r}" and _entry("x" * 25) == f" '{'x' * 23}…'"
 
 
 def test_a_mistake_is_one_clear_line(inspect):

@@ -27,7 +27,6 @@ from memlm.errors import MissingDependencyError, RunError
 from memlm.experiment.trained import open_model
 from memlm.export.gate import LARGEST, gated
 from memlm.export.serve import server_class
-from memlm.hf import MemlmForCausalLM
 from memlm.offload import HostBank
 
 MODEL = "gated_mlp-s0"
@@ -390,7 +389,6 @@ def test_a_missing_package_is_told(runs, monkeypatch):
 
 
 def test_values_may_be_elsewhere(runs):
-    checkpoint = runs / MODEL / "checkpoint"
-    held = server_class("host").from_pretrained(str(checkpoint), device_map="auto", dtype="auto")
-    assert isinstance(held.decoder.banks[0], HostBank)
-    assert server_class("device") is MemlmForCausalLM
+    model, _ = open_model(runs / MODEL, "cpu", "host")
+    held = server_class(model).from_pretrained(str(runs / MODEL / "checkpoint"), device_map="auto", dtype="auto")
+    assert held is model and isinstance(held.decoder.banks[0], HostBank)

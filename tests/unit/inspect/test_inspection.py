@@ -152,7 +152,35 @@ def test_a_bank_that_has_entries_is_told_by_them(shared, monkeypatch):
     monkeypatch.setattr(shared.bank(0), "entry", lambda slot: words if slot == 5 else [])
     assert shared.card(0, 5).entry == "zebra crossing" and shared.card(0, 6).entry == ""
     (hit,) = shared.search(0, "Zebra")
-    assert hit.slot == 5 and hit.entry == "zebra crossing" and hit.passage is None
+    assert hit.slot == 5 and hit.entry == "zebra crossing" and hit.passage == shared.card(0, 5).places[0].passage
+
+
+def test_entries_with_the_words_come_before_contexts(shared, monkeypatch):
+    rare = int(shared.usage(0).argmin())
+    words = shared.tokenizer.encode("ka", add_special_tokens=False).ids
+    monkeypatch.setattr(shared.bank(0), "entry", lambda slot: words if slot == rare else [])
+    hits = shared.search(0, "KA", most=500)
+    assert hits[0].slot == rare and hits[0].entry == "ka" and rare not in [hit.slot for hit in hits[1:]]
+    assert hits[1:] and all(hit.entry == "" and "ka" in hit.passage.text.casefold() for hit in hits[1:])
+    assert shared.search(0, "KA", most=1) == hits[:1]
+
+
+def test_entries_stand_beside_the_slots_that_are_named(shared, monkeypatch):
+    words = shared.tokenizer.encode("zebra", add_special_tokens=False).ids
+    assert shared.read("ka").layers[0].entries == shared.card(0, 7).entries == shared.summaries()[0].entries == {}
+    most = shared.overview()["slot"]
+    assert most == int(shared.usage(0).argmax()) == shared.summaries()[0].most_read[0][0]
+    monkeypatch.setattr(shared.bank(0), "entry", lambda slot: [] if slot == most else words)
+    told = {slot: "" if slot == most else "zebra" for slot in range(64)}
+    for layer in shared.read("ka lo").layers:
+        assert layer.entries == {s: told[s] for of_token in layer.slots for head in of_token for s in head}
+    card, (summary,) = shared.card(0, 7), shared.summaries(3)
+    near = dict([*card.nearest_values, *(pair for pairs in card.nearest_keys.values() for pair in pairs)])
+    assert card.entries == {s: told[s] for s in near}
+    assert summary.entries == {s: told[s] for s, _ in summary.most_read}
+    assert shared.overview()["slot"] == summary.most_read[1][0], "an empty entry tells nothing"
+    monkeypatch.setattr(shared.bank(0), "entry", lambda slot: [])
+    assert shared.overview()["slot"] is None
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ import shutil
 import pytest
 import torch
 
+from memlm.edit.request import Replacement
 from memlm.errors import CheckpointError, RunError
 from memlm.experiment import finished, inspecting
+from memlm.experiment.editing import open_editing
 from memlm.inspect.store import FOLDER, SUMMARY, TENSORS
 from memlm.train import writers
 from tests.unit.inspect.conftest import TOKENS, Runs
@@ -15,8 +17,10 @@ from tests.unit.inspect.conftest import TOKENS, Runs
 @pytest.fixture
 def copied(runs, tmp_path) -> Runs:
     shutil.copytree(runs.folder / "shared-s0", tmp_path / "shared-s0")
+    shutil.copytree(runs.folder / "readable-s0", tmp_path / "readable-s0")
     shutil.copytree(runs.folder / "dense-s0", tmp_path / "dense-s0")
-    shutil.rmtree(tmp_path / "shared-s0" / FOLDER, ignore_errors=True)
+    for name in ("shared-s0", "readable-s0"):
+        shutil.rmtree(tmp_path / name / FOLDER, ignore_errors=True)
     return Runs(tmp_path)
 
 
@@ -44,6 +48,22 @@ def test_damaged_contexts_are_made_again(copied, passes, name, content):
     (copied.folder / "shared-s0" / FOLDER / name).write_bytes(content)
     again = copied.open("shared")
     assert len(passes) == 2 and torch.equal(first.contexts[0].reads, again.contexts[0].reads)
+
+
+def test_an_edit_changes_what_a_slot_holds_and_no_context(copied, passes):
+    first = copied.open("readable")
+    editing = open_editing(copied.folder / "readable-s0")
+    editing.editor.make(Replacement(3, "ka lo"))
+    editing.save()
+    edited = copied.open("readable")
+    assert len(passes) == 1, "an edit costs no pass over the text"
+    assert edited.card(0, 3).entry == "ka lo" != first.card(0, 3).entry
+    assert edited.card(0, 3).edits == [1] and edited.card(0, 4).edits == [] and edited.overview()["edits"] == 1
+    shutil.rmtree(copied.folder / "readable-s0" / FOLDER)
+    again = copied.open("readable")
+    assert len(passes) == 2 and again.card(0, 3).entry == "ka lo"
+    for name, tensor in vars(first.contexts[0]).items():
+        assert torch.equal(tensor, vars(again.contexts[0])[name]), "contexts are the checkpoint's"
 
 
 def test_progress_comes_to_its_end(copied):

@@ -1,0 +1,83 @@
+"""A finished run's model as its user has it: the checkpoint with the edits in force.
+
+Whoever reads, asks or serves a run opens it here. What is measured, compared and recorded is the checkpoint alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from memlm.edit import log
+from memlm.edit.editor import Editor
+from memlm.edit.lines import FOLDER, Edit
+from memlm.edit.request import plain_wordings
+from memlm.errors import EditError
+from memlm.experiment.reading import Run, read_finished
+from memlm.experiment.recorded_edits import log_folder
+from memlm.experiment.trained import ON_DEVICE, checkpoint_of, model_of, open_tokenizer
+from memlm.hf import MemlmForCausalLM
+from memlm.storage import sha256
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A run's model with its edits in force.
+
+    Attributes:
+        model: The model, in eval mode.
+        tokenizer: Its tokenizer.
+        edits: The edits, in order.
+    """
+
+    model: MemlmForCausalLM
+    tokenizer: PreTrainedTokenizerFast
+    edits: Sequence[Edit]
+
+
+def open_edited(folder: Path, device: str | None = None, values: str = ON_DEVICE) -> Edited:
+    """Loads a finished run's model with its edits in force, and its tokenizer.
+
+    Args:
+        folder: The run's folder.
+        device: Where the model goes, as of `open_model`.
+        values: How its memory's values are held, as of `open_model`.
+
+    Raises:
+        EditError: the log of edits is damaged or belongs to other weights.
+        MemlmError: as `open_model`.
+    """
+    run = read_finished(folder)
+    edits: list[Edit] = []
+    model = model_of(run, device, values, lambda checkpoint: edits.extend(put_in_force(run, checkpoint)))
+    return Edited(model, open_tokenizer(checkpoint_of(run)), edits)
+
+
+def put_in_force(run: Run, model: MemlmForCausalLM) -> Sequence[Edit]:
+    """Applies a run's log of edits to its model, which is as the checkpoint has it, and returns the edits.
+
+    Raises:
+        EditError: the log is damaged or belongs to other weights.
+        RunError: a part of it is a link out of the run.
+    """
+    folder = run.folder / FOLDER
+    if not folder.exists():
+        return ()
+    checkpoint = checkpoint_of(run)
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    try:
+        editor = Editor(model, tokenizer, (), sha256(checkpoint / "model.safetensors"), plain_wordings)
+        load_log(editor, run.folder)
+    except EditError as error:
+        raise EditError(f"{error}; move {folder} away to open the run without its edits") from None
+    return editor.edits
+
+
+def load_log(editor: Editor, run: Path) -> None:
+    """Applies the log in a run's folder to its editor's model; raises as `put_in_force`."""
+    folder = log_folder(run)
+    editor.load(log.read_log(folder, editor.base, editor.rows), str(folder))

@@ -1,0 +1,89 @@
+"""A run is opened as its user edited it; what is measured of it stays the checkpoint's."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from memlm.cli.main import app
+from memlm.data.asking import edits
+from memlm.data.world import World
+from memlm.edit import log
+from memlm.edit.request import Request
+from memlm.errors import EditError, RunError
+from memlm.experiment.edited import open_edited
+from memlm.experiment.reading import read_run
+from memlm.experiment.trained import open_model
+from memlm.storage import sha256
+from tests.unit.edit.conftest import editing as editing
+from tests.unit.edit.conftest import run as run
+from tests.unit.edit.conftest import trained as trained  # fixtures are found by their names
+
+
+@torch.inference_mode()
+def logits(model, editing):
+    """Returns what a model makes of the words in which the edit was learned."""
+    return model(torch.tensor([editing.editor.tokenizer.encode(editing.editor.edits[0].prompts[0]).ids])).logits
+
+
+@pytest.fixture
+def edited(editing):
+    """The editing of a run that has an edit in force."""
+    (fact,) = edits(World(editing.finished.config.data.facts), 1)
+    editing.editor.make(Request(fact.question.subject, fact.question.relation, fact.new_answer.strip()))
+    editing.save()
+    return editing
+
+
+@pytest.mark.parametrize("values", ["device", "host", "mapped"])
+def test_edits_are_in_force_wherever_values_are(run, edited, values):
+    weights = run / "checkpoint" / "model.safetensors"
+    before = sha256(weights)
+    opened = open_edited(run, "cpu", values)
+    assert [edit.id for edit in opened.edits] == [1]
+    assert torch.equal(logits(opened.model, edited), logits(edited.editor.model, edited))
+    assert sha256(weights) == before, "a mapped file is not written to"
+    assert not torch.equal(logits(opened.model, edited), logits(open_model(run, "cpu", values)[0], edited))
+
+
+def test_edits_are_in_force_in_8_bits(run, edited):
+    rows = list(edited.editor.edits[0].rows)
+    bank, (kept,) = open_edited(run, "cpu", "int8").model.decoder.banks[0], edited.editor.model.decoder.banks
+    assert torch.allclose(bank.table()[rows], kept.table()[rows], atol=float(kept.table()[rows].abs().max()) / 127)
+    assert not torch.equal(bank.table()[rows], open_model(run, "cpu", "int8")[0].decoder.banks[0].table()[rows])
+
+
+def test_an_undone_edit_is_not_in_force(run, edited):
+    log.write_log(run / log.FOLDER, log.Log())
+    opened = open_edited(run, "cpu")
+    assert not opened.edits
+    assert torch.equal(logits(opened.model, edited), logits(open_model(run, "cpu")[0], edited))
+
+
+def test_what_is_measured_is_the_checkpoint(run, edited):
+    told = CliRunner().invoke(app, ["eval", str(run), "--json"], catch_exceptions=False).stdout
+    assert json.loads(told)[0]["loss"] == read_run(run).result("validation_loss")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda line: line | {"base": "0" * 64}, "edit 1 belongs to other weights"),
+        (lambda line: line | {"result": "0" * 64}, "edit 1 leads to another state than it says"),
+        (lambda line: line | {"rows": [1]}, "the rows of edit 1 do not fit the model"),
+    ],
+)
+def test_a_log_that_does_not_fit_is_refused_with_the_way_out(run, edited, damage, message):
+    lines = run / log.FOLDER / log.LINES
+    lines.write_text(json.dumps(damage(json.loads(lines.read_text()))))
+    for command in (["generate", str(run), "x"], ["chat", str(run)], ["serve", str(run)], ["inspect", str(run)]):
+        with pytest.raises(EditError, match=f"{message}.*; move .*edits away to open the run without its edits"):
+            CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+def test_links_lead_nowhere(run, edited, tmp_path):
+    elsewhere = (run / log.FOLDER).rename(tmp_path / "elsewhere")
+    (run / log.FOLDER).symlink_to(elsewhere)
+    with pytest.raises(RunError, match="leads out of its folder"):
+        open_edited(run, "cpu")
