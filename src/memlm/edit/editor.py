@@ -15,7 +15,7 @@ from memlm.data.questions import Question
 from memlm.data.tokenizer import END
 from memlm.edit.background import Background, Progress, untold
 from memlm.edit.finetune import Tuning, learn_rows
-from memlm.edit.lines import Edit
+from memlm.edit.lines import RESTORE, Edit
 from memlm.edit.log import Log, read_pack
 from memlm.edit.request import Replacement, Request, Wordings
 from memlm.edit.rows import Change, EntryRows, Undoable, fingerprint, rows_to_edit
@@ -108,9 +108,7 @@ class Editor:
         wrong = [e.id for e, result in zip(log.edits, self._state.results, strict=True) if e.result != result]
         if wrong:
             self._state.set([])
-            raise EditError(
-                f"{where}: edit {wrong[0]} leads to other rows than it says; restore it, or make its edits again"
-            )
+            raise EditError(f"{where}: edit {wrong[0]} leads to other rows than it says; {RESTORE}")
         self.edits = list(log.edits)
 
     def load_pack(self, path: Path) -> None:

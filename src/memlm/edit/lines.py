@@ -28,6 +28,8 @@ FOLDER = "edits"
 LINES, ROWS = "edits.jsonl", "rows"
 SEAL = "seal"
 """The key of a line's seal."""
+RESTORE = "restore it"
+"""What to do about a damaged log in a folder; who opens it knows another way out."""
 
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -108,12 +110,7 @@ def read_lines(folder: Path) -> str:
     try:
         return (folder / LINES).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise EditError(f"{folder / LINES}: cannot be read ({error}); {how_to_mend(folder)}") from None
-
-
-def how_to_mend(folder: Path) -> str:
-    """Says what to do about a damaged log in a folder."""
-    return f"restore it, or remove {folder}, which takes every edit back"
+        raise EditError(f"{folder / LINES}: cannot be read ({error}); {RESTORE}") from None
 
 
 def parse_lines(lines: str, where: Path, base: str, mend: str) -> list[Edit]:

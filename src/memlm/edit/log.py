@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from memlm.edit.lines import LINES, ROWS, Edit, how_to_mend, parse_lines, read_lines, sealed_lines
+from memlm.edit.lines import LINES, RESTORE, ROWS, Edit, parse_lines, read_lines, sealed_lines
 from memlm.edit.rows import AnyRows, Change, fingerprint
 from memlm.errors import EditError
 from memlm.storage import replaced_file, write_text
@@ -68,7 +68,7 @@ def read_log(folder: Path, base: str, rows: AnyRows) -> Log:
         EditError: it is damaged, a part of it is missing, or it belongs to another base.
     """
     lines = read_lines(folder)
-    edits = parse_lines(lines, folder / LINES, base, how_to_mend(folder))
+    edits = parse_lines(lines, folder / LINES, base, RESTORE)
     try:
         changes = [_read_rows(folder, edit, rows) for edit in edits]
     except EditError:
@@ -119,9 +119,9 @@ def _read_rows(folder: Path, edit: Edit, rows: AnyRows) -> Change:
     path = folder / ROWS / edit.file
     try:
         with safe_open(path, framework="pt") as file:
-            return _change(edit, file, "", rows, path, how_to_mend(folder))
+            return _change(edit, file, "", rows, path, RESTORE)
     except (OSError, SafetensorError) as error:
-        raise EditError(f"{path}: cannot be read ({error}); {how_to_mend(folder)}") from None
+        raise EditError(f"{path}: cannot be read ({error}); {RESTORE}") from None
 
 
 def _tensors(change: Change) -> dict[str, Tensor]:

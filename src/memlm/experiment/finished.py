@@ -10,7 +10,7 @@ from memlm.data.cache import TokenData
 from memlm.data.prepare import prepare
 from memlm.errors import RunError
 from memlm.experiment.config import ExperimentConfig
-from memlm.experiment.paths import WEIGHTS, inside
+from memlm.experiment.paths import FINAL_WEIGHTS, inside
 from memlm.experiment.reading import Run, no_memory, read_finished
 from memlm.experiment.rerun import recorded_config
 from memlm.experiment.trained import model_of
@@ -61,4 +61,4 @@ def open_finished(folder: Path, purpose: str, shows_bars: bool = False) -> Finis
     data = prepare(config.data, progress=shows_bars)
     if data.fingerprint != run.record.data.fingerprint:
         raise RunError(f"{folder}: data.corpus holds other text now; bring the recorded text back to {purpose} the run")
-    return Finished(run, config, data, inside(folder, WEIGHTS))
+    return Finished(run, config, data, inside(folder, FINAL_WEIGHTS))

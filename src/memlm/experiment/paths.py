@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from memlm.errors import RunError
 
-WEIGHTS = "checkpoint/model.safetensors"
+FINAL_WEIGHTS = "checkpoint/model.safetensors"
 """In the folder of a finished run."""
 
 

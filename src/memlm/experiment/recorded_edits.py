@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from memlm.edit.lines import FOLDER, LINES, ROWS, Edit, how_to_mend, parse_lines, read_lines
+from memlm.edit.lines import FOLDER, LINES, RESTORE, ROWS, Edit, parse_lines, read_lines
+from memlm.errors import EditError
 from memlm.experiment.files import Tree
-from memlm.experiment.paths import WEIGHTS, inside
+from memlm.experiment.paths import FINAL_WEIGHTS, inside
 from memlm.experiment.reading import Run, no_memory
 from memlm.storage import sha256
 
@@ -24,6 +27,15 @@ def log_folder(run: Path) -> Path:
     return folder
 
 
+@contextmanager
+def way_out(folder: Path) -> Generator[None]:
+    """Has errors of the log in a folder say how the run is opened without it."""
+    try:
+        yield
+    except EditError as error:
+        raise EditError(f"{error}, or move {folder} away to open the run without its edits") from None
+
+
 def recorded_edits(run: Run) -> list[Edit]:
     """Returns a run's edits from the lines of its log; the files of rows are left to who applies them.
 
@@ -35,7 +47,6 @@ def recorded_edits(run: Run) -> list[Edit]:
     model = run.config.get("model")
     if isinstance(model, dict) and cast(Tree, model).get("memory") is None:
         raise no_memory(run, "edit")
-    lines = read_lines(folder)
-    if not lines:
-        return []
-    return parse_lines(lines, folder / LINES, sha256(inside(run.folder, WEIGHTS)), how_to_mend(folder))
+    with way_out(folder):
+        lines = read_lines(folder)
+        return parse_lines(lines, folder / LINES, sha256(inside(run.folder, FINAL_WEIGHTS)), RESTORE) if lines else []
