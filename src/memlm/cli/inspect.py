@@ -166,7 +166,7 @@ def _show_hits(console: Console, hits: list[Hit], top: int) -> None:
         start = f"{hit.slot}{_entry(hit.entry)} ({counted(hit.reads, 'read')})"
         console.print(start if hit.passage is None else _passage(hit.passage, f"{start}  "))
     if len(hits) == top:
-        console.print(f"the first {top}, entries before contexts; --top shows more")
+        console.print(f"the first {top}; --top shows more")
 
 
 def _similar(slots: list[tuple[int, float]], entries: dict[int, str]) -> str:

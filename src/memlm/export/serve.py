@@ -47,7 +47,7 @@ def serve(run: Path, host: str, port: int, tell: Callable[[str, int], None], val
     """
     found = read_finished(run.resolve())
     _refuse_taken(host, port)
-    edited = open_edited(found.folder, values=values)
+    edited = open_edited(run, values=values)
     tell(found.name, len(edited.edits))
     positions = edited.model.config.max_position_embeddings
     transformers.MemlmForCausalLM = server_class(edited.model)  # pyright: ignore[reportAttributeAccessIssue]

@@ -60,7 +60,7 @@ def test_entries_are_shown_beside_slots(inspect):
     slot, entry = next((slot, entry) for slot, entry in entries.items() if entry.strip())
     found = inspect("--find", entry, "--top", 1, name="readable").splitlines()
     assert repr(entry)[1:-1] in found[0].partition(" reads)")[0] and found[1].startswith(
-        "the first 1, entries before contexts"
+        "the first 1; --top shows more"
     )
     card = json.loads(inspect("--slot", slot, "--json", name="readable"))
     near, cosine = card["nearest_values"][0]
