@@ -32,7 +32,8 @@ def print_comparison(console: Console, folder: Path) -> None:
     shown = {
         "Results": tables.results(comparison),
         "Ledger": tables.ledger(comparison),
-        "What it knows": knowledge.recall(comparison),
+        "What it knows": knowledge.recall(comparison, knowledge.RIGHT),
+        "What it knows, in nats": knowledge.recall(comparison, knowledge.NATS),
         "Learned bits": knowledge.bits(comparison),
     }
     for title, table in shown.items():

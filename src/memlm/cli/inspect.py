@@ -115,11 +115,11 @@ def _head(slots: list[int], weights: list[float], top: int, entries: dict[int, s
     return ("\n" if entries else "  ").join(f"{slot}:{weight:.2f}{_entry(entries.get(slot))}" for slot, weight in pairs)
 
 
-def _entry(entry: str | None) -> str:
-    """Returns the beginning of an entry, to be put behind its slot; nothing for a vector."""
-    if entry is None:
-        return ""
-    return f" {entry if len(entry) <= ENTRY else entry[: ENTRY - 1] + '…'!r}" if entry else " empty"
+def _entry(entry: str | None, is_whole: bool = False) -> str:
+    """Returns an entry, or its beginning, to be put behind its slot; nothing for a vector."""
+    if not entry:
+        return "" if entry is None else " empty"
+    return f" {entry if is_whole or len(entry) <= ENTRY else entry[: ENTRY - 1] + '…'!r}"
 
 
 def _show_summaries(console: Console, banks: list[BankSummary], top: int) -> None:
@@ -163,7 +163,7 @@ def _show_hits(console: Console, hits: list[Hit], top: int) -> None:
     if not hits:
         console.print("no slot has these words in its entry or contexts")
     for hit in hits:
-        start = f"{hit.slot}{_entry(hit.entry)} ({counted(hit.reads, 'read')})"
+        start = f"{hit.slot}{_entry(hit.entry, is_whole=True)} ({counted(hit.reads, 'read')})"
         console.print(start if hit.passage is None else _passage(hit.passage, f"{start}  "))
     if len(hits) == top:
         console.print(f"the first {top}; --top shows more")

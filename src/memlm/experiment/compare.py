@@ -15,7 +15,7 @@ from memlm.experiment.judge import Judgement, Noise, document_losses, judgements
 from memlm.experiment.opened import opened_before, tell_added
 from memlm.experiment.reading import NOT_RUN, Experiment, Run, listed
 from memlm.experiment.record import abbreviated
-from memlm.experiment.schema import run_name
+from memlm.experiment.schema import Continued, Record, run_name
 from memlm.experiment.settings import COMMON, as_now
 from memlm.experiment.solution import Solution
 from memlm.experiment.variants import QUANTITIES
@@ -267,16 +267,22 @@ def _warnings(experiment: Experiment) -> Iterator[str]:
     meant = {(run.name, path) for run in runs for path in _meant(experiment, run)}
     for path in dict.fromkeys(path for tree in flat.values() for path in tree):
         yield from _unequal(path, {name: tree.get(path) for name, tree in flat.items() if (name, path) not in meant})
-    mixed = [
-        run.name
-        for run in runs
-        if any((part.commit, part.device) != (run.record.commit, run.record.device) for part in run.record.continued)
-    ]
-    if mixed:
-        yield f"Broken off and gone on with other code or on another device: {listed(mixed)}."
+    yield from _gone_on("commit", runs, lambda part: abbreviated(part.commit))
+    yield from _gone_on("device", runs, lambda part: part.device)
     dirty = [run.name for run in runs if run.record.dirty]
     if dirty:
         yield f"Uncommitted changes: the commit does not say what code ran in {listed(dirty)}."
+
+
+def _gone_on(what: str, runs: Sequence[Run], read: Callable[[Continued | Record], object]) -> Iterator[str]:
+    """Tells of runs that were broken off and gone on with another commit or device, and with which."""
+    found = {
+        run.name: dict.fromkeys(str(read(part) or "unknown") for part in (*run.record.continued, run.record))
+        for run in runs
+    }
+    mixed = [f"{name} ({', then '.join(parts)})" for name, parts in found.items() if len(parts) > 1]
+    if mixed:
+        yield f"Broken off and gone on with another {what}: {listed(mixed)}."
 
 
 def _noted(judgement: Judgement, ledger: Ledger) -> Judgement:

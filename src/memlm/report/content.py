@@ -152,9 +152,14 @@ def _of_memory(comparison: Comparison) -> list[Section]:
         ),
         Section(
             "What it knows",
-            "Questions with known answers, by kind (docs/facts.md). Right: greedy decoding gives the answer word for "
-            "word. Nats: of the whole answer. Memory off and shuffled: the same questions under the two controls.",
-            knowledge.recall(comparison),
+            "Questions with known answers, by kind (docs/facts.md): the share that greedy decoding answers word for "
+            "word. Memory off and shuffled: the same questions under the two controls.",
+            knowledge.recall(comparison, knowledge.RIGHT),
+        ),
+        Section(
+            "What it knows, in nats",
+            "What the right answer costs the model, the whole answer.",
+            knowledge.recall(comparison, knowledge.NATS),
         ),
         Section(
             "Learned bits",

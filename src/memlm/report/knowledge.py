@@ -5,7 +5,8 @@ from __future__ import annotations
 from memlm.experiment.compare import Comparison
 from memlm.report.tables import NOTHING, Cell, Format, Table, compact, fixed, name, percent, with_interval
 
-EXACT, NATS = "exact_match", "nll"
+RIGHT, NATS = "exact_match", "nll"
+"""What is measured of an answer: the share that is right word for word, and nats of the whole answer."""
 BITS: list[tuple[str, str, Format]] = [
     ("Learned bits", "total", compact),
     ("Without clipping", "unclipped", compact),
@@ -17,15 +18,16 @@ BITS: list[tuple[str, str, Format]] = [
 ]
 
 
-def recall(comparison: Comparison) -> Table:
-    """How many answers are right word for word, and their nats, by kind of question; one row a variant.
+def recall(comparison: Comparison, measure: str) -> Table:
+    """Answers by kind of question, by one of the two measures; one row a variant.
 
     Where there is a memory, also with its reads set to zero and with its rows shuffled.
     """
     paths = dict.fromkeys(path for found in comparison.results.values() for path in found)
-    columns = [path for measure in (EXACT, NATS) for path in paths if _asks(path) and path.endswith(f".{measure}")]
+    columns = [path for path in paths if _asks(path) and path.endswith(f".{measure}")]
+    form = percent if measure == RIGHT else fixed(2)
     rows = [
-        [Cell(variant), *(with_interval(found.get(path), _format(path)) for path in columns)]
+        [Cell(variant), *(with_interval(found.get(path), form) for path in columns)]
         for variant, found in comparison.results.items()
         if any(path in found for path in columns)
     ]
@@ -48,12 +50,8 @@ def _asks(path: str) -> bool:
     return path.startswith(("recall.", "recall_memory_"))
 
 
-def _format(path: str) -> Format:
-    return percent if path.endswith(EXACT) else fixed(2)
-
-
 def _label(path: str) -> str:
     """Turns ``recall_memory_off.seen.nll`` into words."""
-    group, kind, measure = path.split(".")
+    group, kind, _ = path.split(".")
     control = group.removeprefix("recall").replace("_", " ").strip()
-    return ", ".join([name(kind), *([control] if control else []), "right" if measure == EXACT else "nats"])
+    return ", ".join([name(kind), *([control] if control else [])])

@@ -71,6 +71,7 @@ def test_entries_are_shown_beside_slots(inspect):
 def test_long_and_empty_entries_are_told_in_a_few_characters():
     assert _entry(None) == "" and _entry("") == " empty" and _entry(" ka") == " ' ka'"
     assert _entry("x" * 24) == f" {'x' * 24!r}" and _entry("x" * 25) == f" '{'x' * 23}…'"
+    assert _entry("x" * 25, is_whole=True) == f" {'x' * 25!r}"
 
 
 def test_a_mistake_is_one_clear_line(inspect):

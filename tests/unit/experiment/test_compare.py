@@ -1,3 +1,4 @@
+import json
 import shutil
 from statistics import mean
 
@@ -122,6 +123,17 @@ def test_runs_that_differ_in_more_than_the_model_are_warned_of(folder):
     ]
     assert "other in dense-s1." in warnings[0]
     assert warnings[3] == "Uncommitted changes: the commit does not say what code ran in dense-s1."
+
+
+def test_a_run_that_went_on_elsewhere_is_told_with_both_places(folder):
+    before = {"step": 600, "commit": "0123456789", "device": {"name": "A100", "kind": "cuda"}}
+    record = json.loads((folder / "dense-s1" / "record.json").read_text(encoding="utf-8"))
+    edit_record(folder / "dense-s1", continued=[before | {"commit": record["commit"]}])
+    (told,) = compared(folder).warnings
+    assert told.startswith("Broken off and gone on with another device: dense-s1 (A100 (cuda), then ")
+    edit_record(folder / "dense-s1", continued=[before | {"device": record["device"], "commit": "9876543210"}])
+    (told,) = compared(folder).warnings
+    assert told == f"Broken off and gone on with another commit: dense-s1 (9876543, then {record['commit'][:7]})."
 
 
 def test_a_commit_that_is_abbreviated_is_the_same_commit(folder):

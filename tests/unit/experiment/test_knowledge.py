@@ -59,13 +59,17 @@ def test_a_record_says_what_the_model_knows(folder):
 
 def test_tables_show_it(folder):
     comparison = compare(read_experiment(folder))
-    recall, bits = knowledge.recall(comparison), knowledge.bits(comparison)
-    for table in (recall, bits):
+    recall, bits = knowledge.recall(comparison, knowledge.RIGHT), knowledge.bits(comparison)
+    nats = knowledge.recall(comparison, knowledge.NATS)
+    for table in (recall, nats, bits):
         assert [row[0].text for row in table.rows] == ["dense", "memory"]
         assert {len(row) for row in table.rows} == {len(table.columns)}
-    assert {"Seen, right", "Seen, nats", "Seen, memory off, right", "Unknown entity, nats"} <= set(recall.columns)
-    off = recall.columns.index("Seen, memory off, right")
+    assert {"Seen", "Seen, memory off", "Unknown entity"} <= set(recall.columns) == set(nats.columns)
+    off = recall.columns.index("Seen, memory off")
     assert recall.rows[0][off].text == NOTHING and recall.rows[1][off].text.endswith("%")
-    assert {"What it knows", "Learned bits"} <= {section.title for section in content(comparison).sections}
+    assert float(nats.rows[1][off].text) > 0
+    assert {"What it knows", "What it knows, in nats", "Learned bits"} <= {
+        section.title for section in content(comparison).sections
+    }
     (judgement,) = comparison.judgements
     assert judgement.difference is not None and judgement.notes == []
