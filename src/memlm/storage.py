@@ -119,7 +119,10 @@ def replaced_file(path: Path) -> Generator[Path]:
     """Lends the name of a file to be written, which takes the place of ``path`` at the end; an error leaves the old."""
     staged = path.with_name(f".{path.name}-{os.getpid()}")
     try:
+        staged.touch()
+        mode = staged.stat().st_mode
         yield staged
+        staged.chmod(mode)  # safetensors' own mode would hide the file from everybody else
         with staged.open("rb") as file:
             os.fsync(file.fileno())
         staged.replace(path)

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from memlm.cli import screen
+from memlm.cli import edit_measures, screen
 from memlm.errors import EditError, counted
 
 if TYPE_CHECKING:
+    from memlm.data.world import World
     from memlm.edit.editor import Made
+    from memlm.edit.lines import Edit
     from memlm.edit.request import Replacement, Request
     from memlm.experiment.editing import Editing
     from memlm.experiment.reading import Run
 
-T = TypeVar("T")
-SHOWN = (0.5, 0.8, 1.0)
-"""Coverages whose risk is shown."""
 FACTS = 20
 """Facts of a world that are shown."""
-NOTHING = "(nothing)"
-"""Stands for an answer that is empty."""
-TRIAL, STREAM, ABSTENTION = MEASURED = ("edit-trial", "edit-stream", "edit-abstention")
-"""Folders, in the run's, of what is measured."""
+NOTHING, DELETED = "(nothing)", "(deleted)"
+"""Stand for an old answer, and a wanted one, that are empty."""
 
 Texts = list[str] | None
 FactsOption = Annotated[bool, typer.Option("--facts", help=f"List up to {FACTS} facts of the run's generated world.")]
@@ -89,47 +86,54 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     Options are carried out in the order in which they are listed here.
     """
     from memlm.experiment.reading import read_finished
+    from memlm.experiment.world import world_of
 
     recorded = read_finished(run)  # a wrong folder is told before what takes seconds to import
-    requests = _requests(recorded, set_ or [], delete or [], replace or [], from_)
-    if undo and undo_all:
-        raise EditError("give one of --undo and --undo-all")
+    _check_numbers(undo or [], undo_all)
+    asks = bool(set_ or delete or replace or from_)
+    world = world_of(recorded) if asks else None  # it takes its time to make
+    requests = _requests(world, set_ or [], delete or [], replace or [], from_)
     console = screen.output()
     changes = bool(requests or undo or undo_all or apply)
     measures = bool(trial or stream or demo or abstention)
     others = bool(changes or pack or export or measures or figures or ask)
     if facts or find is not None:
         _show_facts(console, recorded, find or "")
-        if not others:
-            return
+    elif not others:
+        _list(console, recorded)
+    if not others:
+        return
     from memlm.experiment.editing import only_editor, open_editing
 
     with only_editor(run) if changes else nullcontext():
-        editing = open_editing(run, shows_bars=screen.shows_bars())
-        _make(console, editing, requests)
+        editing = open_editing(run, shows_bars=screen.shows_bars(), world=world)
+        are_learned = _make(console, editing, requests)
         _take_back(console, editing, undo or [], undo_all)
         if apply is not None:
             _apply(console, editing, apply)
     _hand_on(console, editing, pack, export)
     if measures:
-        _measure(console, editing, trial, stream, way, demo, abstention)
+        edit_measures.measure(console, editing, trial, stream, way, demo, abstention)
     if figures:
-        for name in MEASURED:
-            _draw(console, editing, name)
+        edit_measures.draw_all(console, editing)
     _ask(console, editing, ask or [])
-    if not others:
-        _list(console, editing)
+    if not are_learned:
+        raise typer.Exit(1)
+
+
+def _check_numbers(undo: list[int], undo_all: bool) -> None:
+    if undo and undo_all:
+        raise EditError("give one of --undo and --undo-all")
+    twice = [number for number in undo if undo.count(number) > 1]
+    if twice:
+        raise EditError(f"--undo {twice[0]}: is there {undo.count(twice[0])} times; give it once")
 
 
 def _requests(
-    run: Run, set_: list[str], delete: list[str], replace: list[str], file: Path | None
+    world: World | None, set_: list[str], delete: list[str], replace: list[str], file: Path | None
 ) -> list[Request | Replacement]:
     from memlm.edit.request import parse, parse_replacement, read_requests
-    from memlm.experiment.world import world_of
 
-    if not (set_ or delete or replace or file):
-        return []  # a world takes its time to make
-    world = world_of(run)
     return [
         *(parse(text, "set", world) for text in set_),
         *(parse(text, "delete", world) for text in delete),
@@ -156,23 +160,38 @@ def _show_facts(console: Console, run: Run, words: str) -> None:
     screen.beside().print(told)
 
 
-def _make(console: Console, editing: Editing, requests: Sequence[Request | Replacement]) -> None:
-    unnamed = editing.strangers(requests)
+def _make(console: Console, editing: Editing, requests: Sequence[Request | Replacement]) -> bool:
+    """Makes edits, and tells whether each is answered as wanted in a wording at least."""
+    unnamed, are_learned = editing.strangers(requests), True
     for request in requests:
         with screen.stages() as progress:
             made = editing.editor.make(request, progress)
+        if made is None:
+            console.print(f"{_already(request)}; no edit was made")
+            continue
         editing.save()  # one at a time, so that what is broken off keeps what was made
         _show(console, made, len(editing.editor.rows))
+        are_learned = are_learned and not made.edit.is_missed
         if (subject := made.edit.subject) in unnamed:
             meant = unnamed[subject]
             hint = f"; if {meant!r} was meant, --undo {made.edit.id} takes the edit back" if meant else ""
             console.print(f"  note: no text of the run names {subject!r}{hint}")
+    return are_learned
+
+
+def _already(request: Request | Replacement) -> str:
+    if request.kind == "replace":
+        return f"slot {request.slot}: holds this text already"
+    return f"{request.subject} | {request.relation}: {request.answer} is the answer already, in every wording"
 
 
 def _apply(console: Console, editing: Editing, pack: Path) -> None:
     editing.editor.load_pack(pack)
     editing.save()
-    console.print(f"{len(editing.editor.edits)} edits applied")
+    edits = editing.editor.edits
+    console.print(f"{counted(len(edits), 'edit')} applied")
+    if edits:
+        _show_edits(console, edits)
 
 
 def _ask(console: Console, editing: Editing, prompts: Sequence[str]) -> None:
@@ -183,23 +202,23 @@ def _ask(console: Console, editing: Editing, prompts: Sequence[str]) -> None:
 def _hand_on(console: Console, editing: Editing, pack: Path | None, export: Path | None) -> None:
     from memlm.edit.log import write_pack
 
-    n = len(editing.editor.edits)
+    edits = counted(len(editing.editor.edits), "edit")
     if pack is not None:
         write_pack(pack, editing.editor.log)
-        console.print(f"{pack}: {n} edits of the weights {editing.editor.base[:12]}")
+        console.print(f"{pack}: {edits} of the weights {editing.editor.base[:12]}")
     if export is not None:
         editing.export(export)
-        console.print(f"{export}: the model with {n} edits")
+        console.print(f"{export}: the model with {edits}")
 
 
 def _show(console: Console, made: Made, n_rows: int) -> None:
     edit = made.edit
-    new = edit.answer or "(deleted)"
+    new = edit.answer or DELETED
     share = len(edit.rows) / n_rows
     console.print(f"edit {edit.id}: {edit.subject} | {edit.relation}: {edit.old or NOTHING} -> {new}")
-    how = f", answered as wanted in {made.learned} of {len(edit.prompts)} wordings" if edit.prompts else ""
-    console.print(f"  {len(edit.rows)} rows ({share:.2%}){how}")
-    if edit.prompts and not made.learned:
+    how = f", answered as wanted in {edit.learned} of {counted(len(edit.prompts), 'wording')}" if edit.prompts else ""
+    console.print(f"  {counted(len(edit.rows), 'row')} ({share:.2%}){how}")
+    if edit.is_missed:
         console.print(
             f"  not learned: no wording is answered as wanted; the edit stays, --undo {edit.id} takes it back"
         )
@@ -209,6 +228,8 @@ def _show(console: Console, made: Made, n_rows: int) -> None:
 
 def _take_back(console: Console, editing: Editing, numbers: list[int], everything: bool) -> None:
     for number in numbers:
+        editing.editor.place_of(number)  # so that none is undone if one of them is not there
+    for number in numbers:
         conflicts = editing.editor.undo(number)
         editing.save()
         console.print(f"edit {number}: undone; {counted(len(editing.editor.edits), 'edit')} left")
@@ -216,148 +237,53 @@ def _take_back(console: Console, editing: Editing, numbers: list[int], everythin
             console.print(f"  conflict: {conflict}")
     if everything:
         n = len(editing.editor.edits)
+        if not n:
+            console.print("no edits, so there was nothing to undo; the model is the checkpoint")
+            return
         editing.editor.undo_all()
         editing.save()
-        console.print(f"{n} edits undone; the model is the checkpoint, bit for bit")
+        console.print(f"{counted(n, 'edit')} undone; the model is the checkpoint, bit for bit")
 
 
-def _list(console: Console, editing: Editing) -> None:
-    edits = editing.editor.edits
-    if not edits:
+def _list(console: Console, run: Run) -> None:
+    from memlm.experiment.recorded_edits import recorded_edits
+
+    if edits := recorded_edits(run):
+        _show_edits(console, edits)
+    else:
         console.print("no edits; make one: memlm edit RUN --set 'subject | relation | new answer' (or --replace)")
-        return
+
+
+def _show_edits(console: Console, edits: Sequence[Edit]) -> None:
+    """Prints what was wanted and how it went at the time; what the model answers now only asking can tell."""
+    from memlm.edit.lines import superseded
+
+    later = superseded(edits)
+    heads = ["edit", "subject", "relation", "before", "wanted", "learned", "rows", "note"]
     rows = [
         [
             str(edit.id),
             edit.subject,
             edit.relation,
             edit.old or NOTHING,
-            edit.answer or "(deleted)",
+            edit.answer or DELETED,
+            _learned(edit),
             str(len(edit.rows)),
+            _note(edit, later.get(edit.id)),
         ]
         for edit in edits
     ]
-    screen.show_table(console, ["edit", "subject", "relation", "before", "now", "rows"], rows, labels=6)
+    if not any(row[-1] for row in rows):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
+    screen.show_table(console, heads, rows, labels=3)
 
 
-def _measure(
-    console: Console,
-    editing: Editing,
-    trial: int | None,
-    stream: int | None,
-    way: list[str] | None,
-    demo: int | None,
-    abstention: bool,
-) -> None:
-    """Measures and shows what the base does; edits in force are there again afterwards."""
-    if edits := editing.editor.edits:
-        console.print(f"{counted(len(edits), 'edit')} in force: left aside for now, and in force again afterwards")
-    with editing.editor.without_edits():
-        if trial is not None:
-            _try(console, editing, trial, way)
-        if stream is not None:
-            _stream(console, editing, stream, way)
-        if demo is not None:
-            _demonstrate(console, editing, demo)
-        if abstention:
-            _tell_apart(console, editing)
+def _note(edit: Edit, later: int | None) -> str:
+    said = (("not learned", edit.is_missed), (f"superseded by edit {later}", later is not None))
+    return ", ".join(note for note, is_so in said if is_so)
 
 
-def _try(console: Console, editing: Editing, n: int, names: list[str] | None) -> None:
-    from memlm.edit.finetune import Tuning
-    from memlm.edit.methods import METHODS
-    from memlm.edit.trial import run_trial
-
-    chosen = _chosen({kind.name: kind for kind in METHODS}, names)
-    subject = editing.subject(n)
-    with screen.stages() as progress:
-        results = run_trial(subject, Tuning(), progress, list(chosen.values()), editing.keeper(TRIAL))
-    rows: list[list[str]] = []
-    for name, measures in results.items():
-        for row in measures:
-            shares = (_percent(row[field]) for field in ("efficacy", "paraphrase", "neighbourhood"))
-            change, fluency = _percent(row["loss_change"], "+.2f"), row["fluency"]
-            bits = "-" if fluency is None else f"{fluency:.2f} bits"
-            rows.append([name, f"{row['edits']}", *shares, change, bits, f"{row['seconds']:.2f}"])
-    heads = ["way", "edits", "efficacy", "paraphrase", "neighbourhood", "held-out loss", "fluency", "s an edit"]
-    screen.show_table(console, heads, rows, labels=2)
-    _draw(console, editing, TRIAL)
-
-
-def _stream(console: Console, editing: Editing, sets: int, names: list[str] | None) -> None:
-    from memlm.edit.finetune import Tuning
-    from memlm.edit.stream import WAYS, run_stream
-
-    chosen = _chosen(WAYS, names)
-    subject = editing.subject(1)
-    with screen.stages() as progress:
-        results = run_stream(subject, sets, Tuning(), progress, chosen, editing.keeper(STREAM))
-    last = {name: measures[-1] for name, measures in results.items()}
-    rows = [
-        [name, f"{row['facts']}", *(_percent(row[field]) for field in ("latest", "learned", "forgotten"))]
-        for name, row in last.items()
-    ]
-    heads = ["way", "new facts", "of the last set", "of all sets", "old facts forgotten"]
-    screen.show_table(console, heads, rows)
-    _draw(console, editing, STREAM)
-
-
-def _draw(console: Console, editing: Editing, name: str) -> None:
-    """Draws what was measured so far, if anything was, beside the numbers."""
-    from memlm.report.editing import FIGURES
-    from memlm.storage import write_text
-
-    if parts := editing.measured(name):
-        target = editing.finished.run.folder / name / "figure.svg"
-        write_text(target, FIGURES[name](parts))
-        console.print(f"figure: {target}")
-
-
-def _chosen(ways: Mapping[str, T], names: list[str] | None) -> dict[str, T]:
-    """Returns the ways with these names, or all."""
-    for name in names or []:
-        if name not in ways:
-            raise EditError(f"--way {name!r}: there is none; known: {', '.join(map(repr, ways))}")
-    return {name: way for name, way in ways.items() if names is None or name in names}
-
-
-def _tell_apart(console: Console, editing: Editing) -> None:
-    from memlm.edit.abstention import READS, TOKENS, measure, reads_of
-
-    world, editor, keep = editing.world(), editing.editor, editing.keeper(ABSTENTION)
-    text = editing.training_text(min(TOKENS, READS // reads_of(editor.model.decoder)))
-    with screen.stages() as progress:
-        found = measure(editor.model.decoder, editor.tokenizer, editor.seq_len, world, text, progress)
-    for part, rows in found.items():
-        keep(part, rows)
-    first, *names = found["auroc"][0]
-    measured = [(row[first], row) for row in found["auroc"]]
-    risks = (row for row in found["risk"] if row["coverage"] in SHOWN)
-    measured += [(f"wrong among the surest {row['coverage']:.0%}", row) for row in risks]
-    rows = [[label, *(f"{row[name]:.3f}" for name in names)] for label, row in measured]
-    screen.show_table(console, ["AUROC, or share", *names], rows)
-    _draw(console, editing, ABSTENTION)
-
-
-def _demonstrate(console: Console, editing: Editing, n: int) -> None:
-    from memlm.edit.demo import demonstrate, page
-    from memlm.storage import write_text
-
-    with screen.stages() as progress:
-        shown = demonstrate(editing.editor, editing.world(), n, editing.finished.name, progress)
-    heads = ["question", "before", "wanted", "after", "held-out words", "neighbours kept", "undone"]
-    rows = [
-        [e.question, e.before, e.wanted, e.after, e.paraphrased, f"{e.kept} of {e.neighbours}", e.undone]
-        for e in shown.edits
-    ]
-    screen.show_table(console, heads, rows)
-    restored = "as before, bit for bit" if shown.is_restored else "NOT as before"
-    console.print(f"undone: the logits of every question are {restored}")
-    target = editing.finished.run.folder / "edits.html"
-    earlier = ", in the place of an earlier demo's" if target.exists() else ""
-    write_text(target, page(shown))
-    console.print(f"page: {target}{earlier}")
-
-
-def _percent(share: float | None, form: str = ".1f") -> str:
-    return "-" if share is None else f"{100 * share:{form}} %"
+def _learned(edit: Edit) -> str:
+    if not edit.prompts:
+        return "-"
+    return "unknown" if edit.learned is None else f"{edit.learned} of {len(edit.prompts)}"

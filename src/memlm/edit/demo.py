@@ -13,9 +13,17 @@ from memlm.data.asking import edits
 from memlm.data.questions import Question
 from memlm.data.world import World
 from memlm.edit.background import Progress
-from memlm.edit.editor import Editor
+from memlm.edit.editor import Editor, Replaced
 from memlm.edit.request import Request
+from memlm.edit.rows import Change
+from memlm.errors import counted
 from memlm.evaluate.recall import answer, encode
+
+NEIGHBOURS = (
+    "Neighbours of an edit are questions about the same relation of five others, drawn at random; kept are those that "
+    "get the answer of before the edits. Whoever is edited too is left out, so there may be fewer than five."
+)
+"""What is counted as neighbours, for whoever sees how many were kept."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,7 @@ class Shown:
         paraphrased: What it answers to the paraphrase.
         undone: What it answers once they are undone.
         rows: Rows that the edit changed.
+        entries: Which of them had one text before and one after, both texts; none where rows are vectors.
         neighbours: Questions about the same attribute of others.
         kept: How many of them have the answer that they had before.
     """
@@ -43,8 +52,34 @@ class Shown:
     paraphrased: str
     undone: str
     rows: int
+    entries: Sequence[Replaced]
     neighbours: int
     kept: int
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the question has the new answer."""
+        return self.after == self.wanted
+
+    @property
+    def is_paraphrased(self) -> bool:
+        """Whether the paraphrase has it too."""
+        return self.paraphrased == self.wanted
+
+    @property
+    def is_spared(self) -> bool:
+        """Whether all neighbours have the answer that they had before."""
+        return self.kept == self.neighbours
+
+    @property
+    def is_undone(self) -> bool:
+        """Whether the question has the old answer again."""
+        return self.undone == self.before
+
+    @property
+    def is_as_wanted(self) -> bool:
+        """Whether all of that is so."""
+        return self.is_learned and self.is_paraphrased and self.is_spared and self.is_undone
 
 
 @dataclass(frozen=True)
@@ -63,6 +98,17 @@ class Demonstration:
     rows: int
     is_restored: bool
 
+    @property
+    def summary(self) -> str:
+        """What came of all of them, in one line."""
+        took, other = sum(edit.is_learned for edit in self.edits), sum(edit.is_paraphrased for edit in self.edits)
+        kept, near = sum(edit.kept for edit in self.edits), sum(edit.neighbours for edit in self.edits)
+        undone = "undone bit for bit" if self.is_restored else "NOT undone bit for bit"
+        return (
+            f"{took} of {counted(len(self.edits), 'edit')} took, {other} of {len(self.edits)} in held-out words, "
+            f"{kept} of {counted(near, 'neighbour')} kept, {undone}"
+        )
+
 
 def demonstrate(editor: Editor, world: World, n: int, run: str, progress: Progress) -> Demonstration:
     """Makes ``n`` edits, asks, undoes all of them, and asks again; the editor must have no edits.
@@ -80,11 +126,12 @@ def demonstrate(editor: Editor, world: World, n: int, run: str, progress: Progre
     before = [editor.ask(prompt) for prompt in prompts]
     said = [[replace(q, answer=f" {editor.ask(q.prompt)}") for q in near] for near in neighbours]
     logits = _logits(editor, prompts)
-    made = []
+    changes: list[Change | None] = []
     for number, fact in enumerate(facts, 1):
         request = Request(fact.question.subject, fact.question.relation, fact.new_answer.strip())
-        made.append(editor.make(request, progress).edit)
+        changes.append(editor.log.changes[-1] if editor.make(request, progress) else None)  # none: it knew no better
         progress("edits", number, n)
+    entries = [editor.replaced(change) if change else [] for change in changes]
     after = [editor.ask(prompt) for prompt in prompts]
     paraphrased = [editor.ask(fact.paraphrase.prompt) for fact in facts]
     kept = [_n_right(editor, near) for near in said]
@@ -99,7 +146,8 @@ def demonstrate(editor: Editor, world: World, n: int, run: str, progress: Progre
             after=after[i],
             paraphrased=paraphrased[i],
             undone=undone[i],
-            rows=len(made[i].rows),
+            rows=len(change.rows) if (change := changes[i]) else 0,
+            entries=entries[i],
             neighbours=len(said[i]),
             kept=kept[i],
         )
@@ -112,7 +160,7 @@ def demonstrate(editor: Editor, world: World, n: int, run: str, progress: Progre
 def page(demonstration: Demonstration) -> str:
     """Returns the demonstration as the text of one HTML page that needs nothing else."""
     environment = Environment(loader=PackageLoader("memlm", "edit"), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("demo.html.jinja").render(shown=demonstration)
+    return environment.get_template("demo.html.jinja").render(shown=demonstration, neighbours=NEIGHBOURS)
 
 
 def _is_same(one: Question, other: Question) -> bool:

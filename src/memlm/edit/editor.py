@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
@@ -14,10 +15,12 @@ from memlm.data.questions import Question
 from memlm.data.tokenizer import END
 from memlm.edit.background import Background, Progress, untold
 from memlm.edit.finetune import Tuning, learn_rows
-from memlm.edit.log import Edit, Log, read_pack
+from memlm.edit.lines import RESTORE, Edit
+from memlm.edit.log import Log, read_pack
 from memlm.edit.request import Replacement, Request, Wordings
 from memlm.edit.rows import Change, EntryRows, Undoable, fingerprint, rows_to_edit
-from memlm.errors import EditError
+from memlm.encoder.base import NO_TOKEN
+from memlm.errors import EditError, counted
 from memlm.evaluate.recall import Encoded, answer, encode
 from memlm.hf import MemlmForCausalLM
 
@@ -35,13 +38,20 @@ class Made:
 
     Attributes:
         edit: The edit.
-        learned: In how many of its wordings greedy decoding gives the new answer; to delete: no longer the old one.
         conflicts: What it has in common with earlier edits, in words.
     """
 
     edit: Edit
-    learned: int
     conflicts: list[str]
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """Entries that had one text and have another."""
+
+    slots: Sequence[int]
+    before: str
+    after: str
 
 
 class Editor:
@@ -82,27 +92,31 @@ class Editor:
         """The edits and their changes, to be written."""
         return Log(self.edits, self._state.changes)
 
-    def load(self, log: Log) -> None:
+    def load(self, log: Log, where: str = "the log") -> None:
         """Applies a log to the base.
+
+        Args:
+            log: The edits.
+            where: What holds them, for an error.
 
         Raises:
             EditError: the model has edits already, or the log does not lead to the state that it says.
         """
         if self.edits:
-            raise EditError(f"{len(self.edits)} edits are there already; --undo-all takes them back")
+            raise EditError(f"the run has edits already ({len(self.edits)}); --undo-all takes them back")
         self._state.set(log.changes)
         wrong = [e.id for e, result in zip(log.edits, self._state.results, strict=True) if e.result != result]
         if wrong:
             self._state.set([])
-            raise EditError(f"edit {wrong[0]} leads to another state than it says; the log is damaged")
+            raise EditError(f"{where}: edit {wrong[0]} leads to other rows than it says; {RESTORE}")
         self.edits = list(log.edits)
 
     def load_pack(self, path: Path) -> None:
         """Applies a pack to the base; raises as `load` and `read_pack`."""
-        self.load(read_pack(path, self.base, self.rows))
+        self.load(read_pack(path, self.base, self.rows), str(path))
 
-    def make(self, request: Request | Replacement, progress: Progress = untold) -> Made:
-        """Makes an edit: trains rows, or replaces an entry.
+    def make(self, request: Request | Replacement, progress: Progress = untold) -> Made | None:
+        """Makes an edit: trains rows, or replaces an entry. None: all is as wanted already, and nothing was done.
 
         Args:
             request: What is wanted.
@@ -115,11 +129,13 @@ class Editor:
         """
         return self._replace(request) if isinstance(request, Replacement) else self._learn(request, progress)
 
-    def _replace(self, request: Replacement) -> Made:
+    def _replace(self, request: Replacement) -> Made | None:
         if not isinstance(self.rows, EntryRows):
             raise EditError("the memory holds vectors and no texts; give --set 'subject | relation | new answer'")
         ids = self.tokenizer.encode(request.text, add_special_tokens=False).ids
         change = self.rows.replacement([request.slot], ids)
+        if torch.equal(change.before, change.after):
+            return None
         told = Edit(
             id=self._next_id,
             kind="replace",
@@ -132,11 +148,12 @@ class Editor:
             base=self.base,
             result="",
             change=fingerprint(change),
+            learned=0,
         )
         conflicts = self._conflicts(change)
-        return Made(self._do(told, change), 0, conflicts)
+        return Made(self._do(told, change), conflicts)
 
-    def _learn(self, request: Request, progress: Progress) -> Made:
+    def _learn(self, request: Request, progress: Progress) -> Made | None:
         if isinstance(self.rows, EntryRows) and not self.rows.are_found_by_text:
             raise EditError(
                 f"{request.subject} | {request.relation}: the memory holds texts; replace one by "
@@ -146,6 +163,8 @@ class Editor:
         is_deletion = request.kind == "delete"
         old = self.ask(prompts[0])
         texts = self._texts(prompts, request)
+        if not is_deletion and self._exact(texts).all():
+            return None
         if isinstance(self.rows, EntryRows):
             entry = [] if is_deletion else texts[0].ids[-texts[0].n_answer :]
             change = self.rows.replacement(self.rows.answering(self.model.decoder, texts), entry)
@@ -173,8 +192,13 @@ class Editor:
         edit = self._do(told, change)
         if self._background is not None:
             self._spare(self._background, edit)
-        exact = answer(self.model.decoder, texts, len(texts)).exact
-        return Made(edit, int((~exact if is_deletion else exact).sum()), conflicts)
+        exact = self._exact(texts)
+        self.edits[-1] = replace(edit, learned=int((~exact if is_deletion else exact).sum()))
+        return Made(self.edits[-1], conflicts)
+
+    def _exact(self, texts: Sequence[Encoded]) -> np.ndarray:
+        """Returns which texts end as the model goes on, [N]."""
+        return answer(self.model.decoder, texts, len(texts)).exact
 
     @property
     def _next_id(self) -> int:
@@ -182,7 +206,7 @@ class Editor:
 
     def _conflicts(self, change: Change) -> list[str]:
         return [
-            f"shares {n} of its {len(change.rows)} rows with edit {self.edits[place].id}"
+            f"shares {n} of its {counted(len(change.rows), 'row')} with edit {self.edits[place].id}"
             for place, n in self._state.shared_with(change).items()
         ]
 
@@ -193,6 +217,18 @@ class Editor:
         self.edits.append(edit)
         return edit
 
+    def place_of(self, number: int) -> int:
+        """Returns where among the edits one stands.
+
+        Raises:
+            EditError: there is no such edit.
+        """
+        for place, edit in enumerate(self.edits):
+            if edit.id == number:
+                return place
+        known = ", ".join(str(edit.id) for edit in self.edits) or "none"
+        raise EditError(f"edit {number}: there is none; known: {known}")
+
     def undo(self, number: int) -> list[str]:
         """Takes an edit back, and returns what later edits have in common with it, in words.
 
@@ -201,13 +237,11 @@ class Editor:
         Raises:
             EditError: there is no such edit.
         """
-        place = next((place for place, edit in enumerate(self.edits) if edit.id == number), None)
-        if place is None:
-            known = ", ".join(str(edit.id) for edit in self.edits) or "none"
-            raise EditError(f"edit {number}: there is none; known: {known}")
+        place = self.place_of(number)
         undone, changes = self._state.changes[place], list(self._state.changes)
+        its = f"of its {counted(len(undone.rows), 'row')}"
         conflicts = [
-            f"edit {self.edits[other].id} has since changed {n} of its {len(undone.rows)} rows; its change stays"
+            f"edit {self.edits[other].id} has since changed {n} {its}; its change stays"
             for other, n in self._state.shared_with(undone).items()
             if other > place
         ]
@@ -244,8 +278,21 @@ class Editor:
         with self._state.lent():
             return self.ask(prompt)
 
+    def replaced(self, change: Change) -> list[Replaced]:
+        """Returns what a change made of entries, those with the same texts together; nothing of vectors."""
+        slots: dict[tuple[str, str], list[int]] = {}
+        if isinstance(self.rows, EntryRows):
+            both = zip(change.rows.tolist(), change.before.tolist(), change.after.tolist(), strict=True)
+            for slot, before, after in both:
+                slots.setdefault((self._words(before), self._words(after)), []).append(slot)
+        return [Replaced(same, *texts) for texts, same in slots.items()]
+
     def _entry(self, rows: EntryRows, row: int) -> str:
-        return self.tokenizer.decode(rows.entry(row), skip_special_tokens=True).strip()
+        return self._words(rows.entry(row))
+
+    def _words(self, entry: Sequence[int]) -> str:
+        ids = [token for token in entry if token != NO_TOKEN]
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def _entries_about(self, rows: EntryRows, request: Request) -> str:
         """Says which entries name a request's subject and relation, in any case of letters."""

@@ -9,64 +9,25 @@ the line is gone: whatever is cut off in between, the lines name files that are 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from memlm.edit.request import Kind
+from memlm.edit.lines import LINES, RESTORE, ROWS, Edit, parse_lines, read_lines, sealed_lines
 from memlm.edit.rows import AnyRows, Change, fingerprint
 from memlm.errors import EditError
-from memlm.storage import redacted, replaced_file, write_text
+from memlm.storage import replaced_file, write_text
 
-FOLDER = "edits"
-"""In the folder of a run."""
-LINES, ROWS = "edits.jsonl", "rows"
 PACKED = "edits"
 """The key of the lines in the metadata of a pack."""
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One edit, as it is recorded.
-
-    Attributes:
-        id: Its number; later edits have higher ones.
-        kind: A new answer was set, or the old one deleted, or an entry replaced.
-        subject: Whom it is about; the slot of an entry.
-        relation: What about it.
-        answer: The new answer, empty where it was deleted; an entry's new text.
-        old: What the model answered before, in the first wording; an entry's old text.
-        prompts: The wordings in which it was learned; none for an entry.
-        rows: The rows that it changed, numbered through all banks.
-        base: The hash of the checkpoint's weights.
-        result: The hash of the state after it, see `memlm.edit.rows.chain`.
-        change: The hash of its rows before and after, see `memlm.edit.rows.fingerprint`.
-    """
-
-    id: int
-    kind: Kind
-    subject: str
-    relation: str
-    answer: str
-    old: str
-    prompts: tuple[str, ...]
-    rows: tuple[int, ...]
-    base: str
-    result: str
-    change: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-    @property
-    def file(self) -> str:
-        """The name of its file of rows. Numbers come again after an undo, so the content is part of it."""
-        return f"{self.id}-{self.change[:16]}.safetensors"
+AGAIN = "get a whole copy of it, or write it anew with --pack"
+"""What to do about a damaged pack."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +36,6 @@ class Log:
 
     edits: Sequence[Edit] = ()
     changes: Sequence[Change] = ()
-
-
-_LINE = TypeAdapter(Edit)
 
 
 def write_log(folder: Path, log: Log) -> None:
@@ -96,7 +54,7 @@ def write_log(folder: Path, log: Log) -> None:
             if edit.file not in there:
                 with replaced_file(folder / ROWS / edit.file) as staged:
                     save_file(_tensors(change), staged)
-        write_text(folder / LINES, _lines(log))
+        write_text(folder / LINES, sealed_lines(log.edits))
         for name in there - {edit.file for edit in log.edits}:
             (folder / ROWS / name).unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
@@ -109,14 +67,12 @@ def read_log(folder: Path, base: str, rows: AnyRows) -> Log:
     Raises:
         EditError: it is damaged, a part of it is missing, or it belongs to another base.
     """
-    if not (folder / LINES).exists() and not (folder / ROWS).exists():
-        return Log()
-    lines = _read_lines(folder)
-    edits = _edits(lines, folder / LINES, base)
+    lines = read_lines(folder)
+    edits = parse_lines(lines, folder / LINES, base, RESTORE)
     try:
         changes = [_read_rows(folder, edit, rows) for edit in edits]
     except EditError:
-        if _read_lines(folder) != lines:  # another process has undone an edit meanwhile
+        if read_lines(folder) != lines:  # another process has undone an edit meanwhile
             return read_log(folder, base, rows)
         raise
     return Log(edits, changes)
@@ -137,7 +93,7 @@ def write_pack(path: Path, log: Log) -> None:
     }
     try:
         with replaced_file(path) as staged:
-            save_file(tensors, staged, metadata={PACKED: redacted(_lines(log))})
+            save_file(tensors, staged, metadata={PACKED: sealed_lines(log.edits)})
     except (OSError, SafetensorError) as error:
         raise EditError(f"{path}: cannot be written ({error})") from error
 
@@ -153,61 +109,26 @@ def read_pack(path: Path, base: str, rows: AnyRows) -> Log:
             lines = (file.metadata() or {}).get(PACKED)
             if lines is None:
                 raise EditError(f"{path}: holds no edits; give a file that --pack wrote")
-            edits = _edits(lines, path, base)
-            return Log(edits, [_change(edit, file, f"{edit.id}/", rows, path) for edit in edits])
+            edits = parse_lines(lines, path, base, AGAIN)
+            return Log(edits, [_change(edit, file, f"{edit.id}/", rows, path, AGAIN) for edit in edits])
     except (OSError, SafetensorError) as error:
         raise EditError(f"{path}: cannot be read ({error}); give a file that --pack wrote") from None
-
-
-def _read_lines(folder: Path) -> str:
-    try:
-        return (folder / LINES).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EditError(f"{folder / LINES}: cannot be read ({error}); restore it, or remove {folder}") from None
 
 
 def _read_rows(folder: Path, edit: Edit, rows: AnyRows) -> Change:
     path = folder / ROWS / edit.file
     try:
         with safe_open(path, framework="pt") as file:
-            return _change(edit, file, "", rows, path)
+            return _change(edit, file, "", rows, path, RESTORE)
     except (OSError, SafetensorError) as error:
-        raise EditError(f"{path}: cannot be read ({error}); restore it, or remove {folder}") from None
-
-
-def _lines(log: Log) -> str:
-    return "".join(json.dumps(asdict(edit), ensure_ascii=False) + "\n" for edit in log.edits)
+        raise EditError(f"{path}: cannot be read ({error}); {RESTORE}") from None
 
 
 def _tensors(change: Change) -> dict[str, Tensor]:
     return {"before": change.before.contiguous(), "after": change.after.contiguous()}
 
 
-def _edits(lines: str, where: Path, base: str) -> list[Edit]:
-    """Returns the edits of a log's lines; a base or numbers that cannot be are refused."""
-    numbered = enumerate(lines.split("\n"), 1)  # splitlines would also split at what may stand in a JSON text
-    edits = [_edit(line, f"{where}:{n}") for n, line in numbered if line]
-    for edit in edits:
-        if edit.base != base:
-            raise EditError(
-                f"{where}: edit {edit.id} belongs to other weights (sha256 {edit.base[:12]}) than these "
-                f"({base[:12]}); apply it to a copy of its own checkpoint"
-            )
-    ids = [edit.id for edit in edits]
-    if ids != sorted(set(ids)):
-        raise EditError(f"{where}: the numbers of its edits do not ascend; it is damaged")
-    return edits
-
-
-def _edit(line: str, where: str) -> Edit:
-    try:
-        return _LINE.validate_json(line)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise EditError(f"{where}: {'.'.join(map(str, first['loc'])) or 'line'}: {first['msg'].lower()}") from None
-
-
-def _change(edit: Edit, file: Any, prefix: str, rows: AnyRows, where: Path) -> Change:
+def _change(edit: Edit, file: Any, prefix: str, rows: AnyRows, where: Path, mend: str) -> Change:
     """Reads the rows of an edit, and refuses those that it does not name, or that the model cannot hold."""
     change = Change(
         torch.tensor(edit.rows, dtype=torch.int64), *(file.get_tensor(prefix + name) for name in ("before", "after"))
@@ -217,7 +138,7 @@ def _change(edit: Edit, file: Any, prefix: str, rows: AnyRows, where: Path) -> C
     for values in (change.before, change.after):
         is_fit = is_fit and values.shape == shape and values.dtype == rows.dtype and rows.are_sound(values)
     if not is_fit:
-        raise EditError(f"{where}: the rows of edit {edit.id} do not fit the model; it is damaged")
+        raise EditError(f"{where}: the rows of edit {edit.id} do not fit the model; {mend}")
     if fingerprint(change) != edit.change:
-        raise EditError(f"{where}: the rows of edit {edit.id} are not those of its line; it is damaged")
+        raise EditError(f"{where}: the rows of edit {edit.id} are not those of its line; {mend}")
     return change

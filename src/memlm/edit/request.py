@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from memlm.data.wording import PROSE
 from memlm.data.world import World
 from memlm.edit.facts import require_relation
 from memlm.errors import EditError
+from memlm.registry import unknown
 
 Kind = Literal["set", "delete", "replace"]
 Words = Annotated[str, Field(min_length=1)]
@@ -54,12 +57,13 @@ class Replacement:
     kind: Literal["replace"] = "replace"
 
 
-@dataclass(frozen=True)
-class _Line:
-    kind: Kind = "set"
-
-
-_LINE, _REQUEST, _REPLACEMENT = TypeAdapter(_Line), TypeAdapter(Request), TypeAdapter(Replacement)
+KINDS: Mapping[str, type[Request | Replacement]] = {"set": Request, "delete": Request, "replace": Replacement}
+"""What a line of each kind asks for."""
+_CHECKED = {kind: TypeAdapter(kind) for kind in (Request, Replacement)}
+LINE = '{"subject": "Ada", "relation": "school", "answer": "Rome"}'
+"""How a line may look."""
+_HEAD = 8
+"""Bytes at the front of a file of tensors, which say how many come before the tensors."""
 
 
 def parse(text: str, kind: Literal["set", "delete"], world: World | None = None) -> Request:
@@ -93,7 +97,7 @@ def parse_replacement(text: str) -> Replacement:
 
 
 def read_requests(path: Path, world: World | None = None) -> list[Request | Replacement]:
-    """Reads requests from JSON Lines with the fields of `Request` or `Replacement`; others may be there.
+    """Reads requests from JSON Lines with the fields of `Request` or `Replacement`, and no others.
 
     Args:
         path: The file.
@@ -102,27 +106,49 @@ def read_requests(path: Path, world: World | None = None) -> list[Request | Repl
     Raises:
         EditError: the file or a line of it cannot be used, or the world does not have a relation.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also split at what a text may hold
-    except (OSError, UnicodeDecodeError) as error:
-        raise EditError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    lines = _text(path).split("\n")  # splitlines would also split at what a text may hold
     requests = [_request(line, f"{path}:{number}", world) for number, line in enumerate(lines, 1) if line.strip()]
     if not requests:
-        raise EditError(f"{path}: asks for no edit; give lines with subject, relation and answer")
+        raise EditError(f"{path}: asks for no edit; give lines such as {LINE}")
     return requests
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise EditError(f"{path}: cannot be read ({error.strerror}); give a file with lines such as {LINE}") from None
+    if len(content) > _HEAD and int.from_bytes(content[:_HEAD], "little") <= len(content) - _HEAD:
+        raise EditError(f"{path}: holds tensors and no lines; what --pack wrote is given to --apply")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise EditError(f"{path}: is not UTF-8 (byte {error.start}); give lines such as {LINE}") from None
 
 
 def _request(line: str, where: str, world: World | None) -> Request | Replacement:
     try:
-        if _LINE.validate_json(line).kind == "replace":
-            return _REPLACEMENT.validate_json(line)
-        request = _REQUEST.validate_json(line)
+        fields = from_json(line)
+    except ValueError as error:
+        raise EditError(f"{where}: is no JSON ({str(error).replace(' line 1', '')}); give {LINE}") from None
+    if not isinstance(fields, dict):
+        raise EditError(f"{where}: asks for no edit; give {LINE}")
+    kind = fields.get("kind", "set")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise EditError(f"{where}: kind: {unknown('kind', kind, KINDS)}")
+    known = [field.name for field in dataclasses.fields(KINDS[kind])]
+    for name in fields:
+        if name not in known:
+            raise EditError(f"{where}: {unknown('field', name, known)}")
+    try:
+        request = _CHECKED[KINDS[kind]].validate_python(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the line"
-        raise EditError(f"{where}: {field}: {first['msg'].lower()}") from None
-    if (request.kind == "set") != bool(request.answer.strip()):
-        raise EditError(f"{where}: answer: a set needs one, and a delete has none")
+        raise EditError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}; mend it") from None
+    if isinstance(request, Replacement):
+        return request
+    if (kind == "set") != bool(request.answer.strip()):
+        raise EditError(f"{where}: answer: a set needs one, and a delete has none; mend it")
     return _in_world(request, world, where)
 
 

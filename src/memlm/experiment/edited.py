@@ -14,11 +14,10 @@ from transformers import PreTrainedTokenizerFast
 
 from memlm.edit import log
 from memlm.edit.editor import Editor
-from memlm.edit.log import Edit
+from memlm.edit.lines import FOLDER, Edit
 from memlm.edit.request import plain_wordings
-from memlm.errors import EditError
-from memlm.experiment.paths import inside
 from memlm.experiment.reading import Run, read_finished
+from memlm.experiment.recorded_edits import log_folder, way_out
 from memlm.experiment.trained import ON_DEVICE, checkpoint_of, model_of, open_tokenizer
 from memlm.hf import MemlmForCausalLM
 from memlm.storage import sha256
@@ -64,22 +63,17 @@ def put_in_force(run: Run, model: MemlmForCausalLM) -> Sequence[Edit]:
         EditError: the log is damaged or belongs to other weights.
         RunError: a part of it is a link out of the run.
     """
-    folder = run.folder / log.FOLDER
-    if not folder.exists():
+    if not (run.folder / FOLDER).exists():
         return ()
     checkpoint = checkpoint_of(run)
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    try:
-        editor = Editor(model, tokenizer, (), sha256(checkpoint / "model.safetensors"), plain_wordings)
-        load_log(editor, run.folder)
-    except EditError as error:
-        raise EditError(f"{error}; move {folder} away to open the run without its edits") from None
+    editor = Editor(model, tokenizer, (), sha256(checkpoint / "model.safetensors"), plain_wordings)
+    load_log(editor, run.folder)
     return editor.edits
 
 
 def load_log(editor: Editor, run: Path) -> None:
     """Applies the log in a run's folder to its editor's model; raises as `put_in_force`."""
-    folder = run / log.FOLDER
-    for path in (folder / log.LINES, *(folder / log.ROWS).glob("*")):
-        inside(run, str(path.relative_to(run)))
-    editor.load(log.read_log(folder, editor.base, editor.rows))
+    folder = log_folder(run)
+    with way_out(folder):
+        editor.load(log.read_log(folder, editor.base, editor.rows), str(folder))

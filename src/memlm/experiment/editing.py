@@ -16,6 +16,7 @@ from memlm.edit.background import TOKENS
 from memlm.edit.editor import Editor
 from memlm.edit.facts import strangers
 from memlm.edit.finetune import Tuning
+from memlm.edit.lines import FOLDER
 from memlm.edit.request import Replacement, Request, plain_wordings, world_wordings
 from memlm.edit.results import Row, Trial, read_parts, write_part
 from memlm.edit.trial import Subject
@@ -38,16 +39,18 @@ class Editing:
         finished: The run; its model is the editor's.
         editor: The editor, with the run's log applied.
         background: Sequences of its training text.
+        known_world: The generated world that it has learned, if it has.
     """
 
     finished: Finished
     editor: Editor
     background: Sequence[list[int]]
+    known_world: World | None
 
     @property
     def folder(self) -> Path:
         """Where the log is kept."""
-        return self.finished.run.folder / log.FOLDER
+        return self.finished.run.folder / FOLDER
 
     def save(self) -> None:
         """Writes the log.
@@ -70,13 +73,12 @@ class Editing:
 
     def world(self) -> World:
         """Returns the generated world that the run has learned; raises as `require_world`."""
-        return require_world(self.finished.run)
+        return self.known_world or require_world(self.finished.run)
 
     def strangers(self, requests: Sequence[Request | Replacement]) -> dict[str, str | None]:
         """Returns the subjects that no text of the run's generated world names, as `memlm.edit.facts.strangers`."""
         subjects = [request.subject for request in requests if isinstance(request, Request)]
-        world = world_of(self.finished.run) if subjects else None
-        return {} if world is None else strangers(world, subjects)
+        return {} if self.known_world is None else strangers(self.known_world, subjects)
 
     def training_text(self, tokens: int) -> list[list[int]]:
         """Returns sequences spread over the run's training text, ``tokens`` of it at most."""
@@ -109,13 +111,16 @@ def only_editor(folder: Path) -> Generator[None]:
         yield
 
 
-def open_editing(folder: Path, tuning: Tuning | None = None, shows_bars: bool = False) -> Editing:
+def open_editing(
+    folder: Path, tuning: Tuning | None = None, shows_bars: bool = False, world: World | None = None
+) -> Editing:
     """Loads a run's model and text, and applies its log.
 
     Args:
         folder: The run's folder.
         tuning: How rows are trained.
         shows_bars: Show bars while the text is prepared.
+        world: The run's generated world, if it has been made already.
 
     Raises:
         EditError: the log is damaged or belongs to other weights.
@@ -125,7 +130,7 @@ def open_editing(folder: Path, tuning: Tuning | None = None, shows_bars: bool = 
     background = _sequences(finished, TOKENS)
     memory = finished.model.decoder.config.memory
     is_found_by_text = bool(memory.n_tokens) and not isinstance(memory.bank, VectorsConfig)
-    world = world_of(finished.run)
+    world = world or world_of(finished.run)
     wordings = plain_wordings if world is None else world_wordings(world, is_found_by_text)
     editor = Editor(
         finished.model,
@@ -136,7 +141,7 @@ def open_editing(folder: Path, tuning: Tuning | None = None, shows_bars: bool = 
         tuning,
     )
     load_log(editor, folder)
-    return Editing(finished, editor, background)
+    return Editing(finished, editor, background, world)
 
 
 def _sequences(finished: Finished, tokens: int) -> list[list[int]]:

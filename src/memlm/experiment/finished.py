@@ -10,8 +10,8 @@ from memlm.data.cache import TokenData
 from memlm.data.prepare import prepare
 from memlm.errors import RunError
 from memlm.experiment.config import ExperimentConfig
-from memlm.experiment.paths import inside
-from memlm.experiment.reading import Run, read_finished
+from memlm.experiment.paths import FINAL_WEIGHTS, inside
+from memlm.experiment.reading import Run, no_memory, read_finished
 from memlm.experiment.rerun import recorded_config
 from memlm.experiment.trained import model_of
 from memlm.hf import MemlmForCausalLM
@@ -56,10 +56,9 @@ def open_finished(folder: Path, purpose: str, shows_bars: bool = False) -> Finis
     config = recorded_config(run)
     (model_config,) = config.variants.values()
     if model_config.memory is None:
-        name = run.record.variant
-        raise RunError(f"{folder}: {name} has no memory to {purpose}; give a run of a variant that has one")
+        raise no_memory(run, purpose)
     require(inside(folder, FINAL))  # first, since a record without its model is told at once, and text takes a while
     data = prepare(config.data, progress=shows_bars)
     if data.fingerprint != run.record.data.fingerprint:
         raise RunError(f"{folder}: data.corpus holds other text now; bring the recorded text back to {purpose} the run")
-    return Finished(run, config, data, inside(folder, f"{FINAL}/model.safetensors"))
+    return Finished(run, config, data, inside(folder, FINAL_WEIGHTS))

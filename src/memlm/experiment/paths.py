@@ -11,6 +11,9 @@ from pydantic_core import PydanticCustomError
 
 from memlm.errors import RunError
 
+FINAL_WEIGHTS = "checkpoint/model.safetensors"
+"""In the folder of a finished run."""
+
 
 def is_plain(name: str) -> bool:
     """Tells whether ``name`` is that of a file or folder, and no way to another place on any system."""

@@ -149,7 +149,8 @@ def read_run(folder: Path) -> Run:
     """
     refuse_experiment(folder)
     if not os.path.lexists(folder / "record.json"):  # a link that leads nowhere is told as a file
-        reason = "is no run's folder (there is no record.json)" if folder.is_dir() else "there is no such folder"
+        absent = "is a file, and no run's folder" if folder.exists() else "there is no such folder"
+        reason = "is no run's folder (there is no record.json)" if folder.is_dir() else absent
         run = folder.parent if (folder.parent / "record.json").exists() else "one, e.g. runs/demo/gated_mlp-s0"
         raise RunError(f"{folder}: {reason}; give {run}")
     path = inside(folder, "record.json")
@@ -167,6 +168,13 @@ def read_finished(folder: Path) -> Run:
     if not run.is_finished or run.record.data is None:
         raise RunError(f"{folder}: is no finished run (status: {run.record.status}); memlm run goes on with it")
     return run
+
+
+def no_memory(run: Run, purpose: str) -> RunError:
+    """Returns the error that a run's model has no memory to do something with, such as ``edit``."""
+    return RunError(
+        f"{run.folder}: {run.record.variant} has no memory to {purpose}; give a run of a variant that has one"
+    )
 
 
 def read_plan(folder: Path) -> Plan:

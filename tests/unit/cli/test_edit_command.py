@@ -5,16 +5,23 @@ import re
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
+from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from memlm.cli import screen
-from memlm.cli.edit import FACTS, _show
+from memlm.cli.edit import FACTS, _show, _show_edits
+from memlm.cli.edit_measures import _show_demonstration
 from memlm.cli.main import app
 from memlm.data.asking import edits
 from memlm.data.world import World
+from memlm.edit.demo import Demonstration, Shown
+from memlm.edit.editor import Editor, Made
+from memlm.edit.lines import Edit
 from memlm.errors import MemlmError
 from memlm.experiment.reading import read_run
 from memlm.experiment.rerun import recorded_config
@@ -28,7 +35,7 @@ def edit(run):
         result = CliRunner().invoke(app, ["edit", str(run), *map(str, arguments)], env={"COLUMNS": "200"})
         if isinstance(result.exception, MemlmError):
             raise result.exception
-        assert result.exit_code == 0, result.output
+        assert result.exit_code == int("not learned: " in result.stdout), result.output
         return result.stdout
 
     return call
@@ -40,20 +47,102 @@ def test_a_fact_is_set_asked_for_packed_and_undone(run, edit, tmp_path):
     assert "no edits; make one" in edit()
     shown = edit("--set", f"{subject} | {relation} | {answer}", "--ask", fact.question.prompt)
     assert "of 2 wordings" in shown and f"{fact.question.prompt}\n  edited: " in shown
-    assert subject in edit() and answer in edit()
-    assert "1 edits of the weights" in edit("--pack", tmp_path / "one.pack")
+    assert re.search(rf"│ 1 +│ {subject} +│ {relation} +│ .* +│ {answer} +│ \d of 2 +│ \d+ +│", edit())
+    assert "1 edit of the weights" in edit("--pack", tmp_path / "one.pack")
     assert "edit 1: undone; 0 edits left" in edit("--undo", 1)
-    assert "1 edits applied" in edit("--apply", tmp_path / "one.pack")
-    assert "with 1 edits" in edit("--export", tmp_path / "edited")
-    assert "1 edits undone; the model is the checkpoint" in edit("--undo-all")
+    applied = edit("--apply", tmp_path / "one.pack")
+    assert applied.startswith("1 edit applied\n") and subject in applied and answer in applied
+    assert "with 1 edit\n" in edit("--export", tmp_path / "edited")
+    assert "1 edit undone; the model is the checkpoint" in edit("--undo-all")
+    assert "no edits, so there was nothing to undo" in edit("--undo-all")
     assert "no edits; make one" in edit()
 
 
-def test_without_requests_the_world_is_made_for_the_wordings_alone(edit, monkeypatch):
+def test_edits_are_listed_without_torch_and_a_changed_line_is_told(run, edit):
+    subject, relation, answer = edit("--facts").splitlines()[0].split(" | ")
+    edit("--set", f"{subject} | {relation} | {answer}a")
+    code = (
+        "import sys; from memlm.cli.main import app; from memlm.errors import MemlmError\n"
+        f"try: app(['edit', {str(run)!r}], standalone_mode=False)\n"
+        "except MemlmError as error: print(error)\n"
+        "print('torch' in sys.modules)"
+    )
+    call = partial(subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = call().stdout
+    assert f"{answer}a" in told and told.endswith("False\n")
+    lines = run / "edits" / "edits.jsonl"
+    lines.write_text(lines.read_text().replace(f"{answer}a", f"{answer}o"))
+    assert "edits.jsonl:1: edit 1 does not fit its seal" in call().stdout
+
+
+def test_a_run_without_a_memory_lists_no_edits(run, edit):
+    config = run / "config.yaml"
+    text = config.read_text()
+    config.write_text(re.sub(r"(?m)^  memory:\n(    .*\n)+", "  memory: null\n", text))
+    assert text != config.read_text()
+    with pytest.raises(MemlmError, match="memory has no memory to edit"):
+        edit()
+
+
+def made(number, **fields):
+    told = {"prompts": ("p", "q"), "learned": 2, "answer": "new", "subject": "s"} | fields
+    return Edit(id=number, kind="set", relation="r", old="", rows=(1,), base="", result="", change="0" * 64, **told)
+
+
+def test_the_list_says_what_was_wanted_how_it_went_and_what_is_no_longer_so(capsys):
+    edits = [made(1), made(2, learned=0), made(3, subject="t", learned=None), made(4, subject="slot 1", prompts=())]
+    _show_edits(Console(width=120), edits)
+    head, *rows = [
+        re.split(" *[┃│] *", line)[1:-1] for line in capsys.readouterr().out.splitlines() if "━" not in line
+    ][:5]
+    assert head == ["edit", "subject", "relation", "before", "wanted", "learned", "rows", "note"]
+    assert [row[5] for row in rows] == ["2 of 2", "0 of 2", "unknown", "-"]
+    assert [row[7] for row in rows] == ["superseded by edit 2", "not learned", "", ""]
+    _show_edits(Console(width=120), [made(1)])
+    assert "note" not in capsys.readouterr().out
+
+
+def test_undo_checks_all_numbers_before_it_takes_one_back(edit):
+    subject, relation, answer = edit("--facts").splitlines()[0].split(" | ")
+    edit("--set", f"{subject} | {relation} | {answer}a")
+    with pytest.raises(MemlmError, match="--undo 1: is there 2 times; give it once"):
+        edit("--undo", 1, "--undo", 1)
+    with pytest.raises(MemlmError, match="edit 9: there is none; known: 1"):
+        edit("--undo", 1, "--undo", 9)
+    assert subject in edit()
+
+
+def test_what_is_so_already_makes_no_edit_and_what_is_not_learned_ends_with_1(run, edit, monkeypatch):
+    subject, relation, answer = edit("--facts").splitlines()[0].split(" | ")
+    wanted = f"{subject} | {relation} | {answer}a"
+    monkeypatch.setattr(Editor, "_exact", lambda self, texts: np.zeros(len(texts), dtype=bool))
+    result = CliRunner().invoke(app, ["edit", str(run), "--set", wanted])
+    assert result.exit_code == 1 and "the edit stays, --undo 1 takes it back" in result.stdout
+    assert "0 of 2" in edit() and "not learned" in edit()
+    monkeypatch.setattr(Editor, "_exact", lambda self, texts: np.ones(len(texts), dtype=bool))
+    shown = edit("--set", wanted)
+    assert shown == f"{subject} | {relation}: {answer}a is the answer already, in every wording; no edit was made\n"
+    assert "│ 2 " not in edit()
+
+
+def test_a_demonstration_is_summed_up_and_what_is_not_as_wanted_is_marked(capsys):
+    good = Shown("question", "p", "new", "old", "new", "new", "old", 3, [], 5, 5)
+    for others, marks in (([], 0), ([replace(good, after="bad", kept=4)], 3)):
+        shown = Demonstration("run", [good, *others], 100, is_restored=True)
+        _show_demonstration(screen.output(), shown)
+        told = capsys.readouterr().out
+        assert shown.summary in told and "Neighbours of an edit are" in told and told.count("!") == marks
+    assert "! bad" in told and "! 4 of 5" in told and "!: not as wanted" in told
+
+
+def test_the_world_is_made_once(edit, monkeypatch):
+    wanted = edit("--facts").splitlines()[0]
     made = []
     monkeypatch.setattr("memlm.experiment.world.World", lambda facts: made.append(facts) or World(facts))
-    edit()
+    edit("--set", wanted)
     assert len(made) == 1
+    edit()
+    assert len(made) == 1, "a list needs none"
 
 
 def test_facts_are_listed_without_a_model_and_can_be_set(run, edit, monkeypatch):
@@ -95,14 +184,18 @@ def test_a_run_whose_values_have_16_bits_is_asked_and_not_edited(edit, monkeypat
     assert "no edits; make one" in edit()
     assert "edited: " in edit("--ask", "Ada birthplace")
     subject, relation, answer = edit("--facts").splitlines()[0].split(" | ")
-    for options in (["--set", f"{subject} | {relation} | {answer}"], ["--trial", 1, "--way", "sparse memory"]):
+    for options in (["--set", f"{subject} | {relation} | {answer}a"], ["--trial", 1, "--way", "sparse memory"]):
         with pytest.raises(MemlmError, match="the values are bfloat16, which rounds edits"):
             edit(*options)
     assert "no edits; make one" in edit()
 
 
-@pytest.mark.parametrize(("folder", "message"), [("nosuch", "there is no such folder"), (".", "is no run's folder")])
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [("nosuch", "there is no such folder"), (".", "is no run's folder"), ("file", "is a file, and no run's folder")],
+)
 def test_a_wrong_folder_is_told_before_torch_is_imported(tmp_path, folder, message):
+    (tmp_path / "file").touch()
     code = (
         "import sys; from memlm.cli.main import app; from memlm.errors import MemlmError\n"
         f"try: app(['edit', {str(tmp_path / folder)!r}, '--set', 'a | b | c'], standalone_mode=False)\n"
@@ -124,8 +217,7 @@ def test_a_mistake_is_one_clear_line(edit, tmp_path):
 
 @pytest.mark.parametrize(("learned", "is_told"), [(0, True), (1, False)])
 def test_an_edit_that_was_not_learned_is_told(learned, is_told, capsys):
-    what = {"id": 3, "subject": "s", "relation": "r", "old": "", "answer": "new", "rows": [1], "prompts": ["p", "q"]}
-    _show(screen.output(), SimpleNamespace(edit=SimpleNamespace(**what), learned=learned, conflicts=[]), 100)
+    _show(screen.output(), Made(made(3, learned=learned), []), 100)
     shown = capsys.readouterr().out
-    assert "edit 3: s | r: (nothing) -> new" in shown and f"in {learned} of 2 wordings" in shown
+    assert "edit 3: s | r: (nothing) -> new\n  1 row (1.00%), " in shown and f"in {learned} of 2 wordings" in shown
     assert ("no wording is answered as wanted; the edit stays, --undo 3 takes it back" in shown) == is_told

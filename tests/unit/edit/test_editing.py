@@ -44,7 +44,7 @@ def test_an_edit_sets_the_answer_within_its_rows(editing, facts):
     before = {name: tensor.clone() for name, tensor in editor.model.state_dict().items()}
     made = editor.make(request(facts[0]))
     assert editor.ask(facts[0].question.prompt) == facts[0].new_answer.strip() != made.edit.old
-    assert made.learned == len(made.edit.prompts) == 2 and made.conflicts == []
+    assert made.edit.learned == len(made.edit.prompts) == 2 and made.conflicts == []
     assert 0 < len(made.edit.rows) <= 0.01 * N_ROWS
     for name, tensor in editor.model.state_dict().items():
         changed = (tensor != before[name]).flatten(1).any(1) if tensor.ndim > 1 else tensor != before[name]
@@ -58,7 +58,7 @@ def test_a_deletion_makes_the_old_answer_unlikely(editing, facts):
     asked = encode([replace(fact.question, answer=f" {editor.ask(fact.question.prompt)}")], editor.tokenizer, 32)
     before = answer(editor.model.decoder, asked, 1).nll[0]
     made = editor.make(Request(fact.question.subject, fact.question.relation, kind="delete"))
-    assert made.edit.answer == "" and made.learned >= 1
+    assert made.edit.answer == "" and made.edit.learned >= 1
     assert answer(editor.model.decoder, asked, 1).nll[0] > before + 0.5
 
 
@@ -135,7 +135,7 @@ def test_a_pack_leads_to_the_same_bits_elsewhere(run, editing, facts, tmp_path):
     other = open_editing(run)
     other.editor.load_pack(tmp_path / "two.pack")
     assert torch.equal(logits(other, facts[0]), logits(editing, facts[0]))
-    with pytest.raises(EditError, match="2 edits are there already"):
+    with pytest.raises(EditError, match=r"the run has edits already \(2\)"):
         other.editor.load_pack(tmp_path / "two.pack")
     with pytest.raises(EditError, match="is there already; give another name"):
         write_pack(tmp_path / "two.pack", editing.editor.log)
@@ -196,8 +196,16 @@ def test_a_save_that_is_cut_off_leaves_the_log_before_it(run, editing, facts, mo
 
 
 def damage_line(folder, **fields):
+    """Damages a line as an earlier version of memlm wrote it: without its seal."""
     path = folder / "edits.jsonl"
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields) + "\n")
+    line = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps({name: line[name] for name in line if name not in ("seal", "learned")}) + "\n")
+
+
+def damage_words(folder, name):
+    path = folder / "edits.jsonl"
+    line = json.loads(path.read_text())
+    path.write_text(path.read_text().replace(line[name], "Bob"))
 
 
 def rows_file(folder):
@@ -213,13 +221,15 @@ def damage_rows(folder):
 
 DAMAGE = {
     "belongs to other weights": lambda folder: damage_line(folder, base="0" * 64),
-    "leads to another state than it says": lambda folder: damage_line(folder, result="0" * 64),
+    "edits: edit 1 leads to other rows than it says; restore it": lambda folder: damage_line(folder, result="0" * 64),
+    "edits.jsonl:1: edit 1 does not fit its seal": lambda folder: damage_words(folder, "subject"),
+    ", or move ": lambda folder: damage_words(folder, "answer"),
     "edits.jsonl:1: kind: ": lambda folder: damage_line(folder, kind="add"),
     "the rows of edit 1 do not fit the model": lambda folder: damage_line(folder, rows=[5000]),
     "edits.jsonl:1: ": lambda folder: (folder / "edits.jsonl").write_text("{\n"),
     "edits.jsonl:1: change: ": lambda folder: damage_line(folder, change="../" * 21 + "x"),
     "cannot be read (Error while deserializing": lambda folder: rows_file(folder).write_bytes(b"x"),
-    "restore it, or remove": lambda folder: rows_file(folder).unlink(),
+    "restore it, or move": lambda folder: rows_file(folder).unlink(),
     "the rows of edit 1 are not those of its line": lambda folder: damage_rows(folder),
     "edits.jsonl: cannot be read": lambda folder: (folder / "edits.jsonl").unlink(),
 }
@@ -241,6 +251,42 @@ def test_a_damaged_log_is_one_clear_line(edited, tmp_path, message):
     with pytest.raises(MemlmError) as error:
         open_editing(run)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_log_of_an_earlier_version_is_read_and_sealed_when_it_is_next_written(edited, tmp_path):
+    run = shutil.copytree(edited, tmp_path / "run")
+    (written,) = open_editing(run).editor.edits
+    damage_line(run / "edits")
+    editing = open_editing(run)
+    assert editing.editor.edits == [replace(written, learned=None)]
+    editing.save()
+    assert '"seal": ' in (run / "edits" / "edits.jsonl").read_text() and len(open_editing(run).editor.edits) == 1
+
+
+def test_a_pack_whose_words_were_changed_is_refused(edited, tmp_path):
+    editing = open_editing(edited)
+    write_pack(tmp_path / "one.pack", editing.editor.log)
+    subject = editing.editor.edits[0].subject.encode()
+    content = (tmp_path / "one.pack").read_bytes()
+    (tmp_path / "one.pack").write_bytes(content.replace(subject, subject[::-1]))
+    editing.editor.undo_all()
+    with pytest.raises(EditError, match=r"edit 1 does not fit its seal: .*; get a whole copy of it"):
+        editing.editor.load_pack(tmp_path / "one.pack")
+    assert editing.editor.edits == []
+
+
+def test_a_pack_can_be_read_by_whoever_can_read_other_new_files(edited, tmp_path):
+    write_pack(tmp_path / "one.pack", open_editing(edited).editor.log)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "one.pack").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_an_answer_that_is_given_already_is_not_taught_again(editing, facts):
+    editor = editing.editor
+    editor.make(request(facts[0]))
+    rows = editor.rows.read(torch.arange(N_ROWS))
+    assert editor.make(request(facts[0])) is None
+    assert len(editor.edits) == 1 and torch.equal(editor.rows.read(torch.arange(N_ROWS)), rows)
 
 
 def test_a_log_outside_its_run_is_refused(edited, tmp_path):

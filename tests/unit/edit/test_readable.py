@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from memlm.data.asking import edits
-from memlm.edit.demo import demonstrate
+from memlm.edit.demo import demonstrate, page
 from memlm.edit.request import Request
 from memlm.encoder.base import NO_TOKEN
 from memlm.errors import DataError
@@ -94,7 +94,7 @@ def test_a_fact_is_set_deleted_and_taken_back(editing, facts):
     old = editor.ask(fact.question.prompt)
     made = editor.make(request(fact))
     assert editor.ask(fact.question.prompt) == fact.new_answer.strip() != old == made.edit.old
-    assert 0 < len(made.edit.rows) <= 0.01 * len(editor.rows) and made.learned >= 2
+    assert 0 < len(made.edit.rows) <= 0.01 * len(editor.rows) and made.edit.learned >= 2
     deleted = editor.make(replace(request(fact), answer="", kind="delete"))
     assert editor.ask(fact.question.prompt) != fact.new_answer.strip()
     assert "shares" in deleted.conflicts[0]
@@ -107,6 +107,11 @@ def test_edits_change_their_facts_and_spare_the_neighbours(editing, facts):
     shown = demonstrate(editing.editor, editing.world(), len(facts), "tiny/memory", lambda *_: None)
     assert shown.is_restored and sum(edit.after == edit.wanted for edit in shown.edits) >= len(facts) - 1
     assert sum(edit.kept for edit in shown.edits) >= 0.9 * sum(edit.neighbours for edit in shown.edits)
+    for edit in shown.edits:
+        assert sum(len(entry.slots) for entry in edit.entries) == edit.rows > 0
+        assert {entry.after for entry in edit.entries} == {edit.wanted}
+        assert any(entry.before == edit.before for entry in edit.entries)
+        assert f"{edit.before} → {edit.wanted}<br>" in page(shown)
 
 
 @pytest.mark.parametrize(

@@ -90,12 +90,12 @@ def test_any_undo_restores_logits_bit_for_bit(editing, slots):
     editor.make(Replacement(slots[1], ""))
     assert not torch.equal(one, base) and not torch.equal(logits(editing), one)
     again = editor.make(Replacement(slots[0], "far"))
-    assert again.conflicts == ["shares 1 of its 1 rows with edit 1"]
+    assert again.conflicts == ["shares 1 of its 1 row with edit 1"]
     editor.undo(3)
     editor.undo(2)
     assert torch.equal(logits(editing), one) and torch.equal(state(editing), text)
     editor.make(Replacement(slots[0], "far"))
-    assert "edit 2 has since changed 1 of its 1 rows" in editor.undo(1)[0]
+    assert "edit 2 has since changed 1 of its 1 row;" in editor.undo(1)[0]
     assert editor.rows.entry(slots[0]) == editor.tokenizer.encode("far").ids, "a later text does not hang on it"
     editor.undo_all()
     assert torch.equal(logits(editing), base)
@@ -183,7 +183,7 @@ def test_the_command_replaces_and_lets_nobody_else_edit_meanwhile(run):
         return result.stdout
 
     shown = edit("--replace", "3 | moon", "--replace", "4 |", "--ask", "Ada")
-    assert "edit 1: slot 3 | entry: " in shown and "-> moon\n  1 rows (1.56%)\n" in shown and "-> (deleted)" in shown
+    assert "edit 1: slot 3 | entry: " in shown and "-> moon\n  1 row (1.56%)\n" in shown and "-> (deleted)" in shown
     with only_editor(run):
         with pytest.raises(RunError, match="is being edited by another process; give the command again when"):
             edit("--undo", 1)

@@ -1,6 +1,8 @@
 """What a person asks for: one form on the command line, lines of a file, and the wordings made of it."""
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from memlm.config.facts import FactsConfig
 from memlm.data.asking import edits
@@ -21,7 +23,7 @@ def test_the_forms_of_the_command_line():
 def test_lines_of_a_file(tmp_path):
     path = tmp_path / "edits.jsonl"
     path.write_text(
-        '{"subject": "Ada", "relation": "school", "answer": "Rome", "prompts": ["Ada\u2028studies in"], "id": 3}\n\n'
+        '{"subject": "Ada", "relation": "school", "answer": "Rome", "prompts": ["Ada\u2028studies in"]}\n\n'
         '{"subject": "Ada", "relation": "club", "kind": "delete"}\n'
     )
     first, second = read_requests(path)
@@ -35,7 +37,18 @@ def test_lines_of_a_file(tmp_path):
         ('{"subject": "Ada"}', ":1: relation: field required"),
         ('{"subject": "Ada", "relation": "x"}', ":1: answer: a set needs one"),
         ('{"subject": "Ada", "relation": "x", "answer": "y", "kind": "delete"}', ":1: answer: a set needs one"),
-        ("{", ":1: the line: invalid json"),
+        ('\n{"subject": "Ada", "relation"', ":2: is no JSON (EOF while parsing an object at column 29); give {"),
+        ("[" * 10_000, ":1: is no JSON (recursion limit"),
+        ("7", ":1: asks for no edit; give {"),
+        ('{"subject": "Ada", "relation": "x", "anwser": "y"}', "unknown field 'anwser'. Did you mean 'answer'?"),
+        (
+            '{"subject": "Ada", "relation": "x", "answer": "y", "promts": []}',
+            ":1: unknown field 'promts'. Did you mean",
+        ),
+        ('{"kind": "replace", "slot": 1, "txt": "y"}', "unknown field 'txt'. Did you mean 'text'? Known: kind, slot"),
+        ('{"kind": "delet"}', ":1: kind: unknown kind 'delet'. Did you mean 'delete'?"),
+        ('{"kind": []}', ":1: kind: unknown kind '[]'"),
+        ('{"subject": 1, "relation": "x", "answer": "y"}', ":1: subject: input should be a valid string; mend it"),
         ("", "asks for no edit"),
     ],
 )
@@ -45,8 +58,18 @@ def test_a_bad_file_is_one_clear_line(tmp_path, text, message):
     with pytest.raises(EditError) as error:
         read_requests(path)
     assert message in str(error.value) and "\n" not in str(error.value)
-    with pytest.raises(EditError, match="cannot be read"):
-        read_requests(tmp_path / "none.jsonl")
+
+
+def test_what_is_no_file_of_lines_is_told_with_what_to_give(tmp_path):
+    for path, message in ((tmp_path / "none.jsonl", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(EditError, match=rf"cannot be read \({message}.*\); give a file with lines such as"):
+            read_requests(path)
+    (tmp_path / "binary").write_bytes(b'{"subject": \xff\xfe')
+    with pytest.raises(EditError, match=r"is not UTF-8 \(byte 12\); give lines such as"):
+        read_requests(tmp_path / "binary")
+    save_file({"x": torch.zeros(1)}, tmp_path / "a.pack", metadata={"edits": ""})
+    with pytest.raises(EditError, match="what --pack wrote is given to --apply"):
+        read_requests(tmp_path / "a.pack")
 
 
 def test_a_world_is_asked_in_its_training_templates_alone():

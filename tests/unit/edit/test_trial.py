@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from memlm.cli.main import app
-from memlm.edit.demo import demonstrate, page
+from memlm.edit.demo import NEIGHBOURS, Demonstration, Shown, demonstrate, page
 from memlm.edit.finetune import Tuning
 from memlm.edit.methods import METHODS, Full, InContext, Lora, Retrieval, Sparse
 from memlm.edit.results import read_parts, write_part
@@ -184,12 +184,22 @@ def test_a_demonstration_undoes_what_it_shows(opened, subject):
         assert edit.undone == edit.before and edit.wanted == fact.new_answer.strip()
         assert 0 <= edit.kept <= edit.neighbours <= 5
     text = page(shown)
+    assert f"<strong>{shown.summary}.</strong>" in text and NEIGHBOURS in text
     assert "bit for bit" in text and "edit/&lt;memory&gt;" in text and shown.edits[1].question in text
     assert "differ from those of before" in page(replace(shown, is_restored=False))
 
 
+def test_a_demonstration_is_summed_up():
+    good = Shown("q", "p", "new", "old", "new", "new", "old", 3, [], 5, 5)
+    bad = replace(good, after="old", paraphrased="old", kept=3, neighbours=4)
+    assert good.is_as_wanted and not bad.is_as_wanted and not replace(good, undone="new").is_as_wanted
+    shown = Demonstration("run", [good, bad], 100, is_restored=True)
+    assert shown.summary == "1 of 2 edits took, 1 of 2 in held-out words, 8 of 9 neighbours kept, undone bit for bit"
+    assert replace(shown, is_restored=False).summary.endswith("NOT undone bit for bit")
+
+
 def test_text_without_a_world_offers_no_facts(opened):
     run = replace(opened.finished.run, config={"data": {"corpus": "python-docs"}})
-    other = replace(opened, finished=replace(opened.finished, run=run))
+    other = replace(opened, finished=replace(opened.finished, run=run), known_world=None)
     with pytest.raises(EditError, match=r"needs a run on a generated world \(data.corpus: facts\)"):
         other.subject(1)

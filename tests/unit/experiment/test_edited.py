@@ -10,6 +10,7 @@ from memlm.cli.main import app
 from memlm.data.asking import edits
 from memlm.data.world import World
 from memlm.edit import log
+from memlm.edit.lines import FOLDER, LINES
 from memlm.edit.request import Request
 from memlm.errors import EditError, RunError
 from memlm.experiment.edited import open_edited
@@ -55,35 +56,47 @@ def test_edits_are_in_force_in_8_bits(run, edited):
 
 
 def test_an_undone_edit_is_not_in_force(run, edited):
-    log.write_log(run / log.FOLDER, log.Log())
+    log.write_log(run / FOLDER, log.Log())
     opened = open_edited(run, "cpu")
     assert not opened.edits
     assert torch.equal(logits(opened.model, edited), logits(open_model(run, "cpu")[0], edited))
 
 
 def test_what_is_measured_is_the_checkpoint(run, edited):
-    told = CliRunner().invoke(app, ["eval", str(run), "--json"], catch_exceptions=False).stdout
-    assert json.loads(told)[0]["loss"] == read_run(run).result("validation_loss")
+    told = CliRunner().invoke(app, ["eval", str(run), "--json"], catch_exceptions=False)
+    assert json.loads(told.stdout)[0]["loss"] == read_run(run).result("validation_loss")
+    assert told.stderr == f"without the run's edits; memlm edit {run} --export DIR writes the edited model\n"
+
+
+def test_what_is_exported_is_the_checkpoint(run, edited, tmp_path):
+    for name in ("with", "without"):
+        told = CliRunner().invoke(app, ["export", str(run), str(tmp_path / name)], catch_exceptions=False)
+        assert ("without the run's edits" in told.stderr) == (name == "with")
+        assert sha256(tmp_path / name / "model.safetensors") == sha256(run / "checkpoint" / "model.safetensors")
+        log.write_log(run / FOLDER, log.Log())
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda line: line | {"base": "0" * 64}, "edit 1 belongs to other weights"),
-        (lambda line: line | {"result": "0" * 64}, "edit 1 leads to another state than it says"),
+        (lambda line: line | {"result": "0" * 64}, "edit 1 leads to other rows than it says"),
         (lambda line: line | {"rows": [1]}, "the rows of edit 1 do not fit the model"),
+        (lambda line: line | {"seal": "0" * 64}, "edit 1 does not fit its seal"),
     ],
 )
 def test_a_log_that_does_not_fit_is_refused_with_the_way_out(run, edited, damage, message):
-    lines = run / log.FOLDER / log.LINES
-    lines.write_text(json.dumps(damage(json.loads(lines.read_text()))))
+    lines = run / FOLDER / LINES
+    line = json.loads(lines.read_text())
+    line.pop("seal", None)  # as an earlier version of memlm wrote it
+    lines.write_text(json.dumps(damage(line)))
     for command in (["generate", str(run), "x"], ["chat", str(run)], ["serve", str(run)], ["inspect", str(run)]):
-        with pytest.raises(EditError, match=f"{message}.*; move .*edits away to open the run without its edits"):
+        with pytest.raises(EditError, match=f"{message}.*, or move .*edits away to open the run without its edits"):
             CliRunner().invoke(app, command, catch_exceptions=False)
 
 
 def test_links_lead_nowhere(run, edited, tmp_path):
-    elsewhere = (run / log.FOLDER).rename(tmp_path / "elsewhere")
-    (run / log.FOLDER).symlink_to(elsewhere)
+    elsewhere = (run / FOLDER).rename(tmp_path / "elsewhere")
+    (run / FOLDER).symlink_to(elsewhere)
     with pytest.raises(RunError, match="leads out of its folder"):
         open_edited(run, "cpu")
