@@ -32,3 +32,4 @@ def command(
             typer.echo(f"{row.values}: held-out loss {row.loss:.5f} nats, {row.more:+.5f}{hits}")
     if as_json:
         typer.echo(json.dumps(rows))
+    screen.tell_left_out(run)

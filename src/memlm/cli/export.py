@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from memlm.cli import screen
 from memlm.cli.options import RunArgument
 
 
@@ -18,4 +19,5 @@ def command(
     from memlm.export.folder import export_run
 
     export_run(run, folder)
+    screen.tell_left_out(run)
     typer.echo(f"{folder}: AutoModelForCausalLM.from_pretrained({str(folder)!r}, trust_remote_code=True) loads it")

@@ -26,6 +26,7 @@ def command(
     from memlm.experiment.trained import open_model
 
     model, tokenizer = open_model(run, values=values)
+    screen.tell_left_out(run)
     results = evaluate_tasks(model, tokenizer, tasks, include, limit, batch_size)
     if as_json:
         typer.echo(json.dumps(results))

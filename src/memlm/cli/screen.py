@@ -126,6 +126,15 @@ def tell_edits(run: Path, n: int, more: str = "") -> None:
         beside().print(f"with {counted(n, 'edit')} in force ({listed}){more}", markup=False, soft_wrap=True)
 
 
+def tell_left_out(run: Path) -> None:
+    """Tells beside the results that they are the checkpoint's, if the run has edits."""
+    from memlm.experiment.recorded_edits import has_edits
+
+    if has_edits(run):
+        instead = f"memlm edit {shlex.quote(str(run))} --export DIR writes the edited model"
+        beside().print(f"without the run's edits; {instead}", markup=False, soft_wrap=True)
+
+
 def shows_bars() -> bool:
     """Tells whether somebody sees the course as it goes: a log file is given lines and no bars."""
     return sys.stderr.isatty()

@@ -27,6 +27,12 @@ def log_folder(run: Path) -> Path:
     return folder
 
 
+def has_edits(run: Path) -> bool:
+    """Tells whether the log in a run's folder has edits, be they sound or not: for who leaves them out."""
+    lines = run / FOLDER / LINES
+    return lines.exists() and lines.stat().st_size > 0
+
+
 @contextmanager
 def way_out(folder: Path) -> Generator[None]:
     """Has errors of the log in a folder say how the run is opened without it."""

@@ -63,8 +63,17 @@ def test_an_undone_edit_is_not_in_force(run, edited):
 
 
 def test_what_is_measured_is_the_checkpoint(run, edited):
-    told = CliRunner().invoke(app, ["eval", str(run), "--json"], catch_exceptions=False).stdout
-    assert json.loads(told)[0]["loss"] == read_run(run).result("validation_loss")
+    told = CliRunner().invoke(app, ["eval", str(run), "--json"], catch_exceptions=False)
+    assert json.loads(told.stdout)[0]["loss"] == read_run(run).result("validation_loss")
+    assert told.stderr == f"without the run's edits; memlm edit {run} --export DIR writes the edited model\n"
+
+
+def test_what_is_exported_is_the_checkpoint(run, edited, tmp_path):
+    for name in ("with", "without"):
+        told = CliRunner().invoke(app, ["export", str(run), str(tmp_path / name)], catch_exceptions=False)
+        assert ("without the run's edits" in told.stderr) == (name == "with")
+        assert sha256(tmp_path / name / "model.safetensors") == sha256(run / "checkpoint" / "model.safetensors")
+        log.write_log(run / FOLDER, log.Log())
 
 
 @pytest.mark.parametrize(
