@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import transformers
 from transformers.cli.serving import response, server
 from typer.testing import CliRunner
 
@@ -13,6 +12,7 @@ from memlm.data.world import World
 from memlm.edit.request import Request
 from memlm.experiment.edited import open_edited
 from memlm.experiment.editing import open_editing
+from memlm.export import serve
 from tests.unit.edit.conftest import QUICK
 from tests.unit.edit.conftest import run as run
 from tests.unit.edit.conftest import trained as trained  # fixtures are found by their names
@@ -40,12 +40,12 @@ def test_generate_and_chat_give_the_new_answer(run, fact):
 
 
 def test_the_server_is_given_the_edited_model(run, fact, monkeypatch):
-    given = []
-    for place, name in ((transformers, "MemlmForCausalLM"), (response, "ResponseHandler"), (server, "build_server")):
+    given, library = [], serve.transformers  # not that of a plain import: peft, if it is imported between, changes it
+    for place, name in ((library, "MemlmForCausalLM"), (response, "ResponseHandler"), (server, "build_server")):
         monkeypatch.setattr(place, name, getattr(place, name, None), raising=False)
     monkeypatch.setattr(
         "memlm.export.serve.Serve",
-        lambda force_model, **_: given.append(transformers.MemlmForCausalLM.from_pretrained(force_model)),
+        lambda force_model, **_: given.append(library.MemlmForCausalLM.from_pretrained(force_model)),
     )
     result = CliRunner().invoke(app, ["serve", str(run), "--port", "0"], catch_exceptions=False)
     assert result.stderr == told(run) and "model 'memory-s0'" in result.stdout

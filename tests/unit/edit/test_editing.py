@@ -13,6 +13,7 @@ from memlm.data.world import World
 from memlm.edit import log
 from memlm.edit.background import BATCH, READING, Background
 from memlm.edit.finetune import calm_basis, pick_rows
+from memlm.edit.lines import sealed_lines
 from memlm.edit.log import write_pack
 from memlm.edit.request import Replacement, Request
 from memlm.errors import EditError, MemlmError
@@ -135,6 +136,7 @@ def test_a_pack_leads_to_the_same_bits_elsewhere(run, editing, facts, tmp_path):
     other = open_editing(run)
     other.editor.load_pack(tmp_path / "two.pack")
     assert torch.equal(logits(other, facts[0]), logits(editing, facts[0]))
+    assert sealed_lines(other.editor.edits) == sealed_lines(editing.editor.edits)
     with pytest.raises(EditError, match=r"the run has edits already \(2\)"):
         other.editor.load_pack(tmp_path / "two.pack")
     with pytest.raises(EditError, match="is there already; give another name"):
