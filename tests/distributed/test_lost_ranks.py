@@ -4,6 +4,7 @@ The bank, or the whole model, is sharded over the ranks, so a checkpoint of two 
 """
 
 import json
+import time
 
 import pytest
 
@@ -44,6 +45,15 @@ def untouched(experiment_yaml, tmp_path):
 def assert_same(results, untouched):
     for metric in ("validation_loss", "train_loss"):
         assert results[metric] == pytest.approx(untouched[metric], rel=1e-4)
+
+
+def test_ranks_that_do_not_end_are_ended_and_what_they_said_is_told():
+    began = time.monotonic()
+    with pytest.raises(AssertionError, match=r"not at an end after 15 s: .*waiting"):
+        torchrun(
+            2, "timeit", "-n1", "-r1", "import sys, time; sys.stderr.write('waiting'); time.sleep(600)", timeout_s=15
+        )
+    assert time.monotonic() - began < 100
 
 
 def test_a_killed_rank_ends_the_run_and_one_process_goes_on(experiment_yaml, tmp_path, untouched):

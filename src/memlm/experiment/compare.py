@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from memlm.config.checks import LEFT_OUT
 from memlm.evaluate.statistics import Difference, Interval, interval, paired_difference
@@ -276,11 +277,9 @@ def _warnings(experiment: Experiment) -> Iterator[str]:
 
 def _gone_on(what: str, runs: Sequence[Run], read: Callable[[Continued | Record], object]) -> Iterator[str]:
     """Tells of runs that were broken off and gone on with another commit or device, and with which."""
-    found = {
-        run.name: dict.fromkeys(str(read(part) or "unknown") for part in (*run.record.continued, run.record))
-        for run in runs
-    }
-    mixed = [f"{name} ({', then '.join(parts)})" for name, parts in found.items() if len(parts) > 1]
+    found = {run.name: [read(part) or "unknown" for part in (*run.record.continued, run.record)] for run in runs}
+    parts = {name: [str(part) for part, _ in groupby(attempts)] for name, attempts in found.items()}
+    mixed = [f"{name} ({', then '.join(each)})" for name, each in parts.items() if len(each) > 1]
     if mixed:
         yield f"Broken off and gone on with another {what}: {listed(mixed)}."
 

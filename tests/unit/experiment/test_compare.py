@@ -131,9 +131,11 @@ def test_a_run_that_went_on_elsewhere_is_told_with_both_places(folder):
     edit_record(folder / "dense-s1", continued=[before | {"commit": record["commit"]}])
     (told,) = compared(folder).warnings
     assert told.startswith("Broken off and gone on with another device: dense-s1 (A100 (cuda), then ")
-    edit_record(folder / "dense-s1", continued=[before | {"device": record["device"], "commit": "9876543210"}])
+    back = [before | {"device": record["device"], "commit": commit} for commit in (record["commit"], "9876543210")]
+    edit_record(folder / "dense-s1", continued=back)
     (told,) = compared(folder).warnings
-    assert told == f"Broken off and gone on with another commit: dense-s1 (9876543, then {record['commit'][:7]})."
+    own = record["commit"][:7]
+    assert told == f"Broken off and gone on with another commit: dense-s1 ({own}, then 9876543, then {own})."
 
 
 def test_a_commit_that_is_abbreviated_is_the_same_commit(folder):
