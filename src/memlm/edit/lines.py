@@ -50,8 +50,8 @@ class Edit:
         base: The hash of the checkpoint's weights.
         result: The hash of the rows after it, see `memlm.edit.rows.chain`.
         change: The hash of its rows before and after, see `memlm.edit.rows.fingerprint`.
-        learned: In how many of its wordings greedy decoding gave the new answer once it was made; to delete: no longer
-            the old one. None: an earlier version of memlm did not keep it.
+        learned: In how many of its wordings greedy decoding gave the new answer, and no more, once it was made; to
+            delete: no longer the old one. None: an earlier version of memlm did not keep it.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")

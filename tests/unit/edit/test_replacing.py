@@ -108,7 +108,7 @@ def test_the_log_and_a_pack_lead_to_the_same_bits(run, editing, slots, tmp_path)
     editing.editor.undo(1)
     editing.save()
     write_pack(tmp_path / "two.pack", editing.editor.log)
-    other.editor.load_pack(tmp_path / "two.pack")
+    other.editor.load(other.editor.read_pack(tmp_path / "two.pack"))
     editing.export(tmp_path / "edited")
     exported = MemlmForCausalLM.from_pretrained(tmp_path / "edited").eval()
     for again in (other, open_editing(run)):
