@@ -14,13 +14,13 @@ from transformers import PreTrainedTokenizerFast
 
 from memlm.edit import log
 from memlm.edit.editor import Editor
-from memlm.edit.lines import FOLDER, Edit
+from memlm.edit.lines import Edit, read_lines
 from memlm.edit.request import plain_wordings
 from memlm.experiment.reading import Run, read_finished
 from memlm.experiment.recorded_edits import log_folder, way_out
-from memlm.experiment.trained import ON_DEVICE, checkpoint_of, model_of, open_tokenizer
+from memlm.experiment.trained import ON_DEVICE, checkpoint_of, load_unplaced, open_tokenizer, placed
 from memlm.hf import MemlmForCausalLM
-from memlm.storage import sha256
+from memlm.train.checkpoint import weights_hash
 
 
 @dataclass(frozen=True)
@@ -47,29 +47,36 @@ def open_edited(folder: Path, device: str | None = None, values: str = ON_DEVICE
         values: How its memory's values are held, as of `open_model`.
 
     Raises:
-        EditError: the log of edits is damaged or belongs to other weights.
+        EditError: as `put_in_force`.
         MemlmError: as `open_model`.
     """
     run = read_finished(folder)
-    edits: list[Edit] = []
-    model = model_of(run, device, values, lambda checkpoint: edits.extend(put_in_force(run, checkpoint)))
-    return Edited(model, open_tokenizer(checkpoint_of(run)), edits)
+    model = load_unplaced(run, values)
+    editor = put_in_force(run, model)
+    edits = editor.edits if editor else ()
+    return Edited(placed(model, device, values), open_tokenizer(checkpoint_of(run)), edits)
 
 
-def put_in_force(run: Run, model: MemlmForCausalLM) -> Sequence[Edit]:
-    """Applies a run's log of edits to its model, which is as the checkpoint has it, and returns the edits.
+def put_in_force(run: Run, model: MemlmForCausalLM) -> Editor | None:
+    """Applies a run's log of edits to its model, and returns the editor that holds them; None if there are none.
+
+    Args:
+        run: The run.
+        model: Its model as `load_unplaced` or `model_of` loads it, which has compared the checkpoint with its manifest.
 
     Raises:
-        EditError: the log is damaged or belongs to other weights.
+        EditError: the log is damaged or belongs to other weights, or what is in its place is no folder.
         RunError: a part of it is a link out of the run.
     """
-    if not (run.folder / FOLDER).exists():
-        return ()
+    folder = log_folder(run.folder)
+    with way_out(folder):
+        if not read_lines(folder):
+            return None
     checkpoint = checkpoint_of(run)
     tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    editor = Editor(model, tokenizer, (), sha256(checkpoint / "model.safetensors"), plain_wordings)
+    editor = Editor(model, tokenizer, (), weights_hash(checkpoint), plain_wordings)
     load_log(editor, run.folder)
-    return editor.edits
+    return editor
 
 
 def load_log(editor: Editor, run: Path) -> None:

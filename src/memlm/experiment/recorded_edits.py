@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,16 +15,24 @@ from memlm.experiment.paths import FINAL_WEIGHTS, inside
 from memlm.experiment.reading import Run, no_memory
 from memlm.storage import sha256
 
+_AWAY = "move {} away to open the run without its edits"
+
 
 def log_folder(run: Path) -> Path:
-    """Returns where the log of a run is kept, nothing of which leads out of the run's folder.
+    """Returns where the log of a run is kept, nothing of which leads out of the run's folder; it need not be there.
 
     Raises:
-        RunError: something does.
+        EditError: a file is in its place, or it or its lines are a link to what is gone.
+        RunError: something leads out of the run's folder.
     """
     folder = run / FOLDER
     for path in (folder / LINES, *(folder / ROWS).glob("*")):
         inside(run, str(path.relative_to(run)))
+    for path in (folder, folder / LINES):
+        if os.path.lexists(path) and not path.exists():
+            raise EditError(f"{path}: is a link to what is not there; {_AWAY.format(folder)}")
+    if folder.exists() and not folder.is_dir():
+        raise EditError(f"{folder}: is a file, and no folder of edits; {_AWAY.format(folder)}")
     return folder
 
 
@@ -39,7 +48,7 @@ def way_out(folder: Path) -> Generator[None]:
     try:
         yield
     except EditError as error:
-        raise EditError(f"{error}, or move {folder} away to open the run without its edits") from None
+        raise EditError(f"{error}, or {_AWAY.format(folder)}") from None
 
 
 def recorded_edits(run: Run) -> list[Edit]:

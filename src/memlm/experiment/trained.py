@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import Run, read_finished
 from memlm.hf import MemlmForCausalLM
-from memlm.offload import load
+from memlm.offload import hold, load_mapped
 from memlm.train.checkpoint import FINAL, load_model, verify
 from memlm.train.loading import loading_errors
 from memlm.train.trust import refuse_code
@@ -56,33 +55,32 @@ def open_model(
     return model_of(run, device, values), open_tokenizer(checkpoint_of(run))
 
 
-def model_of(
-    run: Run,
-    device: str | None = None,
-    values: str = ON_DEVICE,
-    change: Callable[[MemlmForCausalLM], object] = lambda _: None,
-) -> MemlmForCausalLM:
-    """Loads a finished run's model, in eval mode.
+def model_of(run: Run, device: str | None = None, values: str = ON_DEVICE) -> MemlmForCausalLM:
+    """Loads a finished run's model, in eval mode; args and errors as of `open_model`."""
+    return placed(load_unplaced(run, values), device, values)
 
-    Args:
-        run: The run.
-        device: Where the model goes, as of `open_model`.
-        values: How its memory's values are held, as of `open_model`.
-        change: May change the rows of its banks, before they are held as ``values`` says; the file stays as it is.
+
+def load_unplaced(run: Run, values: str = ON_DEVICE) -> MemlmForCausalLM:
+    """Loads a finished run's model, in eval mode, to be given to `placed` with the same ``values``.
+
+    The rows of its banks may be changed before; the file stays as it is.
 
     Raises:
         MemlmError: as `open_model`.
     """
-    there = default_device() if device is None else torch.device(device)
     checkpoint = checkpoint_of(run)
     if values == ON_DEVICE:
-        model = load_model(checkpoint, there).eval()
-        change(model)
-        return model
+        return load_model(checkpoint, torch.device("cpu")).eval()
     verify(checkpoint)
     refuse_code(checkpoint)
     with loading_errors(checkpoint):
-        return load(checkpoint, values, there, change)
+        return load_mapped(checkpoint, values)
+
+
+def placed(model: MemlmForCausalLM, device: str | None = None, values: str = ON_DEVICE) -> MemlmForCausalLM:
+    """Returns a model of `load_unplaced` on its device, its values held as they are to be; args as of `open_model`."""
+    there = default_device() if device is None else torch.device(device)
+    return model.to(there) if values == ON_DEVICE else hold(model, values, there)  # pyright: ignore[reportArgumentType]
 
 
 def open_tokenizer(checkpoint: Path) -> PreTrainedTokenizerFast:

@@ -2,7 +2,7 @@
 
 from memlm.offload.host import HostBank
 from memlm.offload.int8 import Int8Bank
-from memlm.offload.loading import HELD, load
+from memlm.offload.loading import HELD, hold, load, load_mapped
 from memlm.offload.mapped import MappedBank
 
-__all__ = ["HELD", "HostBank", "Int8Bank", "MappedBank", "load"]
+__all__ = ["HELD", "HostBank", "Int8Bank", "MappedBank", "hold", "load", "load_mapped"]

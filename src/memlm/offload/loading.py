@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig
 
 from memlm.bank.base import Bank
@@ -26,9 +26,7 @@ HELD: Mapping[str, Callable[[Tensor, torch.device], Bank]] = {
 """How values can be held, other than as a parameter on the device."""
 
 
-def load(
-    folder: Path, values: str, device: torch.device, change: Callable[[MemlmForCausalLM], object] = lambda _: None
-) -> MemlmForCausalLM:
+def load(folder: Path, values: str, device: torch.device) -> MemlmForCausalLM:
     """Returns the model in ``folder`` on ``device``, in eval mode; it is for reading, and cannot be saved.
 
     Nothing of the values is read from the file but what their bank takes.
@@ -37,29 +35,47 @@ def load(
         folder: The model's folder.
         values: How the values of its banks are held, a name of `HELD`.
         device: Where the rest of the model goes.
-        change: May change rows of the banks of vectors, and nothing else of the model, before they are held; the file
-            stays as it is.
 
     Raises:
-        RunError: the model has no bank of vectors.
+        RunError: as `load_mapped`.
+    """
+    return hold(load_mapped(folder, values), values, device)
+
+
+def load_mapped(folder: Path, values: str) -> MemlmForCausalLM:
+    """Returns the model in ``folder``, in eval mode, with the values of its banks mapped from the file, to be held.
+
+    The values may be changed before: the file is mapped as private, and what is written gets pages of its own.
+
+    Args:
+        folder: The model's folder.
+        values: How they are to be held, for errors.
+
+    Raises:
+        RunError: a bank of the model is not of vectors, or it has none.
     """
     config = MemlmConfig.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):
         model = MemlmForCausalLM(config)
     banks = model.decoder.banks
-    vectors = [bank for bank in banks if isinstance(bank, VectorBank)]
-    if not vectors or len(vectors) < len(banks):
+    if not banks or not all(isinstance(bank, VectorBank) for bank in banks):
         raise RunError(f"{folder}: has no bank of vectors to hold on {values}; leave --values out")
     with safe_open(folder / "model.safetensors", "pt") as file:
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-    for i, bank in enumerate(vectors):
-        bank.values = nn.Parameter(found.pop(f"decoder.banks.{i}.values"), requires_grad=False)
-    change(model)  # the file is mapped as private: what is written gets pages of its own
-    for i, bank in enumerate(vectors):
+    mapped = {f"decoder.banks.{i}.values" for i in range(len(banks))}
+    # What is left is copied: the file stays mapped for the values alone.
+    state = {name: tensor if name in mapped else tensor.clone() for name, tensor in found.items()}
+    model.load_state_dict(state, assign=True)
+    model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model.eval()
+
+
+def hold(model: MemlmForCausalLM, values: str, device: torch.device) -> MemlmForCausalLM:
+    """Gives a model of `load_mapped` banks that hold its values, and returns it on ``device``; args as of `load`."""
+    banks = model.decoder.banks
+    for i, bank in enumerate(banks):
+        assert isinstance(bank, VectorBank), "load_mapped refuses others"
         held = HELD[values](bank.values.detach(), device)
         held.read_dtype = bank.read_dtype
         banks[i] = held
-    # What is left is copied: the file stays mapped for the values alone.
-    model.load_state_dict({name: tensor.clone() for name, tensor in found.items()}, assign=True)
-    model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model.to(device).eval()  # pyright: ignore[reportArgumentType]

@@ -150,6 +150,11 @@ def verify(folder: Path) -> None:
         _verify_file(folder, name, expected)
 
 
+def weights_hash(folder: Path) -> str:
+    """Returns the hash of a model's weights that the manifest has, and `verify` compares; raises as `require`."""
+    return _manifest(folder)["model.safetensors"]
+
+
 def require(folder: Path) -> None:
     """Raises CheckpointError if the folder holds no checkpoint; reads none of its files but the manifest."""
     _manifest(folder)

@@ -95,6 +95,33 @@ def test_a_log_that_does_not_fit_is_refused_with_the_way_out(run, edited, damage
             CliRunner().invoke(app, command, catch_exceptions=False)
 
 
+@pytest.mark.parametrize("name", [FOLDER, f"{FOLDER}/{LINES}"])
+def test_a_link_to_what_is_gone_is_refused(run, edited, name):
+    (run / name).rename(run / "gone")
+    (run / name).symlink_to(run / "moved on")
+    with pytest.raises(EditError, match=rf"{name}: is a link to what is not there; move .*edits away to open the run"):
+        open_edited(run, "cpu")
+
+
+def test_a_file_in_the_place_of_the_log_is_refused(run, edited):
+    (run / FOLDER).rename(run / "gone")
+    (run / FOLDER).write_text("")
+    for command in (["chat", str(run)], ["edit", str(run)]):
+        with pytest.raises(EditError, match=r"edits: is a file, and no folder of edits; move .*edits away to open"):
+            CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+def test_the_weights_are_hashed_once(run, edited, monkeypatch):
+    hashed = []
+    monkeypatch.setattr("memlm.experiment.edited.sha256", lambda _: pytest.fail("hashed again"), raising=False)
+    monkeypatch.setattr("memlm.train.checkpoint.sha256", lambda path: hashed.append(path.name) or sha256(path))
+    for n in (1, 0):  # edits, and an empty log, which needs no editor
+        assert len(open_edited(run, "cpu").edits) == n and hashed.count("model.safetensors") == 1
+        hashed.clear()
+        log.write_log(run / FOLDER, log.Log())
+        monkeypatch.setattr("memlm.experiment.edited.Editor", lambda *_: pytest.fail("there is nothing to apply"))
+
+
 def test_links_lead_nowhere(run, edited, tmp_path):
     elsewhere = (run / FOLDER).rename(tmp_path / "elsewhere")
     (run / FOLDER).symlink_to(elsewhere)

@@ -5,8 +5,10 @@ import shutil
 import pytest
 import torch
 
+from memlm.edit.lines import FOLDER as EDITS
+from memlm.edit.lines import LINES, ROWS
 from memlm.edit.request import Replacement
-from memlm.errors import CheckpointError, RunError
+from memlm.errors import CheckpointError, EditError, RunError
 from memlm.experiment import finished, inspecting
 from memlm.experiment.editing import open_editing
 from memlm.inspect.store import FOLDER, SUMMARY, TENSORS
@@ -64,6 +66,19 @@ def test_an_edit_changes_what_a_slot_holds_and_no_context(copied, passes):
     assert len(passes) == 2 and again.card(0, 3).entry == "ka lo"
     for name, tensor in vars(first.contexts[0]).items():
         assert torch.equal(tensor, vars(again.contexts[0])[name]), "contexts are the checkpoint's"
+
+
+@pytest.mark.parametrize("damaged", [LINES, ROWS])
+def test_a_damaged_log_is_told_before_the_text_is_gone_through(copied, passes, damaged):
+    run = copied.folder / "readable-s0"
+    editing = open_editing(run)
+    editing.editor.make(Replacement(3, "ka lo"))
+    editing.save()
+    part = run / EDITS / damaged
+    (part if damaged == LINES else next(part.iterdir())).write_text("{}")
+    with pytest.raises(EditError, match=r"restore it, or move .* away"):
+        copied.open("readable")
+    assert not passes
 
 
 def test_progress_comes_to_its_end(copied):
