@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from memlm.cli import edit_measures, screen
 from memlm.errors import EditError, counted
+from memlm.storage import is_writable
 
 if TYPE_CHECKING:
     from memlm.data.world import World
@@ -91,6 +92,7 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
     recorded = read_finished(run)  # a wrong folder is told before what takes seconds to import
     _check_numbers(undo or [], undo_all)
+    _check_texts({"--set": set_, "--delete": delete, "--replace": replace, "--ask": ask})
     _check_targets(pack, export)
     asks = bool(set_ or delete or replace or from_)
     if asks and apply is not None:
@@ -132,6 +134,13 @@ def _check_numbers(undo: list[int], undo_all: bool) -> None:
     twice = [number for number in undo if undo.count(number) > 1]
     if twice:
         raise EditError(f"--undo {twice[0]}: is there {undo.count(twice[0])} times; give it once")
+
+
+def _check_texts(given: Mapping[str, Texts]) -> None:
+    for option, texts in given.items():
+        for text in texts or []:
+            if not is_writable(text):
+                raise EditError(f"{option} {text!r}: is not UTF-8; write it in UTF-8")
 
 
 def _check_targets(pack: Path | None, export: Path | None) -> None:

@@ -84,9 +84,9 @@ _LINE = TypeAdapter(Edit)
 
 
 def superseded(edits: Sequence[Edit]) -> dict[int, int]:
-    """Returns which edits have a later one about the same fact, and the number of the last such."""
-    last = {(edit.subject, edit.relation): edit.id for edit in edits}
-    return {edit.id: by for edit in edits if (by := last[edit.subject, edit.relation]) != edit.id}
+    """Returns which edits have a later one about the same fact that was learned, and the number of the last such."""
+    last = {(edit.subject, edit.relation): edit.id for edit in edits if not edit.is_missed}
+    return {edit.id: by for edit in edits if (by := last.get((edit.subject, edit.relation), 0)) > edit.id}
 
 
 def sealed_lines(edits: Sequence[Edit]) -> str:

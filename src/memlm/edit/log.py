@@ -86,6 +86,8 @@ def write_pack(path: Path, log: Log) -> None:
     """
     if path.exists():
         raise EditError(f"{path}: is there already; give another name")
+    if not path.parent.is_dir():
+        raise EditError(f"{path}: {path.parent} is no folder; make the folder first")
     tensors = {
         f"{edit.id}/{name}": tensor
         for edit, change in zip(log.edits, log.changes, strict=True)
@@ -95,7 +97,8 @@ def write_pack(path: Path, log: Log) -> None:
         with replaced_file(path) as staged:
             save_file(tensors, staged, metadata={PACKED: sealed_lines(log.edits)})
     except (OSError, SafetensorError) as error:
-        raise EditError(f"{path}: cannot be written ({error})") from error
+        reason = getattr(error, "strerror", None) or error  # without the name of the file that is written meanwhile
+        raise EditError(f"{path}: cannot be written ({reason}); make room, or give another place") from error
 
 
 def read_pack(path: Path, base: str, rows: AnyRows) -> Log:
@@ -110,7 +113,10 @@ def read_pack(path: Path, base: str, rows: AnyRows) -> Log:
             if lines is None:
                 raise EditError(f"{path}: holds no edits; give a file that --pack wrote")
             edits = parse_lines(lines, path, base, AGAIN)
-            return Log(edits, [_change(edit, file, f"{edit.id}/", rows, path, AGAIN) for edit in edits])
+            changes = [_change(edit, file, f"{edit.id}/", rows, path, AGAIN) for edit in edits]
+            if len(file.keys()) != sum(len(_tensors(change)) for change in changes):
+                raise EditError(f"{path}: holds rows that no line names, so a line is gone; {AGAIN}")
+            return Log(edits, changes)
     except (OSError, SafetensorError) as error:
         raise EditError(f"{path}: cannot be read ({error}); give a file that --pack wrote") from None
 

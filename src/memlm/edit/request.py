@@ -59,6 +59,7 @@ class Replacement:
 
 KINDS: Mapping[str, type[Request | Replacement]] = {"set": Request, "delete": Request, "replace": Replacement}
 """What a line of each kind asks for."""
+_FIELDS = {kind: [field.name for field in dataclasses.fields(asked)] for kind, asked in KINDS.items()}
 _CHECKED = {kind: TypeAdapter(kind) for kind in (Request, Replacement)}
 LINE = '{"subject": "Ada", "relation": "school", "answer": "Rome"}'
 """How a line may look."""
@@ -121,7 +122,7 @@ def _text(path: Path) -> str:
     if len(content) > _HEAD and int.from_bytes(content[:_HEAD], "little") <= len(content) - _HEAD:
         raise EditError(f"{path}: holds tensors and no lines; what --pack wrote is given to --apply")
     try:
-        return content.decode()
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise EditError(f"{path}: is not UTF-8 (byte {error.start}); give lines such as {LINE}") from None
 
@@ -136,10 +137,9 @@ def _request(line: str, where: str, world: World | None) -> Request | Replacemen
     kind = fields.get("kind", "set")
     if not isinstance(kind, str) or kind not in KINDS:
         raise EditError(f"{where}: kind: {unknown('kind', kind, KINDS)}")
-    known = [field.name for field in dataclasses.fields(KINDS[kind])]
     for name in fields:
-        if name not in known:
-            raise EditError(f"{where}: {unknown('field', name, known)}")
+        if name not in _FIELDS[kind]:
+            raise EditError(f"{where}: {_unknown_field(name, kind)}")
     try:
         request = _CHECKED[KINDS[kind]].validate_python(fields)
     except ValidationError as error:
@@ -150,6 +150,14 @@ def _request(line: str, where: str, world: World | None) -> Request | Replacemen
     if (kind == "set") != bool(request.answer.strip()):
         raise EditError(f"{where}: answer: a set needs one, and a delete has none; mend it")
     return _in_world(request, world, where)
+
+
+def _unknown_field(name: str, kind: str) -> str:
+    """Says that lines of a kind have no such field, and which kind has it if one does."""
+    other = next((other for other, fields in _FIELDS.items() if name in fields), None)
+    if other is None:
+        return unknown("field", name, _FIELDS[kind])
+    return f'a line of "kind": "{kind}" has no {name!r}, one of "kind": "{other}" has; mend it'
 
 
 def _in_world(request: Request, world: World | None, where: str) -> Request:

@@ -16,7 +16,6 @@ from memlm.edit.background import TOKENS
 from memlm.edit.editor import Editor
 from memlm.edit.facts import strangers
 from memlm.edit.finetune import Tuning
-from memlm.edit.lines import FOLDER
 from memlm.edit.request import Replacement, Request, plain_wordings, world_wordings
 from memlm.edit.results import Row, Trial, read_parts, write_part
 from memlm.edit.trial import Subject
@@ -26,6 +25,7 @@ from memlm.experiment.edited import load_log
 from memlm.experiment.finished import Finished, open_finished
 from memlm.experiment.locks import locked
 from memlm.experiment.reading import read_finished
+from memlm.experiment.recorded_edits import log_folder
 from memlm.experiment.world import require_world, world_of
 from memlm.storage import sha256
 from memlm.train.checkpoint import save_model
@@ -47,18 +47,14 @@ class Editing:
     background: Sequence[list[int]]
     known_world: World | None
 
-    @property
-    def folder(self) -> Path:
-        """Where the log is kept."""
-        return self.finished.run.folder / FOLDER
-
     def save(self) -> None:
         """Writes the log.
 
         Raises:
             EditError: it cannot be written.
+            RunError: as `log_folder`.
         """
-        log.write_log(self.folder, self.editor.log)
+        log.write_log(log_folder(self.finished.run.folder), self.editor.log)
 
     def export(self, folder: Path) -> None:
         """Writes the edited model as a model folder.

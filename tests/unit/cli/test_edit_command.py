@@ -89,14 +89,15 @@ def made(number, **fields):
 
 
 def test_the_list_says_what_was_wanted_how_it_went_and_what_is_no_longer_so(capsys):
-    edits = [made(1), made(2, learned=0), made(3, subject="t", learned=None), made(4, subject="slot 1", prompts=())]
+    edits = [made(1), made(2), made(3, subject="t", learned=None), made(4, subject="slot 1", prompts=())]
+    edits.append(made(5, learned=0))
     _show_edits(Console(width=120), edits)
     head, *rows = [
         re.split(" *[┃│] *", line)[1:-1] for line in capsys.readouterr().out.splitlines() if "━" not in line
-    ][:5]
+    ][:6]
     assert head == ["edit", "subject", "relation", "before", "wanted", "learned", "rows", "note"]
-    assert [row[5] for row in rows] == ["2 of 2", "0 of 2", "unknown", "-"]
-    assert [row[7] for row in rows] == ["superseded by edit 2", "not learned", "", ""]
+    assert [row[5] for row in rows] == ["2 of 2", "2 of 2", "unknown", "-", "0 of 2"]
+    assert [row[7] for row in rows] == ["superseded by edit 2", "", "", "", "not learned"]
     _show_edits(Console(width=120), [made(1)])
     assert "note" not in capsys.readouterr().out
 
@@ -115,8 +116,10 @@ def test_what_is_so_already_makes_no_edit_and_what_is_not_learned_ends_with_1(ru
     subject, relation, answer = edit("--facts").splitlines()[0].split(" | ")
     wanted = f"{subject} | {relation} | {answer}a"
     monkeypatch.setattr(Editor, "is_given", lambda *_: False)
-    result = CliRunner().invoke(app, ["edit", str(run), "--set", wanted])
+    pack = run / "one.pack"
+    result = CliRunner().invoke(app, ["edit", str(run), "--set", wanted, "--pack", str(pack), "--ask", "Ada"])
     assert result.exit_code == 1 and "the edit stays, --undo 1 takes it back" in result.stdout
+    assert pack.exists() and "Ada\n  edited: " in result.stdout, "what else was asked for is done"
     assert "0 of 2" in edit() and "not learned" in edit()
     monkeypatch.setattr(Editor, "is_given", lambda *_: True)
     shown = edit("--set", wanted)
@@ -144,6 +147,21 @@ def test_what_cannot_be_applied_or_written_is_told_before_anything_is_changed(ru
         assert (run / "edits" / "edits.jsonl").read_text() == lines
     edit("--undo-all", "--apply", tmp_path / "two.pack")
     assert (run / "edits" / "edits.jsonl").read_text() == lines
+
+
+def test_a_text_that_is_not_utf_8_is_told_before_anything_is_changed(edit, monkeypatch):
+    subject, relation, answer = edit("--facts").splitlines()[0].split(" | ")
+    wanted = ["--set", f"{subject} | {relation} | {answer}a"]
+    monkeypatch.setattr("memlm.experiment.editing.open_editing", lambda *_, **__: 1 / 0)
+    for option, text in (
+        ("--ask", "caf\udce9"),
+        ("--delete", "caf\udce9 | school"),
+        ("--set", f"L\udcff | {relation} | x"),
+        ("--replace", "1 | caf\udce9"),
+    ):
+        with pytest.raises(MemlmError, match=rf"^{option} '.*\\udc.*': is not UTF-8; write it in UTF-8$"):
+            edit(*wanted, option, text)
+    assert "no edits; make one" in edit()
 
 
 def test_a_demonstration_is_summed_up_and_what_is_not_as_wanted_is_marked(capsys):

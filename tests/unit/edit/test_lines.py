@@ -103,5 +103,7 @@ def test_seals_are_those_of_what_is_written_without_credentials(monkeypatch):
 def test_a_later_edit_of_the_same_fact_supersedes():
     again = [*EDITS, replace(FIRST, id=5), replace(FIRST, id=6)]
     assert superseded(again) == {1: 6, 5: 6}
+    assert superseded([*again[:-1], replace(FIRST, id=6, learned=0)]) == {1: 5}
+    assert superseded([replace(FIRST, learned=0), replace(FIRST, id=2)]) == {1: 2}
     assert replace(FIRST, learned=0).is_missed and not replace(FIRST, learned=0, prompts=()).is_missed
     assert not replace(FIRST, learned=None).is_missed and not FIRST.is_missed

@@ -27,6 +27,8 @@ def test_lines_of_a_file(tmp_path):
         '{"subject": "Ada", "relation": "club", "kind": "delete"}\n'
     )
     first, second = read_requests(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as some editors begin a file
+    assert read_requests(path) == [first, second]
     assert plain_wordings(first) == ["Ada\u2028studies in"] and second.kind == "delete"
     assert "Ada's club is" in plain_wordings(second)
 
@@ -46,6 +48,11 @@ def test_lines_of_a_file(tmp_path):
             ":1: unknown field 'promts'. Did you mean",
         ),
         ('{"kind": "replace", "slot": 1, "txt": "y"}', "unknown field 'txt'. Did you mean 'text'? Known: kind, slot"),
+        (
+            '{"slot": 3, "text": "x"}',
+            """:1: a line of "kind": "set" has no 'slot', one of "kind": "replace" has; mend it""",
+        ),
+        ('{"kind": "replace", "subject": "x"}', """has no 'subject', one of "kind": "set" has"""),
         ('{"kind": "delet"}', ":1: kind: unknown kind 'delet'. Did you mean 'delete'?"),
         ('{"kind": []}', ":1: kind: unknown kind '[]'"),
         ('{"subject": 1, "relation": "x", "answer": "y"}', ":1: subject: input should be a valid string; mend it"),
