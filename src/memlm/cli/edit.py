@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from memlm.data.world import World
     from memlm.edit.editor import Made
     from memlm.edit.lines import Edit
+    from memlm.edit.log import Log
     from memlm.edit.request import Replacement, Request
     from memlm.experiment.editing import Editing
     from memlm.experiment.reading import Run
@@ -90,7 +91,10 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
     recorded = read_finished(run)  # a wrong folder is told before what takes seconds to import
     _check_numbers(undo or [], undo_all)
+    _check_targets(pack, export)
     asks = bool(set_ or delete or replace or from_)
+    if asks and apply is not None:
+        raise EditError("--apply: needs a run without edits; make others by another command, after it")
     world = world_of(recorded) if asks else None  # it takes its time to make
     requests = _requests(world, set_ or [], delete or [], replace or [], from_)
     console = screen.output()
@@ -108,9 +112,10 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     with only_editor(run) if changes else nullcontext():
         editing = open_editing(run, shows_bars=screen.shows_bars(), world=world)
         are_learned = _make(console, editing, requests)
+        packed = None if apply is None else _read_pack(editing, apply, undo or [], undo_all)
         _take_back(console, editing, undo or [], undo_all)
-        if apply is not None:
-            _apply(console, editing, apply)
+        if packed is not None:
+            _apply(console, editing, packed)
     _hand_on(console, editing, pack, export)
     if measures:
         edit_measures.measure(console, editing, trial, stream, way, demo, abstention)
@@ -127,6 +132,15 @@ def _check_numbers(undo: list[int], undo_all: bool) -> None:
     twice = [number for number in undo if undo.count(number) > 1]
     if twice:
         raise EditError(f"--undo {twice[0]}: is there {undo.count(twice[0])} times; give it once")
+
+
+def _check_targets(pack: Path | None, export: Path | None) -> None:
+    """Refuses what cannot be written before any edit is made."""
+    for target in (pack, export):
+        if target is not None and target.exists():
+            raise EditError(f"{target}: is there already; give another name")
+    if pack is not None and not pack.parent.is_dir():
+        raise EditError(f"{pack}: {pack.parent} is no folder; make the folder first")
 
 
 def _requests(
@@ -185,8 +199,16 @@ def _already(request: Request | Replacement) -> str:
     return f"{request.subject} | {request.relation}: {request.answer} is the answer already, in every wording"
 
 
-def _apply(console: Console, editing: Editing, pack: Path) -> None:
-    editing.editor.load_pack(pack)
+def _read_pack(editing: Editing, pack: Path, undo: list[int], undo_all: bool) -> Log:
+    """Returns a pack's log before anything is taken back for its sake."""
+    left = 0 if undo_all else len(editing.editor.edits) - len(undo)
+    if left > 0:
+        raise EditError(f"--apply: the run has edits ({left}); --undo-all takes them back")
+    return editing.editor.read_pack(pack)
+
+
+def _apply(console: Console, editing: Editing, packed: Log) -> None:
+    editing.editor.load(packed)
     editing.save()
     edits = editing.editor.edits
     console.print(f"{counted(len(edits), 'edit')} applied")

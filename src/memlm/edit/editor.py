@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 
@@ -16,12 +16,12 @@ from memlm.data.tokenizer import END
 from memlm.edit.background import Background, Progress, untold
 from memlm.edit.finetune import Tuning, learn_rows
 from memlm.edit.lines import RESTORE, Edit
-from memlm.edit.log import Log, read_pack
+from memlm.edit.log import AGAIN, Log, read_pack
 from memlm.edit.request import Replacement, Request, Wordings
 from memlm.edit.rows import Change, EntryRows, Undoable, fingerprint, rows_to_edit
 from memlm.encoder.base import NO_TOKEN
 from memlm.errors import EditError, counted
-from memlm.evaluate.recall import Encoded, answer, encode
+from memlm.evaluate.recall import Encoded, encode
 from memlm.hf import MemlmForCausalLM
 
 LONGEST = 16
@@ -92,12 +92,13 @@ class Editor:
         """The edits and their changes, to be written."""
         return Log(self.edits, self._state.changes)
 
-    def load(self, log: Log, where: str = "the log") -> None:
+    def load(self, log: Log, where: str = "the log", mend: str = RESTORE) -> None:
         """Applies a log to the base.
 
         Args:
             log: The edits.
             where: What holds them, for an error.
+            mend: What to do if they are damaged, for an error.
 
         Raises:
             EditError: the model has edits already, or the log does not lead to the state that it says.
@@ -108,12 +109,15 @@ class Editor:
         wrong = [e.id for e, result in zip(log.edits, self._state.results, strict=True) if e.result != result]
         if wrong:
             self._state.set([])
-            raise EditError(f"{where}: edit {wrong[0]} leads to other rows than it says; {RESTORE}")
+            raise EditError(f"{where}: edit {wrong[0]} leads to other rows than it says; {mend}")
         self.edits = list(log.edits)
 
-    def load_pack(self, path: Path) -> None:
-        """Applies a pack to the base; raises as `load` and `read_pack`."""
-        self.load(read_pack(path, self.base, self.rows), str(path))
+    def read_pack(self, path: Path) -> Log:
+        """Returns the log in a pack, tried on the base; the edits stay. Raises as `load` and `log.read_pack`."""
+        log = read_pack(path, self.base, self.rows)
+        with self.without_edits():
+            self.load(log, str(path), AGAIN)
+        return log
 
     def make(self, request: Request | Replacement, progress: Progress = untold) -> Made | None:
         """Makes an edit: trains rows, or replaces an entry. None: all is as wanted already, and nothing was done.
@@ -162,8 +166,9 @@ class Editor:
         prompts = self._wordings(request)
         is_deletion = request.kind == "delete"
         old = self.ask(prompts[0])
-        texts = self._texts(prompts, request)
-        if not is_deletion and self._exact(texts).all():
+        answers = [self.ask(prompt) if is_deletion else request.answer for prompt in prompts]
+        texts = self._texts(prompts, answers)
+        if not is_deletion and all(map(self.is_given, prompts, answers)):
             return None
         if isinstance(self.rows, EntryRows):
             entry = [] if is_deletion else texts[0].ids[-texts[0].n_answer :]
@@ -192,13 +197,9 @@ class Editor:
         edit = self._do(told, change)
         if self._background is not None:
             self._spare(self._background, edit)
-        exact = self._exact(texts)
-        self.edits[-1] = replace(edit, learned=int((~exact if is_deletion else exact).sum()))
+        learned = sum(self.is_given(*asked) != is_deletion for asked in zip(prompts, answers, strict=True))
+        self.edits[-1] = replace(edit, learned=learned)
         return Made(self.edits[-1], conflicts)
-
-    def _exact(self, texts: Sequence[Encoded]) -> np.ndarray:
-        """Returns which texts end as the model goes on, [N]."""
-        return answer(self.model.decoder, texts, len(texts)).exact
 
     @property
     def _next_id(self) -> int:
@@ -273,6 +274,11 @@ class Editor:
         """Returns how greedy decoding goes on, up to the end of a sentence."""
         return decode(self.model, self.tokenizer, prompt)
 
+    def is_given(self, prompt: str, wanted: str) -> bool:
+        """Tells whether an answer is all that `ask` gives, not the beginning of another; it may hold ends itself."""
+        bare = wanted.strip().rstrip("".join(ENDS)).rstrip()
+        return decode(self.model, self.tokenizer, prompt, bare) == bare
+
     def ask_base(self, prompt: str) -> str:
         """Returns what the base answers."""
         with self._state.lent():
@@ -301,10 +307,10 @@ class Editor:
         about = [f"{row}: {text!r}" for row, text in entries if all(words in text.casefold() for words in wanted)]
         return f"{len(about)} name both: {', '.join(about[:SHOWN])}" if about else "no entry names both"
 
-    def _texts(self, prompts: Sequence[str], request: Request) -> list[Encoded]:
-        """Returns the prompts with the new answer, or with what the model answers now if that is to be deleted."""
-        answers = [f" {request.answer}" if request.kind == "set" else f" {self.ask(p)}" for p in prompts]
-        texts = encode([Question(p, a, "edit") for p, a in zip(prompts, answers, strict=True)], self.tokenizer, 10**6)
+    def _texts(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Encoded]:
+        """Returns the prompts with their answers, the new one or what is to be deleted, as tokens."""
+        asked = [Question(p, f" {a}", "edit") for p, a in zip(prompts, answers, strict=True)]
+        texts = encode(asked, self.tokenizer, 10**6)
         for text, prompt in zip(texts, prompts, strict=True):
             if not text.n_answer:
                 raise EditError(f"{prompt!r}: the model answers nothing, so there is nothing to delete")
@@ -329,8 +335,14 @@ class Editor:
 
 
 @torch.inference_mode()
-def decode(model: MemlmForCausalLM, tokenizer: Tokenizer, prompt: str) -> str:
+def decode(model: MemlmForCausalLM, tokenizer: Tokenizer, prompt: str, wanted: str = "") -> str:
     """Returns how greedy decoding goes on after ``prompt``, up to the end of a sentence or `LONGEST` tokens.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        prompt: The question.
+        wanted: An answer that may be longer, and hold what would end others ("St. Louis"); it does not end in that.
 
     Raises:
         EditError: the prompt is empty, or leaves no room for an answer.
@@ -340,13 +352,22 @@ def decode(model: MemlmForCausalLM, tokenizer: Tokenizer, prompt: str) -> str:
     start, limit = len(ids), model.config.max_position_embeddings
     if start == 1 or start >= limit:
         raise EditError(f"the question has {start - 1} tokens; give 1 to {limit - 2}")
+    n_wanted = len(tokenizer.encode(f" {wanted}", add_special_tokens=False).ids)
+    longest = LONGEST if n_wanted <= LONGEST else n_wanted + 1  # one more tells whether it ends there
     text = ""
-    while len(ids) < min(start + LONGEST, limit):
+    while len(ids) < min(start + longest, limit + 1):
         hidden = decoder(torch.tensor([ids], device=decoder.embedding.weight.device)).hidden[0, -1]
         ids.append(int(decoder.logits(hidden).argmax()))
         text = tokenizer.decode(ids[start:])
-        if ids[-1] == end or any(mark in text for mark in ENDS):
+        if ids[-1] == end or _cut(text, wanted) != text:
             break
-    for mark in ENDS:
-        text = text.partition(mark)[0]
-    return text.strip()
+    return _cut(text, wanted).strip()
+
+
+def _cut(text: str, wanted: str) -> str:
+    """Returns a text up to its first end that is not within the wanted answer."""
+    blanks = len(text) - len(text.lstrip(" "))
+    shared = takewhile(lambda pair: pair[0] == pair[1], zip(text[blanks:], wanted, strict=False))
+    start = blanks + sum(1 for _ in shared)
+    places = [place for mark in ENDS if (place := text.find(mark, start)) >= 0]
+    return text[: min(places, default=len(text))]

@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -115,14 +114,36 @@ def test_undo_checks_all_numbers_before_it_takes_one_back(edit):
 def test_what_is_so_already_makes_no_edit_and_what_is_not_learned_ends_with_1(run, edit, monkeypatch):
     subject, relation, answer = edit("--facts").splitlines()[0].split(" | ")
     wanted = f"{subject} | {relation} | {answer}a"
-    monkeypatch.setattr(Editor, "_exact", lambda self, texts: np.zeros(len(texts), dtype=bool))
+    monkeypatch.setattr(Editor, "is_given", lambda *_: False)
     result = CliRunner().invoke(app, ["edit", str(run), "--set", wanted])
     assert result.exit_code == 1 and "the edit stays, --undo 1 takes it back" in result.stdout
     assert "0 of 2" in edit() and "not learned" in edit()
-    monkeypatch.setattr(Editor, "_exact", lambda self, texts: np.ones(len(texts), dtype=bool))
+    monkeypatch.setattr(Editor, "is_given", lambda *_: True)
     shown = edit("--set", wanted)
     assert shown == f"{subject} | {relation}: {answer}a is the answer already, in every wording; no edit was made\n"
     assert "│ 2 " not in edit()
+
+
+def test_what_cannot_be_applied_or_written_is_told_before_anything_is_changed(run, edit, tmp_path):
+    subject, relation, answer = edit("--facts").splitlines()[0].split(" | ")
+    wanted = f"{subject} | {relation} | {answer}a"
+    edit("--set", wanted, "--set", f"{subject} | {relation} | {answer}o")
+    lines = (run / "edits" / "edits.jsonl").read_text()
+    edit("--pack", tmp_path / "two.pack")
+    (tmp_path / "no.pack").write_bytes(b"x")
+    for options, message in (
+        (["--undo-all", "--apply", tmp_path / "no.pack"], "no.pack: cannot be read"),
+        (["--undo", 1, "--apply", tmp_path / "two.pack"], r"the run has edits \(1\); --undo-all takes them"),
+        (["--set", wanted, "--undo-all", "--apply", tmp_path / "two.pack"], "--apply: needs a run without edits; make"),
+        (["--set", wanted, "--pack", tmp_path / "two.pack"], "two.pack: is there already; give another name"),
+        (["--set", wanted, "--export", tmp_path], "is there already; give another name"),
+        (["--set", wanted, "--pack", tmp_path / "nodir" / "x.pack"], "nodir is no folder; make the folder first"),
+    ):
+        with pytest.raises(MemlmError, match=message):
+            edit(*options)
+        assert (run / "edits" / "edits.jsonl").read_text() == lines
+    edit("--undo-all", "--apply", tmp_path / "two.pack")
+    assert (run / "edits" / "edits.jsonl").read_text() == lines
 
 
 def test_a_demonstration_is_summed_up_and_what_is_not_as_wanted_is_marked(capsys):

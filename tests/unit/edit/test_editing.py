@@ -14,8 +14,9 @@ from memlm.edit import log
 from memlm.edit.background import BATCH, READING, Background
 from memlm.edit.finetune import calm_basis, pick_rows
 from memlm.edit.lines import sealed_lines
-from memlm.edit.log import write_pack
+from memlm.edit.log import Log, write_pack
 from memlm.edit.request import Replacement, Request
+from memlm.edit.rows import Change
 from memlm.errors import EditError, MemlmError
 from memlm.evaluate.recall import answer, encode
 from memlm.experiment.editing import open_editing
@@ -134,11 +135,11 @@ def test_a_pack_leads_to_the_same_bits_elsewhere(run, editing, facts, tmp_path):
         editing.editor.make(request(fact))
     write_pack(tmp_path / "two.pack", editing.editor.log)
     other = open_editing(run)
-    other.editor.load_pack(tmp_path / "two.pack")
+    other.editor.load(other.editor.read_pack(tmp_path / "two.pack"))
     assert torch.equal(logits(other, facts[0]), logits(editing, facts[0]))
     assert sealed_lines(other.editor.edits) == sealed_lines(editing.editor.edits)
     with pytest.raises(EditError, match=r"the run has edits already \(2\)"):
-        other.editor.load_pack(tmp_path / "two.pack")
+        other.editor.load(editing.editor.log)
     with pytest.raises(EditError, match="is there already; give another name"):
         write_pack(tmp_path / "two.pack", editing.editor.log)
 
@@ -271,10 +272,17 @@ def test_a_pack_whose_words_were_changed_is_refused(edited, tmp_path):
     subject = editing.editor.edits[0].subject.encode()
     content = (tmp_path / "one.pack").read_bytes()
     (tmp_path / "one.pack").write_bytes(content.replace(subject, subject[::-1]))
-    editing.editor.undo_all()
     with pytest.raises(EditError, match=r"edit 1 does not fit its seal: .*; get a whole copy of it"):
-        editing.editor.load_pack(tmp_path / "one.pack")
-    assert editing.editor.edits == []
+        editing.editor.read_pack(tmp_path / "one.pack")
+
+
+def test_a_pack_is_tried_before_it_is_applied_and_the_edits_stay(edited, tmp_path):
+    editing = open_editing(edited)
+    edits, log = list(editing.editor.edits), editing.editor.log
+    write_pack(tmp_path / "other.pack", Log([replace(edits[0], result="0" * 64)], log.changes))
+    with pytest.raises(EditError, match=r"other.pack: edit 1 leads to other rows than it says; get a whole copy of it"):
+        editing.editor.read_pack(tmp_path / "other.pack")
+    assert editing.editor.edits == edits
 
 
 def test_a_pack_can_be_read_by_whoever_can_read_other_new_files(edited, tmp_path):
@@ -289,6 +297,54 @@ def test_an_answer_that_is_given_already_is_not_taught_again(editing, facts):
     rows = editor.rows.read(torch.arange(N_ROWS))
     assert editor.make(request(facts[0])) is None
     assert len(editor.edits) == 1 and torch.equal(editor.rows.read(torch.arange(N_ROWS)), rows)
+
+
+@pytest.fixture
+def told(editing, facts):
+    """A question and what the base says to it, of several tokens, with the beginning of that."""
+    for fact in facts:
+        said = editing.editor.ask(fact.question.prompt)
+        ids = editing.editor.tokenizer.encode(f" {said}").ids
+        beginning = editing.editor.tokenizer.decode(ids[:-1]).strip()
+        if beginning and editing.editor.tokenizer.encode(f" {beginning}").ids == ids[:-1]:
+            return fact.question, said, beginning
+    raise AssertionError("every answer is one token")
+
+
+def test_the_beginning_of_what_is_said_is_not_given(editing, told, monkeypatch):
+    question, said, beginning = told
+    editor = editing.editor
+    assert editor.is_given(question.prompt, said) and editor.is_given(question.prompt, f"{said}.")
+    assert not editor.is_given(question.prompt, beginning)
+    rows = torch.tensor([0])
+    now = editor.rows.read(rows)
+    monkeypatch.setattr("memlm.edit.editor.learn_rows", lambda *_: Change(rows, now, now))
+    made = editor.make(Request(question.subject, question.relation, beginning, prompts=(question.prompt,)))
+    assert made is not None and made.edit.learned == 0 and editor.ask(question.prompt) == said
+    assert editor.make(Request(question.subject, question.relation, said, prompts=(question.prompt,))) is None
+
+
+def test_an_answer_may_hold_ends_and_many_tokens(editing, told, monkeypatch):
+    editor, prompt = editing.editor, told[0].prompt
+    saying = []
+
+    def says(text):
+        saying[:] = editor.tokenizer.encode(f" {text}").ids
+
+    def logits(hidden):
+        return torch.eye(editor.tokenizer.get_vocab_size())[saying.pop(0)]
+
+    monkeypatch.setattr(editor.model.decoder, "logits", logits)
+    for text, wanted, is_given in (
+        ("St. Louis. He is", "St. Louis", True),
+        ("St. Louis. He is", "St. Louis.", True),
+        ("St. Paul. He is", "St. Louis", False),
+        ("St. Louis. He is", "St", True),
+        ("abcdefghijklmnopqrs. And", "abcdefghijklmnopqrs", True),
+        ("abcdefghijklmnopqrst. And", "abcdefghijklmnopqrs", False),
+    ):
+        says(text)
+        assert editor.is_given(prompt, wanted) == is_given, (text, wanted)
 
 
 def test_a_log_outside_its_run_is_refused(edited, tmp_path):
