@@ -52,7 +52,8 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     elif slot is not None:
         found, show = inspection.card(bank, slot), _show_card
     elif find is not None:
-        found, show = inspection.search(bank, find, top), _show_hits
+        n = top if as_json else top + 1  # one more tells whether there are more
+        found, show = inspection.search(bank, find, n), _show_hits
     else:
         found, show = inspection.summaries(top), _show_summaries
     if as_json:
@@ -97,14 +98,18 @@ def _show_reads(console: Console, reads: TextReads, top: int) -> None:
     rows: list[list[str]] = []
     for number, token in enumerate(reads.tokens):
         cells = [
-            "\n".join(_head(*head, top, x.entries) for head in zip(x.slots[number], x.weights[number], strict=True))
+            ("\n\n" if x.entries else "\n").join(
+                _head(*head, top, x.entries) for head in zip(x.slots[number], x.weights[number], strict=True)
+            )
             for x in reads.layers
         ]
         rows.append([str(number), repr(token)[1:-1] or "⋯", *cells])
     screen.show_table(console, ["", "", *(f"layer {layer.layer}" for layer in reads.layers)], rows, labels=2)
     has_entries = any(layer.entries for layer in reads.layers)
     line = (
-        "slot:weight and entry, the {} best of each head" if has_entries else "slot:weight, the {} best, a line a head"
+        "slot:weight and entry, the {} best of each head, an empty line between heads"
+        if has_entries
+        else "slot:weight, the {} best, a line a head"
     )
     console.print(line.format(top))
 
@@ -128,7 +133,8 @@ def _show_summaries(console: Console, banks: list[BankSummary], top: int) -> Non
         rows = [[str(layer), f"{read:,}", f"{read / bank.n_slots:.1%}"] for layer, read in bank.slots_read.items()]
         screen.show_table(console, ["layer", "slots read", "share"], rows)
         most = (f"{slot}{_entry(bank.entries.get(slot))} ({reads:,})" for slot, reads in bank.most_read)
-        console.print(f"read most: {', '.join(most)}\n")
+        left_out = f", but for {counted(bank.empty, 'empty slot')}" if bank.empty else ""
+        console.print(f"read most{left_out}: {', '.join(most) or 'none'}\n")
     console.print("more: memlm inspect RUN 'a text', --slot N, --find WORDS, --serve")
 
 
@@ -162,10 +168,10 @@ def _show_card(console: Console, card: Card, _top: int) -> None:
 def _show_hits(console: Console, hits: list[Hit], top: int) -> None:
     if not hits:
         console.print("no slot has these words in its entry or contexts")
-    for hit in hits:
+    for hit in hits[:top]:
         start = f"{hit.slot}{_entry(hit.entry, is_whole=True)} ({counted(hit.reads, 'read')})"
         console.print(start if hit.passage is None else _passage(hit.passage, f"{start}  "))
-    if len(hits) == top:
+    if len(hits) > top:
         console.print(f"the first {top}; --top shows more")
 
 

@@ -37,9 +37,9 @@ READABLE = 14
 
 
 def output() -> Console:
-    """Returns what results are printed on, without breaking lines; names and values of the user's are no markup."""
+    """Returns what results are printed on, without breaking lines; nothing of the user's is markup or emoji."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else UNBOUNDED
-    return Console(highlight=False, markup=False, soft_wrap=True, width=width)
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
 
 
 def show_prose(console: Console, text: str, style: str = "", indent: int = 0) -> None:
@@ -116,7 +116,7 @@ def _width(columns: Sequence[int]) -> int:
 
 def beside() -> Console:
     """Returns what the course of a command is told on, beside its results: stderr."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, emoji=False)
 
 
 def tell_edits(run: Path, n: int, more: str = "") -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from memlm.bank.base import Bank
 from memlm.data.sampler import Sampler
@@ -76,9 +77,9 @@ class Card:
         value_norm: Norm of its value.
         places: Where it got the most weight.
         writer: Who wrote it; None if that was not recorded, or nobody did.
-        nearest_values: Slots with the most similar values, and the cosine.
-        nearest_keys: By layer that read it (by every layer, if none did), slots with the most similar keys, and the
-            mean cosine over heads.
+        nearest_values: Slots with the most similar values, but for those of an empty entry, and the cosine.
+        nearest_keys: By layer that read it (by every layer, if none did), likewise slots with the most similar keys,
+            and the mean cosine over heads.
         entries: What these slots stand for, by slot; those that are vectors are missing.
     """
 
@@ -111,7 +112,8 @@ class BankSummary:
         layers: The layers that read it.
         reads: All reads that were counted.
         slots_read: By layer, slots that were read at all.
-        most_read: The slots that are read most, and how often.
+        most_read: The slots that are read most, but for those of an empty entry, and how often.
+        empty: How many slots of an empty entry were left out there.
         entries: What these slots stand for, by slot; those that are vectors are missing.
     """
 
@@ -122,6 +124,7 @@ class BankSummary:
     reads: int
     slots_read: dict[int, int]
     most_read: list[tuple[int, int]]
+    empty: int
     entries: dict[int, str]
 
 
@@ -187,11 +190,11 @@ class Inspection:
         return contexts.reads[layers.index(layer)].numpy().astype(np.uint32)
 
     def summaries(self, most: int = 10) -> list[BankSummary]:
-        """Returns each bank as a whole, with the ``most`` slots that are read most."""
+        """Returns each bank as a whole, with the ``most`` slots that are read most and hold something."""
         found: list[BankSummary] = []
         for bank, contexts in enumerate(self.contexts):
             reads, layers = contexts.reads.sum(0), contexts.layers.tolist()
-            best = reads.argsort(descending=True, stable=True)[:most].tolist()
+            best, empty = self._most_read(self.bank(bank), reads, most)
             found.append(
                 BankSummary(
                     bank=bank,
@@ -200,15 +203,34 @@ class Inspection:
                     layers=layers,
                     reads=int(reads.sum()),
                     slots_read=dict(zip(layers, (contexts.reads > 0).sum(1).tolist(), strict=True)),
-                    most_read=[(slot, int(reads[slot])) for slot in best if reads[slot]],
-                    entries=entries_of(self.tokenizer, self.bank(bank), (slot for slot in best if reads[slot])),
+                    most_read=[(slot, int(reads[slot])) for slot in best],
+                    empty=empty,
+                    entries=entries_of(self.tokenizer, self.bank(bank), best),
                 )
             )
         return found
 
+    def _most_read(self, bank: Bank, reads: Tensor, most: int) -> tuple[list[int], int]:
+        """Returns the slots that are read most and hold something, and how many empty ones are read as often."""
+        order = reads.argsort(descending=True, stable=True)
+        found: list[int] = []
+        empty = 0
+        for slot in order[reads[order] > 0].tolist():
+            if len(found) == most:
+                break
+            if self._is_empty(bank, slot):
+                empty += 1
+            else:
+                found.append(slot)
+        return found, empty
+
+    def _is_empty(self, bank: Bank, slot: int) -> bool:
+        return entry_of(self.tokenizer, bank, slot) == ""
+
     def overview(self) -> dict[str, Any]:
         """Returns what is worth knowing first, as plain data."""
         n_shown = min(EXAMPLE, self.sampler.seq_len // 2)
+        banks = self.summaries()
         return {
             "run": self.name,
             "tokens": self.tokens,
@@ -216,16 +238,9 @@ class Inspection:
             "example": self.tokenizer.decode(self.sampler.tokens[:n_shown].tolist()),
             "writers_recorded": self.writers is not None,
             "edits": len(self.edits),
-            "slot": self._first(),
-            "banks": [asdict(summary) for summary in self.summaries()],
+            "slot": next((slot for slot, _ in banks[0].most_read), None),
+            "banks": [asdict(summary) for summary in banks],
         }
-
-    def _first(self) -> int | None:
-        """Returns the slot of bank 0 that is read most, leaving out those of empty entries; None if there is none."""
-        bank, reads = self.bank(0), self.contexts[0].reads.sum(0)
-        order = reads.argsort(descending=True, stable=True)
-        slots = order[reads[order] > 0].tolist()
-        return next((slot for slot in slots if entry_of(self.tokenizer, bank, slot) != ""), None)
 
     def search(self, bank: int, words: str, most: int = 20) -> list[Hit]:
         """Returns slots with ``words`` in their entry, then those with them in their places, the most read first.
@@ -249,7 +264,7 @@ class Inspection:
         by_slot = contexts.reads.sum(0)
         reads, all_reads = int(by_slot[slot]), int(by_slot.sum())
         side = _side(table.n_slots)
-        values, keys = nearest(value_similarity(table, slot), slot, NEAREST), self._nearest_keys(contexts, slot)
+        values, keys = self._nearest(table, value_similarity(table, slot), slot), self._nearest_keys(bank, slot)
         named = (other for pairs in (values, *keys.values()) for other, _ in pairs)
         return Card(
             bank=bank,
@@ -288,7 +303,8 @@ class Inspection:
         return Writer(passage=passage, **known)
 
     @torch.inference_mode()
-    def _nearest_keys(self, contexts: Contexts, slot: int) -> dict[int, list[tuple[int, float]]]:
+    def _nearest_keys(self, bank: int, slot: int) -> dict[int, list[tuple[int, float]]]:
+        contexts = self.contexts[bank]
         found: dict[int, list[tuple[int, float]]] = {}
         reads = contexts.reads[:, slot]
         for layer in contexts.layers[(reads > 0) | ~reads.any()].tolist():
@@ -296,8 +312,11 @@ class Inspection:
             assert isinstance(block, Block) and block.memory is not None, "the layers of a bank have a memory"
             similarity = block.memory.key_similarity(slot)
             if similarity is not None:
-                found[layer] = nearest(similarity, slot, NEAREST)
+                found[layer] = self._nearest(self.bank(bank), similarity, slot)
         return found
+
+    def _nearest(self, bank: Bank, similarity: Tensor, slot: int) -> list[tuple[int, float]]:
+        return nearest(similarity, slot, NEAREST, lambda other: not self._is_empty(bank, other))
 
 
 def _side(n_slots: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 
@@ -101,8 +101,20 @@ def value_similarity(bank: Bank, slot: int) -> Tensor:
         return F.cosine_similarity(values, values[slot][None], dim=-1)
 
 
-def nearest(similarity: Tensor, slot: int, most: int) -> list[tuple[int, float]]:
-    """Returns the slots of highest similarity [S], but for ``slot`` itself, and how similar they are."""
-    best = similarity.topk(min(most + 1, len(similarity)))
-    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return [(other, cosine) for other, cosine in pairs if other != slot][:most]
+def nearest(similarity: Tensor, slot: int, most: int, counts: Callable[[int], bool]) -> list[tuple[int, float]]:
+    """Returns slots of highest similarity, and how similar they are.
+
+    Args:
+        similarity: Of each slot, [S].
+        slot: The slot that they are similar to, which is left out.
+        most: How many at most.
+        counts: Tells whether a slot counts; the others are left out.
+    """
+    n = most + 1
+    while True:  # few slots are enough where all count, and a sort of a million takes its time
+        best = similarity.topk(min(n, len(similarity)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        found = [(other, cosine) for other, cosine in pairs if other != slot and counts(other)][:most]
+        if len(found) == most or n >= len(similarity):
+            return found
+        n *= 8

@@ -3,13 +3,16 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
-from memlm.cli.inspect import _entry
+from memlm.cli import screen
+from memlm.cli.inspect import _entry, _show_summaries
 from memlm.cli.main import app
 from memlm.errors import MemlmError, MissingDependencyError
+from memlm.inspect.inspection import BankSummary
 from tests.unit.inspect.conftest import runs as runs  # a fixture is found by its name
 
 
@@ -59,13 +62,37 @@ def test_entries_are_shown_beside_slots(inspect):
     assert f"{slot}:{weight:.2f}{_entry(entries.get(str(slot)))}" in inspect("ka lo", name="readable")
     slot, entry = next((slot, entry) for slot, entry in entries.items() if entry.strip())
     found = inspect("--find", entry, "--top", 1, name="readable").splitlines()
-    assert repr(entry)[1:-1] in found[0].partition(" reads)")[0] and found[1].startswith(
-        "the first 1; --top shows more"
-    )
+    assert repr(entry)[1:-1] in found[0].partition(" reads)")[0]
     card = json.loads(inspect("--slot", slot, "--json", name="readable"))
     near, cosine = card["nearest_values"][0]
     shown = inspect("--slot", slot, name="readable")
     assert f"similar values: {near}{_entry(card['entries'].get(str(near)))} ({cosine:.2f})" in shown
+
+
+def test_more_is_offered_if_there_is_more(inspect):
+    n = len(json.loads(inspect("--find", "ka", "--top", 500, "--json")))
+    assert "--top shows more" not in inspect("--find", "ka", "--top", n)
+    *lines, last = inspect("--find", "ka", "--top", n - 1).splitlines()
+    assert len(lines) == n - 1 and last == f"the first {n - 1}; --top shows more"
+    assert len(json.loads(inspect("--find", "ka", "--top", n - 1, "--json"))) == n - 1
+
+
+def test_heads_are_set_apart_where_entries_are_shown(inspect):
+    shown = inspect("ka", "--top", 2, name="readable").splitlines()
+    of_token = [line for line in shown if line.startswith("│")]
+    is_empty = [not re.search(r"\d:", line) for line in of_token]
+    assert is_empty == [False, False, True, False, False], "two slots a head, two heads"
+
+
+def test_empty_slots_are_counted_and_not_listed(capsys):
+    bank = BankSummary(0, 8, 3, [1], 9, {1: 3}, [(5, 2)], 1200, {5: "ka"})
+    for each, line in (
+        (bank, "read most, but for 1,200 empty slots: 5 'ka' (2)"),
+        (replace(bank, most_read=[]), "read most, but for 1,200 empty slots: none"),
+        (replace(bank, empty=0), "read most: 5 'ka' (2)"),
+    ):
+        _show_summaries(screen.output(), [each], 4)
+        assert line in capsys.readouterr().out.splitlines()
 
 
 def test_long_and_empty_entries_are_told_in_a_few_characters():

@@ -34,6 +34,12 @@ def test_a_table_that_is_too_wide_comes_in_parts_and_no_cell_is_cut(width):
     assert all(len(re.findall(f"measure {i} ", text)) == 1 for i in range(8))
 
 
+def test_texts_are_shown_as_they_are(capsys):
+    for console in (screen.output(), screen.beside()):
+        console.print("a :heart: b")
+    assert capsys.readouterr() == ("a :heart: b\n", "a :heart: b\n")
+
+
 def test_a_table_that_fits_is_whole():
     text = shown(400)
     assert text.count("┏") == 1 and all(head in text for head in HEADS)

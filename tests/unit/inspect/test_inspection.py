@@ -1,6 +1,7 @@
 """What an inspection says of reads, contexts, writers and neighbours, against a count by hand."""
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,6 +69,11 @@ def test_a_text_is_told_token_by_token_with_the_reads_of_each(shared):
 def test_layers_with_their_own_banks_are_told_apart(apart):
     assert [(layer.layer, layer.bank) for layer in apart.read("ka").layers] == [(0, 0), (1, 1)]
     assert [summary.layers for summary in apart.summaries()] == [[0], [1]]
+
+
+def test_an_edit_stands_on_the_card_of_a_slot_of_its_bank_alone(apart):
+    edited = replace(apart, edits={1: [apart.bank(0).n_slots + 3]})
+    assert edited.card(1, 3).edits == [1] and edited.card(0, 3).edits == []
 
 
 @pytest.mark.parametrize(
@@ -178,8 +184,24 @@ def test_entries_stand_beside_the_slots_that_are_named(shared, monkeypatch):
     near = dict([*card.nearest_values, *(pair for pairs in card.nearest_keys.values() for pair in pairs)])
     assert card.entries == {s: told[s] for s in near}
     assert summary.entries == {s: told[s] for s, _ in summary.most_read}
-    assert shared.overview()["slot"] == summary.most_read[1][0], "an empty entry tells nothing"
+
+
+def test_slots_of_empty_entries_are_left_out_of_lists(shared, monkeypatch):
+    words = shared.tokenizer.encode("zebra", add_special_tokens=False).ids
+    before, ((most, _), second) = shared.card(0, 7), shared.summaries(2)[0].most_read
+    gone = {most, before.nearest_values[0][0], before.nearest_keys[0][0][0]} - {second[0]}
+    monkeypatch.setattr(shared.bank(0), "entry", lambda slot: [] if slot in gone else words)
+    (summary,) = shared.summaries(1)
+    assert summary.most_read == [second] and summary.empty == 1 and shared.overview()["slot"] == second[0]
+    card = shared.card(0, 7)
+    for now, then in ((card.nearest_values, before.nearest_values), (card.nearest_keys[0], before.nearest_keys[0])):
+        kept = [pair for pair in then if pair[0] not in gone]
+        assert now[: len(kept)] == kept and len(kept) < len(now) == len(then) and not gone & {s for s, _ in now}
+    monkeypatch.setattr(shared.bank(0), "entry", lambda slot: words if slot in (7, 30, 50) else [])
+    assert {slot for slot, _ in shared.card(0, 7).nearest_values} == {30, 50}, "however far away they are"
     monkeypatch.setattr(shared.bank(0), "entry", lambda slot: [])
+    (summary,) = shared.summaries(1)
+    assert summary.most_read == [] and summary.empty == (shared.usage(0) > 0).sum()
     assert shared.overview()["slot"] is None
 
 
