@@ -117,8 +117,6 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 def main() -> None:
     """Runs the command line; the exit code is 0, or that of the error."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # Threads that wait sleep: where cores have other work too, waiting awake makes small models many times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     is_first = launcher.is_first()

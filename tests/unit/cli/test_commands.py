@@ -28,17 +28,6 @@ def memlm(*arguments, cwd):
     )
 
 
-def test_threads_that_wait_sleep_and_are_told_so_before_torch_is_loaded():
-    code = (
-        "import os, sys; sys.argv = ['memlm', '--version']\nfrom memlm.cli import main as cli\n"
-        "assert 'torch' not in sys.modules\ntry: cli.main()\nfinally: print(os.environ['OMP_WAIT_POLICY'])"
-    )
-    for chosen, found in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
-        own = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | chosen
-        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=own)
-        assert ended.stdout.split()[-1] == found
-
-
 @pytest.fixture(scope="module")
 def experiment(corpus, tmp_path_factory):
     """A folder in which the tiny experiment has been run by its command."""
