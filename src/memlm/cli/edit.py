@@ -91,12 +91,10 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     from memlm.experiment.world import world_of
 
     recorded = read_finished(run)  # a wrong folder is told before what takes seconds to import
+    asks = bool(set_ or delete or replace or from_)
     _check_numbers(undo or [], undo_all)
     _check_texts({"--set": set_, "--delete": delete, "--replace": replace, "--ask": ask})
-    _check_targets(pack, export)
-    asks = bool(set_ or delete or replace or from_)
-    if asks and apply is not None:
-        raise EditError("--apply: needs a run without edits; make others by another command, after it")
+    _check_files(pack, export, apply, asks)
     world = world_of(recorded) if asks else None  # it takes its time to make
     requests = _requests(world, set_ or [], delete or [], replace or [], from_)
     console = screen.output()
@@ -113,11 +111,7 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
     with only_editor(run) if changes else nullcontext():
         editing = open_editing(run, shows_bars=screen.shows_bars(), world=world)
-        are_learned = _make(console, editing, requests)
-        packed = None if apply is None else _read_pack(editing, apply, undo or [], undo_all)
-        _take_back(console, editing, undo or [], undo_all)
-        if packed is not None:
-            _apply(console, editing, packed)
+        are_learned = _change(console, editing, requests, undo or [], undo_all, apply)
     _hand_on(console, editing, pack, export)
     if measures:
         edit_measures.measure(console, editing, trial, stream, way, demo, abstention)
@@ -143,8 +137,10 @@ def _check_texts(given: Mapping[str, Texts]) -> None:
                 raise EditError(f"{option} {text!r}: is not UTF-8; write it in UTF-8")
 
 
-def _check_targets(pack: Path | None, export: Path | None) -> None:
-    """Refuses what cannot be written before any edit is made."""
+def _check_files(pack: Path | None, export: Path | None, apply: Path | None, asks: bool) -> None:
+    """Refuses what cannot be written, and a pack that is to be applied beside edits, before any edit is made."""
+    if asks and apply is not None:
+        raise EditError("--apply: needs a run without edits; make others by another command, after it")
     for target in (pack, export):
         if target is not None and target.exists():
             raise EditError(f"{target}: is there already; give another name")
@@ -181,6 +177,23 @@ def _show_facts(console: Console, run: Run, words: str) -> None:
     else:
         told = f"{counted(len(shown), 'fact')} with these words"
     screen.beside().print(told)
+
+
+def _change(
+    console: Console,
+    editing: Editing,
+    requests: Sequence[Request | Replacement],
+    undo: list[int],
+    undo_all: bool,
+    apply: Path | None,
+) -> bool:
+    """Makes edits, takes edits back, applies a pack; returns whether all that were made were learned."""
+    are_learned = _make(console, editing, requests)
+    packed = None if apply is None else _read_pack(editing, apply, undo, undo_all)
+    _take_back(console, editing, undo, undo_all)
+    if packed is not None:
+        _apply(console, editing, packed)
+    return are_learned
 
 
 def _make(console: Console, editing: Editing, requests: Sequence[Request | Replacement]) -> bool:
