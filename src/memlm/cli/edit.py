@@ -139,13 +139,14 @@ def _check_texts(given: Mapping[str, Texts]) -> None:
 
 def _check_files(pack: Path | None, export: Path | None, apply: Path | None, asks: bool) -> None:
     """Refuses what cannot be written, and a pack that is to be applied beside edits, before any edit is made."""
+    from memlm.edit.lines import refuse_pack, refuse_taken
+
     if asks and apply is not None:
         raise EditError("--apply: needs a run without edits; make others by another command, after it")
-    for target in (pack, export):
-        if target is not None and target.exists():
-            raise EditError(f"{target}: is there already; give another name")
-    if pack is not None and not pack.parent.is_dir():
-        raise EditError(f"{pack}: {pack.parent} is no folder; make the folder first")
+    if pack is not None:
+        refuse_pack(pack)
+    if export is not None:
+        refuse_taken(export)
 
 
 def _requests(

@@ -16,10 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import from_json
+from pydantic import ConfigDict, Field, TypeAdapter
 
-from memlm.edit.request import Kind
+from memlm.edit.request import Kind, checked, fields_of
 from memlm.errors import EditError
 from memlm.storage import redacted
 
@@ -126,7 +125,7 @@ def parse_lines(lines: str, where: Path, base: str, mend: str) -> list[Edit]:
         EditError: they are no lines of a log, one was changed, or they belong to another base.
     """
     numbered = enumerate(lines.split("\n"), 1)  # splitlines would also split at what may stand in a JSON text
-    told = {f"{where}:{n}": _fields(line, f"{where}:{n}", mend) for n, line in numbered if line}
+    told = {f"{where}:{n}": fields_of(line, f"{where}:{n}", "is no edit", mend) for n, line in numbered if line}
     has_seals, seal = any(SEAL in fields for fields in told.values()), ""
     edits: list[Edit] = []
     for place, fields in told.items():
@@ -137,7 +136,7 @@ def parse_lines(lines: str, where: Path, base: str, mend: str) -> list[Edit]:
                 f"{place}: edit {fields.get('id')} does not fit its seal: it was changed since it was written, "
                 f"or a line before it is gone; {mend}"
             )
-        edits.append(_edit(fields, place, mend))
+        edits.append(checked(_LINE, fields, place, mend))
     for edit in edits:
         if edit.base != base:
             raise EditError(
@@ -150,23 +149,18 @@ def parse_lines(lines: str, where: Path, base: str, mend: str) -> list[Edit]:
     return edits
 
 
+def refuse_taken(target: Path) -> None:
+    """Raises EditError if what is to be written is there already."""
+    if target.exists():
+        raise EditError(f"{target}: is there already; give another name")
+
+
+def refuse_pack(path: Path) -> None:
+    """Raises EditError if a pack cannot be written there: something has its name, or there is no folder."""
+    refuse_taken(path)
+    if not path.parent.is_dir():
+        raise EditError(f"{path}: {path.parent} is no folder; make the folder first")
+
+
 def _seal(earlier: str, told: dict[str, Any]) -> str:
     return hashlib.sha256(f"{earlier}{json.dumps(told, sort_keys=True)}".encode()).hexdigest()
-
-
-def _fields(line: str, where: str, mend: str) -> dict[str, Any]:
-    try:
-        fields = from_json(line)
-    except ValueError as error:
-        raise EditError(f"{where}: is no JSON ({str(error).replace(' line 1', '')}); {mend}") from None
-    if not isinstance(fields, dict):
-        raise EditError(f"{where}: is no edit; {mend}")
-    return fields
-
-
-def _edit(fields: dict[str, Any], where: str, mend: str) -> Edit:
-    try:
-        return _LINE.validate_python(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise EditError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}; {mend}") from None

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from memlm.edit.lines import LINES, RESTORE, ROWS, Edit, parse_lines, read_lines, sealed_lines
+from memlm.edit.lines import LINES, RESTORE, ROWS, Edit, parse_lines, read_lines, refuse_pack, sealed_lines
 from memlm.edit.rows import AnyRows, Change, fingerprint
 from memlm.errors import EditError
 from memlm.storage import replaced_file, write_text
@@ -84,10 +84,7 @@ def write_pack(path: Path, log: Log) -> None:
     Raises:
         EditError: it cannot be written, or there is such a file.
     """
-    if path.exists():
-        raise EditError(f"{path}: is there already; give another name")
-    if not path.parent.is_dir():
-        raise EditError(f"{path}: {path.parent} is no folder; make the folder first")
+    refuse_pack(path)
     tensors = {
         f"{edit.id}/{name}": tensor
         for edit, change in zip(log.edits, log.changes, strict=True)

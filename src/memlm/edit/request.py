@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -17,6 +17,7 @@ from memlm.edit.facts import require_relation
 from memlm.errors import EditError
 from memlm.registry import unknown
 
+T = TypeVar("T")
 Kind = Literal["set", "delete", "replace"]
 Words = Annotated[str, Field(min_length=1)]
 MOST_PROMPTS = 12
@@ -127,24 +128,45 @@ def _text(path: Path) -> str:
         raise EditError(f"{path}: is not UTF-8 (byte {error.start}); give lines such as {LINE}") from None
 
 
-def _request(line: str, where: str, world: World | None) -> Request | Replacement:
+def fields_of(line: str, where: str, otherwise: str, mend: str) -> dict[str, Any]:
+    """Returns the fields of a line of JSON.
+
+    Args:
+        line: The line.
+        where: Its place, for an error.
+        otherwise: What a line without fields is, for an error.
+        mend: What to do about it, for an error.
+
+    Raises:
+        EditError: it is no JSON, or has no fields.
+    """
     try:
         fields = from_json(line)
     except ValueError as error:
-        raise EditError(f"{where}: is no JSON ({str(error).replace(' line 1', '')}); give {LINE}") from None
+        raise EditError(f"{where}: is no JSON ({str(error).replace(' line 1', '')}); {mend}") from None
     if not isinstance(fields, dict):
-        raise EditError(f"{where}: asks for no edit; give {LINE}")
+        raise EditError(f"{where}: {otherwise}; {mend}")
+    return fields
+
+
+def checked(kind: TypeAdapter[T], fields: Mapping[str, Any], where: str, mend: str) -> T:
+    """Returns what the fields of a line stand for; raises EditError, of the first that is wrong."""
+    try:
+        return kind.validate_python(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise EditError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}; {mend}") from None
+
+
+def _request(line: str, where: str, world: World | None) -> Request | Replacement:
+    fields = fields_of(line, where, "asks for no edit", f"give {LINE}")
     kind = fields.get("kind", "set")
     if not isinstance(kind, str) or kind not in KINDS:
         raise EditError(f"{where}: kind: {unknown('kind', kind, KINDS)}")
     for name in fields:
         if name not in _FIELDS[kind]:
             raise EditError(f"{where}: {_unknown_field(name, kind)}")
-    try:
-        request = _CHECKED[KINDS[kind]].validate_python(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise EditError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}; mend it") from None
+    request = checked(_CHECKED[KINDS[kind]], fields, where, "mend it")
     if isinstance(request, Replacement):
         return request
     if (kind == "set") != bool(request.answer.strip()):

@@ -16,10 +16,10 @@ from memlm.edit.background import TOKENS
 from memlm.edit.editor import Editor
 from memlm.edit.facts import strangers
 from memlm.edit.finetune import Tuning
+from memlm.edit.lines import refuse_taken
 from memlm.edit.request import Replacement, Request, plain_wordings, world_wordings
 from memlm.edit.results import Row, Trial, read_parts, write_part
 from memlm.edit.trial import Subject
-from memlm.errors import EditError
 from memlm.evaluate.loss import spread_sequences
 from memlm.experiment.edited import load_log
 from memlm.experiment.finished import Finished, open_finished
@@ -27,8 +27,7 @@ from memlm.experiment.locks import locked
 from memlm.experiment.reading import read_finished
 from memlm.experiment.recorded_edits import log_folder
 from memlm.experiment.world import require_world, world_of
-from memlm.storage import sha256
-from memlm.train.checkpoint import save_model
+from memlm.train.checkpoint import save_model, weights_hash
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,7 @@ class Editing:
             EditError: the folder is there already.
             CheckpointError: it cannot be written.
         """
-        if folder.exists():
-            raise EditError(f"{folder}: is there already; give another name")
+        refuse_taken(folder)
         save_model(self.editor.model, self.finished.data.tokenizer, folder)
 
     def world(self) -> World:
@@ -132,7 +130,7 @@ def open_editing(
         finished.model,
         Tokenizer.from_file(str(finished.data.tokenizer)),
         background,
-        sha256(finished.weights),
+        weights_hash(finished.weights.parent),  # which loading the model has just compared
         wordings,
         tuning,
     )

@@ -54,4 +54,4 @@ def _label(path: str) -> str:
     """Turns ``recall_memory_off.seen.nll`` into words."""
     group, kind, _ = path.split(".")
     control = group.removeprefix("recall").replace("_", " ").strip()
-    return ", ".join([name(kind), *([control] if control else [])])
+    return f"{name(kind)}, {control}" if control else name(kind)
