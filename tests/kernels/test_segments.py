@@ -45,12 +45,15 @@ def test_rows_that_many_chunks_read_are_summed_once(traffic, dtype):
     assert all(torch.equal(one, other) for one, other in zip(found, again, strict=True))
 
 
-def test_rows_set_aside_by_chunks_that_end_with_them_are_not_lost():
-    """Rows of 1 to 23 reads meet the borders of chunks of 16 in every way."""
-    lengths = torch.arange(1, 24, device=DEVICE)
-    slots = torch.repeat_interleave(torch.arange(23, device=DEVICE), lengths)[:, None]
-    reads = draw(len(slots), 1, 8, 23)._replace(slots=slots)
-    for ours, theirs in zip(fast(reads, chunk=16), exact(reads), strict=True):
+@pytest.mark.parametrize("ahead", [1, 2, 3])
+def test_rows_meet_the_borders_of_chunks_in_every_way(ahead, monkeypatch):
+    """Rows of 1 to 13 reads begin and end anywhere in chunks of 4, and some go on through three of them."""
+    sound = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: sound(*a, **k).fill_(99))  # what was there before
+    lengths = torch.tensor([*range(1, 14), 1, 4, 8, 12, 4, 3, 5, 1, 7, 9]).to(DEVICE)
+    slots = torch.repeat_interleave(torch.arange(len(lengths), device=DEVICE), lengths)[:, None]
+    reads = draw(len(slots), 1, 8, len(lengths))._replace(slots=slots)
+    for ours, theirs in zip(fast(reads, chunk=4, columns=4, ahead=ahead), exact(reads), strict=True):
         assert_near(ours, theirs)
 
 

@@ -2,10 +2,10 @@
 
 A program takes a chunk of the sorted reads one after another, adds up their upstream gradients by weight while the row
 stays the same, and writes the sum where it changes. Most rows have few reads, so that hardly more moves than each
-read's upstream gradient and row and each row's sum. A chunk's first row may go on from the chunk before, and its last
-in the next: their sums are set aside, and are in turn a sorted list of entries to be summed, 2 for each chunk, many
-times shorter than the list of reads; and so on until one chunk is left. A row that takes half of all reads costs no
-more than others.
+read's upstream gradient and row and each row's sum. A row that begins in a chunk and ends in the next is added up
+whole. Of one that goes on longer each chunk sets its sum aside: these are in turn a sorted list of entries to be
+summed, 2 for each chunk, many times shorter than the list of reads; and so on until one chunk is left. A row that takes
+half of all reads costs no more than others.
 
 Rows that no read has are cleared at the end, so that a row is written once.
 """
@@ -80,13 +80,27 @@ def _line_up(slots, weights, order, lined_slots, lined_weights, n, BN: tl.conste
 
 
 @triton.jit
-def _fetch(grad, values, slots, order, place, live, columns, R, grad_stride, offset, stride, D: tl.constexpr):
-    """Loads a block of columns of a read's upstream gradient and of its row."""
-    read = tl.load(order + place, mask=live, other=0).to(tl.int32)
-    slot = tl.load(slots + place, mask=live, other=0).to(tl.int64)
-    source = grad + (read // R).to(tl.int64) * grad_stride + offset + read % R * stride
-    mask = columns < tl.where(live, D, 0)  # the interpreter widens no booleans
-    return tl.load(source + columns, mask=mask, other=0.0), tl.load(values + slot * D + columns, mask=mask, other=0.0)
+def _share(rows, begin, n, BN: tl.constexpr):
+    """Says which of the sorted reads a chunk adds up: all of the rows that begin in it and end there or in the next.
+
+    A row that goes on longer is added up chunk by chunk, and each chunk's sum of it is set aside.
+
+    Returns where they begin and end, the chunk's first row and its last, and whether these are set aside.
+    """
+    end = tl.minimum(begin + BN, n)
+    head = _row(rows, begin, begin < n)
+    tail = _row(rows, end - 1, begin < n)
+    after = _row(rows, end, end < n)
+    goes_on = head == _row(rows, begin - 1, begin > 0)
+    head_aside = goes_on & ((head == after) | (head == _row(rows, begin - BN - 1, begin > BN)))
+    tail_aside = (tail == after) & ((tail == _row(rows, end + BN, end + BN < n)) | (goes_on & (head == tail)))
+    places = begin + tl.arange(0, BN)
+    begun_before = tl.sum((_row(rows, places, places < end) == head).to(tl.int32), axis=0)
+    places = end + tl.arange(0, BN)
+    more = tl.sum((_row(rows, places, places < n) == tail).to(tl.int32), axis=0)
+    begin += tl.where(goes_on & (head_aside == 0), begun_before, 0)
+    end += tl.where((tail == after) & (tail_aside == 0), more, 0)
+    return begin, end, head, tail, head_aside, tail_aside
 
 
 @triton.jit
@@ -111,44 +125,50 @@ def _sum_reads(
     D: tl.constexpr,
     BN: tl.constexpr,
     BD: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
-    """Sums a chunk of reads by row, all columns of them, which gives the gradient of their weights as well.
+    """Sums a block of columns of a chunk of reads by row, which gives that block's part of their weights' gradient too.
 
-    The next read is fetched before the present one is added: what a read is added to depends on the one before it, but
-    where it lies does not.
+    Several reads are fetched before the first of them is added: what a read is added to depends on the one before it,
+    but where it lies does not.
     """
     chunk = tl.program_id(0)
-    begin = chunk * BN
-    end = tl.minimum(begin + BN, n)
-    lanes = tl.arange(0, BN)
-    product = tl.zeros([BN], tl.float32)
-    first = begin < 0
-    second = begin < 0
-    for block in range(0, D, BD):
-        columns = block + tl.arange(0, BD)
-        total = tl.zeros([BD], tl.float32)
-        opens = begin >= 0
-        upstream, value = _fetch(
-            grad, values, slots, order, begin, begin < end, columns, R, grad_stride, offset, stride, D
-        )
-        for lane in range(BN):
-            place = begin + lane
-            next_upstream, next_value = _fetch(
-                grad, values, slots, order, place + 1, place + 1 < end, columns, R, grad_stride, offset, stride, D
-            )
-            row, starts, opens, ends, aside = _follow(rows, begin, lane, n, opens, BN)
-            weight = tl.load(weights + place, mask=place < n, other=0.0)
+    columns = tl.program_id(1) * BD + tl.arange(0, BD)
+    products += tl.program_id(1).to(tl.int64) * n
+    first, end, head, tail, head_aside, tail_aside = _share(rows, chunk * BN, n, BN)
+    total = tl.zeros([BD], tl.float32)
+    for place in range(first, end, AHEAD):
+        fetched = ()
+        row = _row(rows, place, place < end)
+        for i in tl.static_range(AHEAD):
+            live = place + i < end
+            read = tl.load(order + place + i, mask=live, other=0).to(tl.int32)
+            slot = tl.load(slots + place + i, mask=live, other=0).to(tl.int64)
+            weight = tl.load(weights + place + i, mask=live, other=0.0)
+            next_row = _row(rows, place + i + 1, place + i + 1 < end)
+            source = grad + (read // R).to(tl.int64) * grad_stride + offset + read % R * stride
+            mask = columns < tl.where(live, D, 0)  # the interpreter widens no booleans
+            upstream = tl.load(source + columns, mask=mask, other=0.0)
+            value = tl.load(values + slot * D + columns, mask=mask, other=0.0)
+            fetched = fetched + ((live, read, row, next_row, weight, upstream, value),)
+            row = next_row
+        for i in tl.static_range(AHEAD):
+            live, read, row, next_row, weight, upstream, value = fetched[i]
             upstream = upstream.to(tl.float32)
-            product += tl.where(lanes == lane, tl.sum(upstream * value.to(tl.float32), axis=0), 0.0)
-            total = tl.where(starts, 0.0, total) + weight * upstream
-            first, second = _write(total, row, ends, opens, aside, first, second, out, next_parts, chunk, columns, D)
-            tl.store(touched + row, 1, mask=ends)
-            upstream = next_upstream
-            value = next_value
-    _note(rows, next_rows, next_used, first, second, chunk, n, BN)
-    places = begin + lanes
-    read = tl.load(order + places, mask=places < n, other=0).to(tl.int32)
-    tl.store(products + read, product.to(products.dtype.element_ty), mask=places < n)
+            product = tl.sum(upstream * value.to(tl.float32), axis=0)
+            tl.store(products + read, product.to(products.dtype.element_ty), mask=live)
+            total += weight * upstream
+            if live & (row != next_row):
+                if (head_aside & (row == head)) | (tail_aside & (row == tail)):
+                    part = next_parts + (2 * chunk + (row != head)).to(tl.int64) * D + columns
+                    tl.store(part, total, mask=columns < D)
+                else:
+                    tl.store(out + row.to(tl.int64) * D + columns, total.to(out.dtype.element_ty), mask=columns < D)
+                tl.store(touched + row, 1)
+                total = tl.zeros([BD], tl.float32)
+    if tl.program_id(1) == 0:
+        opens = head_aside | (tail_aside & (head == tail))
+        _note(rows, next_rows, next_used, opens, tail_aside & (head != tail), chunk, n, BN)
 
 
 @triton.jit
@@ -240,6 +260,7 @@ def read_gradients(
     target: Tensor,
     chunk: int = 32,
     columns: int = 512,
+    ahead: int = 2,
     warps: int = 1,
     clear_rows: int = 64,
 ) -> tuple[Tensor, Tensor]:
@@ -255,13 +276,16 @@ def read_gradients(
         target: Gives the gradient its shape and dtype.
         chunk: Reads a program, or entries of what was set aside.
         columns: At most so many columns at a time.
+        ahead: Reads fetched at a time.
         warps: Of a program; one needs no other to add up a read's products.
         clear_rows: Rows a program of the last pass.
     """
     n, R, D = slots.numel(), slots.shape[1], values.shape[1]
     BD = min(columns, triton.next_power_of_2(D))
+    blocks = triton.cdiv(D, BD)
     n_rows = target.shape[0]
-    products = torch.empty_like(weights)
+    dtype = weights.dtype if blocks == 1 else torch.float32
+    products = torch.empty(blocks, *weights.shape, dtype=dtype, device=grad.device)
     out = torch.empty(target.shape, dtype=target.dtype, device=grad.device)
     keys, order = _sorted(rows, n_rows)
     touched = torch.zeros(n_rows, dtype=torch.int8, device=grad.device)
@@ -269,9 +293,9 @@ def read_gradients(
     entries = _entries(chunks, D, grad.device)
     lined = [torch.empty(n, dtype=dtype, device=grad.device) for dtype in (torch.int32, torch.float32)]
     _line_up[triton.cdiv(n, 1024),](slots, weights, order, *lined, n, BN=1024)
-    _sum_reads[chunks,](
+    _sum_reads[chunks, blocks](
         grad, values, *lined, order, keys, out, products, touched, *entries, n, R, grad.shape[1], *layout,
-        D=D, BN=chunk, BD=BD, num_warps=warps,
+        D=D, BN=chunk, BD=BD, AHEAD=ahead, num_warps=warps,
     )  # fmt: skip
     while chunks > 1:
         n, chunks = 2 * chunks, triton.cdiv(2 * chunks, chunk)
@@ -279,7 +303,7 @@ def read_gradients(
         _sum_parts[chunks, triton.cdiv(D, BD)](*entries, out, *following, n, D, BN=chunk, BD=BD, num_warps=warps)
         entries = following
     _clear[triton.cdiv(n_rows, clear_rows),](out, touched, n_rows, D=D, BN=clear_rows, BD=min(BD, 128), num_warps=4)
-    return out, products
+    return out, products[0] if blocks == 1 else products.sum(0).to(weights.dtype)
 
 
 def weight_gradients(
