@@ -42,7 +42,8 @@ from memlm.experiment.spread import claimed, spread
 from memlm.experiment.text import suite_of
 from memlm.storage import write_json
 from memlm.train.accelerator import OUT_OF_MEMORY, build_accelerator
-from memlm.train.checkpoint import FINAL, checkpoints, verify
+from memlm.train.checkpoint import FINAL, checkpoints
+from memlm.train.manifest import verify
 from memlm.train.ranks import Ranks
 from memlm.train.trackers import require
 

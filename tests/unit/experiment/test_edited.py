@@ -114,7 +114,7 @@ def test_a_file_in_the_place_of_the_log_is_refused(run, edited):
 def test_the_weights_are_hashed_once(run, edited, monkeypatch):
     hashed = []
     monkeypatch.setattr("memlm.experiment.edited.sha256", lambda _: pytest.fail("hashed again"), raising=False)
-    monkeypatch.setattr("memlm.train.checkpoint.sha256", lambda path: hashed.append(path.name) or sha256(path))
+    monkeypatch.setattr("memlm.train.manifest.sha256", lambda path: hashed.append(path.name) or sha256(path))
     for n in (1, 0):  # edits, and an empty log, which needs no editor
         assert len(open_edited(run, "cpu").edits) == n and hashed.count("model.safetensors") == 1
         hashed.clear()
