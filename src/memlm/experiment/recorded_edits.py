@@ -37,8 +37,12 @@ def log_folder(run: Path) -> Path:
 
 
 def has_edits(run: Path) -> bool:
-    """Tells whether the log in a run's folder has edits, be they sound or not: for who leaves them out."""
-    lines = run / FOLDER / LINES
+    """Tells whether the log in a run's folder has edits, be they sound or not: for who leaves them out.
+
+    Raises:
+        MemlmError: as `log_folder`.
+    """
+    lines = log_folder(run) / LINES
     return lines.exists() and lines.stat().st_size > 0
 
 
