@@ -10,16 +10,24 @@ from torch.distributed.tensor import DTensor
 
 from memlm.bank.vectors import VectorBank
 from memlm.errors import RunError
+from memlm.kernels.choice import is_fast
 from memlm.kernels.rowwise_adamw import RowGradient, Settings, rowwise_adamw
 from memlm.train.columns import ColumnBank
 from memlm.train.ranks import Ranks
+
+WHOLE_SIZE = 1 << 25
+"""From so many numbers on, the dense gradient of a bank is taken as that of all its rows, where the Triton kernel runs.
+
+A pass that clips reads and writes the gradient, 8 bytes of some 44 a number that a step moves; the kernel scales what
+it reads. It also comes nearer to the rate of a copy than torch's AdamW. A smaller table is not worth its launches.
+"""
 
 
 class Updater:
     """Clips the gradient and takes the optimizer's step, for dense gradients and for those of rows alike.
 
-    Values with a compact gradient have no dense one, so AdamW leaves them alone; their moments stand in its state all
-    the same, as if it had made them. Nothing here waits for the device, where rows are updated by the Triton kernel,
+    Values whose gradient is one of rows have no dense one, so AdamW leaves them alone; their moments stand in its state
+    all the same, as if it had made them. Nothing here waits for the device where rows are updated by the Triton kernel,
     but for a bank whose values are on the host: its gradient is sent there.
 
     Args:
@@ -44,7 +52,7 @@ class Updater:
             RunError: a part of a bank's gradient is compact and a part is not, or values of 16 bits have another one.
         """
         self._average_columns()
-        self._rows = self._of_rows()
+        self._rows = self._of_rows() + self._whole()
         parameters = [_own(parameter) for parameter in self._parameters]
         norm = self._norm(parameters)
         torch.nn.utils.clip_grads_with_norm_(parameters, self._limit, norm)
@@ -133,6 +141,19 @@ class Updater:
                 "all of them by gather and weighted_sum"
             )
         return [(bank, self._mean(bank, gradient)) for bank, gradient in pairs]
+
+    def _whole(self) -> list[tuple[VectorBank, RowGradient]]:
+        """Takes the dense gradients of large banks from them; returns each as one of all rows."""
+        found = []
+        for bank in self._banks:
+            gradient = bank.values.grad
+            if gradient is None or isinstance(gradient, DTensor) or gradient.numel() < WHOLE_SIZE:
+                continue
+            if is_fast("rowwise_adamw", gradient):
+                rows = torch.arange(len(gradient), device=gradient.device)
+                found.append((bank, RowGradient(rows, gradient, rows.new_full((1,), len(rows), dtype=torch.int32))))
+                bank.values.grad = None
+        return found
 
     def _mean(self, bank: VectorBank, gradient: RowGradient) -> RowGradient:
         if isinstance(bank, ColumnBank):  # it has the sum, and all ranks have read the same rows

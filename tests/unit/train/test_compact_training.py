@@ -13,8 +13,10 @@ from memlm.errors import RunError
 from memlm.evaluate.usage import UsageCounter
 from memlm.hf import MemlmConfig, MemlmForCausalLM
 from memlm.kernels.compact import CompactGradient
+from memlm.kernels.rowwise_adamw import rowwise_adamw
 from memlm.model.loss import TokenLoss
 from memlm.train import optimizer as rules
+from memlm.train import updater as updater_module
 from memlm.train.loop import Hooks, train
 from memlm.train.monitor import MetricLog
 from memlm.train.optimizer import build_optimizer, compact_gradients
@@ -87,6 +89,22 @@ def test_where_every_row_is_read_it_is_the_dense_training(by_rows, counts, tmp_p
     dense = new_model(3, 3, fusion)
     expected = run(dense, tmp_path, **settings)
     assert len(counts) == 10, "the other is dense"
+    assert found.train_loss == pytest.approx(expected.train_loss, rel=1e-5)
+    for name, weight in weights(dense).items():
+        torch.testing.assert_close(weights(rows)[name], weight, **GRADIENT, msg=name)
+
+
+@pytest.mark.parametrize("limit", [0.3, 0.0])
+def test_a_large_bank_takes_its_dense_gradient_as_one_of_all_rows(tmp_path, limit, monkeypatch):
+    """Some rows are read by no token: their moments decay all the same, and momentum moves their values."""
+    settings = {"accumulation": 2, "clip": limit, "value_lr": 3e-2}
+    dense, rows, stepped = new_model(16), new_model(16), []
+    expected = run(dense, tmp_path, **settings)
+    monkeypatch.setattr(updater_module, "WHOLE_SIZE", 0)
+    monkeypatch.setattr(updater_module, "is_fast", lambda *_: True)
+    monkeypatch.setattr(updater_module, "rowwise_adamw", lambda *a: (stepped.append(len(a[3].rows)), rowwise_adamw(*a)))
+    found = run(rows, tmp_path, **settings)
+    assert stepped == [256] * 10
     assert found.train_loss == pytest.approx(expected.train_loss, rel=1e-5)
     for name, weight in weights(dense).items():
         torch.testing.assert_close(weights(rows)[name], weight, **GRADIENT, msg=name)
