@@ -18,7 +18,8 @@ from memlm.experiment import attempt
 from memlm.experiment.config import ExperimentConfig, load_experiment
 from memlm.experiment.run import Watcher, run_experiment
 from memlm.train import optimizer
-from memlm.train.checkpoint import checkpoints, finish, verify
+from memlm.train.checkpoint import checkpoints, finish
+from memlm.train.manifest import verify
 from tests.resume.kills import outcome
 from tests.resume.test_kills import config as write_config
 from tests.told import one_line

@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from memlm.errors import counted
+from memlm.errors import MemlmError, counted
 
 UNBOUNDED = 10_000
 """Columns of what is no terminal: a file or a pipe has no edge at which a table would have to be cut."""
@@ -130,9 +130,13 @@ def tell_left_out(run: Path) -> None:
     """Tells beside the results that they are the checkpoint's, if the run has edits."""
     from memlm.experiment.recorded_edits import has_edits
 
-    if has_edits(run):
-        instead = f"memlm edit {shlex.quote(str(run))} --export DIR writes the edited model"
-        beside().print(f"without the run's edits; {instead}", markup=False, soft_wrap=True)
+    try:
+        if not has_edits(run):
+            return
+        told = f"; memlm edit {shlex.quote(str(run))} --export DIR writes the edited model"
+    except MemlmError as error:  # no reason to keep back what is not about them
+        told = f": {error}"
+    beside().print(f"without the run's edits{told}", markup=False, soft_wrap=True)
 
 
 def shows_bars() -> bool:

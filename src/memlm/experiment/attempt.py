@@ -32,9 +32,10 @@ from memlm.hf import MemlmForCausalLM
 from memlm.model.cost import cost
 from memlm.storage import write_compact_json, write_json, write_text, write_yaml
 from memlm.train.accelerator import build_accelerator
-from memlm.train.checkpoint import FINAL, finish, newest_sound, prune, remove_after, save_model, verify
+from memlm.train.checkpoint import FINAL, finish, newest_sound, prune, remove_after, save_model
 from memlm.train.interrupts import deferred_signals
 from memlm.train.loop import Hooks, TrainResult, train
+from memlm.train.manifest import verify
 from memlm.train.monitor import MetricLog, Tracker
 from memlm.train.preflight import require
 from memlm.train.schedule import Plan

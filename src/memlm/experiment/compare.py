@@ -173,7 +173,7 @@ def _ledger(experiment: Experiment) -> Ledger:
     for variant in experiment.plan.variants:
         runs = experiment.finished(variant)
         values = {name: _mean([read(run) for run in runs]) for name, read in LEDGER.items()}
-        rows.append(LedgerRow(variant, values, ", ".join(dict.fromkeys(str(run.record.device) for run in runs))))
+        rows.append(LedgerRow(variant, values, " and ".join(dict.fromkeys(str(run.record.device) for run in runs))))
     held = {name: _held([row.values[name] for row in rows]) for name in LEDGER}
     devices = {row.device for row in rows}
     held["device"] = UNKNOWN if len(rows) < 2 or "" in devices else "equal" if len(devices) == 1 else "differs"

@@ -20,7 +20,7 @@ from memlm.experiment.reading import Run, read_finished
 from memlm.experiment.recorded_edits import log_folder, way_out
 from memlm.experiment.trained import ON_DEVICE, checkpoint_of, load_unplaced, open_tokenizer, placed
 from memlm.hf import MemlmForCausalLM
-from memlm.train.checkpoint import weights_hash
+from memlm.train.manifest import weights_hash
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from memlm.experiment.locks import locked
 from memlm.experiment.reading import read_finished
 from memlm.experiment.recorded_edits import log_folder
 from memlm.experiment.world import require_world, world_of
-from memlm.train.checkpoint import save_model, weights_hash
+from memlm.train.checkpoint import save_model
+from memlm.train.manifest import weights_hash
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from memlm.experiment.reading import Run, no_memory, read_finished
 from memlm.experiment.rerun import recorded_config
 from memlm.experiment.trained import model_of
 from memlm.hf import MemlmForCausalLM
-from memlm.train.checkpoint import FINAL, require
+from memlm.train.checkpoint import FINAL
+from memlm.train.manifest import require
 
 
 @dataclass(frozen=True)

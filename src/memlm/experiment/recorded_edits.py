@@ -13,7 +13,7 @@ from memlm.errors import EditError
 from memlm.experiment.files import Tree
 from memlm.experiment.paths import FINAL_WEIGHTS, inside
 from memlm.experiment.reading import Run, no_memory
-from memlm.storage import sha256
+from memlm.train.manifest import weights_hash
 
 _AWAY = "move {} away to open the run without its edits"
 
@@ -37,8 +37,12 @@ def log_folder(run: Path) -> Path:
 
 
 def has_edits(run: Path) -> bool:
-    """Tells whether the log in a run's folder has edits, be they sound or not: for who leaves them out."""
-    lines = run / FOLDER / LINES
+    """Tells whether the log in a run's folder has edits, be they sound or not: for who leaves them out.
+
+    Raises:
+        MemlmError: as `log_folder`.
+    """
+    lines = log_folder(run) / LINES
     return lines.exists() and lines.stat().st_size > 0
 
 
@@ -56,6 +60,7 @@ def recorded_edits(run: Run) -> list[Edit]:
 
     Raises:
         EditError: the lines are damaged or belong to other weights.
+        CheckpointError: the run holds no checkpoint, or its manifest is damaged.
         RunError: the run has no memory to edit, or the log leads out of its folder.
     """
     folder = log_folder(run.folder)
@@ -64,4 +69,7 @@ def recorded_edits(run: Run) -> list[Edit]:
         raise no_memory(run, "edit")
     with way_out(folder):
         lines = read_lines(folder)
-        return parse_lines(lines, folder / LINES, sha256(inside(run.folder, FINAL_WEIGHTS)), RESTORE) if lines else []
+        if not lines:
+            return []
+        base = weights_hash(inside(run.folder, FINAL_WEIGHTS).parent)  # as recorded: to hash gigabytes takes a while
+        return parse_lines(lines, folder / LINES, base, RESTORE)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,32 +16,37 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from memlm.config.train import OWN, TrainConfig
+from memlm.config.train import TrainConfig
 from memlm.data.cache import TokenData
 from memlm.data.packing import unigram_entropy
 from memlm.data.prepare import prepare
 from memlm.errors import CheckpointError, DivergedError, Interrupted, MemlmError, PreflightError, RunError
 from memlm.evaluate.suite import Suite
 from memlm.experiment.attempt import Attempt, Prepared, Watcher
+from memlm.experiment.begun import (
+    last_record,
+    owners_of,
+    refuse_other_database,
+    refuse_other_settings,
+    refuse_other_text,
+    refuse_strangers,
+)
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.environment import processor
-from memlm.experiment.files import Tree, read_yaml
 from memlm.experiment.followers import Followers
 from memlm.experiment.locks import locked
 from memlm.experiment.match import recall_steps, solve_steps, solve_widths, standing
-from memlm.experiment.models import database_fingerprint
 from memlm.experiment.opened import added_after_test
-from memlm.experiment.paths import inside
-from memlm.experiment.reading import Run, listed, read_plan, read_run
-from memlm.experiment.record import config_hash
+from memlm.experiment.reading import read_plan
 from memlm.experiment.schema import run_name
-from memlm.experiment.settings import COMMON, differing, recorded_experiment
+from memlm.experiment.settings import recorded_experiment
 from memlm.experiment.solution import Solution
 from memlm.experiment.spread import claimed, spread
 from memlm.experiment.text import suite_of
 from memlm.storage import write_json
 from memlm.train.accelerator import OUT_OF_MEMORY, build_accelerator
-from memlm.train.checkpoint import FINAL, checkpoints, verify
+from memlm.train.checkpoint import FINAL
+from memlm.train.manifest import verify
 from memlm.train.ranks import Ranks
 from memlm.train.trackers import require
 
@@ -103,17 +107,19 @@ def _make(
     stated = config
     config, widths = solve_widths(config)
     recorded = _solutions(folder, config)
-    _refuse_other_settings(recall_steps(config, recorded)[0], folder)
+    refuse_other_settings(recall_steps(config, recorded)[0], folder)
     data = prepare(config.data, progress=progress)
     suite = suite_of(config, data)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        device = device_record(config.train)
-        config, steps = solve_steps(config, data, suite.tokenizer, device["name"], recorded)
-        _refuse_strangers(config, folder)
-        plan = _experiment_record(stated, config, [*widths, *steps], command)
         # Seeds outside, so that an experiment cut short compares all variants.
         planned = [(variant, seed) for seed in config.seeds for variant in config.variants]
+        for run in (folder / run_name(*names) for names in planned):  # before times are measured on this text instead
+            refuse_other_text(run, owners_of(run), data.fingerprint)
+        device = device_record(config.train)
+        config, steps = solve_steps(config, data, suite.tokenizer, device["name"], recorded)
+        refuse_strangers(config, folder)
+        plan = _experiment_record(stated, config, [*widths, *steps], command)
         added = added_after_test(folder, [run_name(*run) for run in planned])
         write_json(folder / "experiment.json", plan | {"added_after_test": added})
         for solution in (*widths, *steps):
@@ -220,94 +226,6 @@ def _solutions(folder: Path, config: ExperimentConfig) -> list[Solution]:
     return standing(config, recorded_experiment(plan.config), plan.matches)
 
 
-def _refuse_other_settings(config: ExperimentConfig, folder: Path) -> None:
-    """Refuses to mix runs of different settings in one folder, before anything is run."""
-    for variant in config.variants:
-        for seed in config.seeds:
-            run = folder / run_name(variant, seed)
-            if reason := _other_settings(run, config.run_config(variant, seed)):
-                what = "finished run" if _record(run).get("status") == "finished" else "run to be continued"
-                raise RunError(
-                    f"{run} is a {what} with other settings ({reason}); give this experiment another name "
-                    "(-o name=...), or remove that folder"
-                )
-
-
-def _other_settings(run: Path, settings: Tree) -> str | None:
-    """Says why a folder holds something worth keeping that was not made with these settings; None: it does not."""
-    hashes = {owner.get("config_hash") for owner in _owners(run)}
-    if not hashes:
-        return None
-    path = run / "config.yaml"
-    if not path.exists() and hashes == {config_hash(settings)}:
-        return None
-    try:
-        recorded = read_yaml(inside(run, path.name))
-    except RunError as error:
-        return str(error)
-    if hashes != {config_hash(recorded)}:
-        return "its config.yaml was changed since"
-    return listed(differing(recorded, settings)) or None
-
-
-def _refuse_strangers(config: ExperimentConfig, folder: Path) -> None:
-    """Refuses a folder with runs of other seeds or variants that were made with other settings."""
-    planned = {run_name(variant, seed) for variant in config.variants for seed in config.seeds}
-    for record in sorted(folder.glob("*/record.json")):
-        if record.parent.name in planned:
-            continue
-        try:
-            run = read_run(record.parent)
-        except RunError:
-            continue  # compare tells of it
-        if differences := _differing(config, run):
-            raise RunError(
-                f"{run.folder} was run with other settings ({listed(differences)}), and an experiment has one; give "
-                "this one another name (-o name=...), or remove that folder"
-            )
-
-
-def _differing(config: ExperimentConfig, run: Run) -> list[str]:
-    """Returns where a run is none of this experiment's; an unknown variant may have its own model and training."""
-    variant = run.record.variant
-    if variant in config.variants:
-        return differing(run.config, config.run_config(variant, run.record.seed))
-    ours = {"data": config.data, "train": config.train, "evaluate": config.evaluate}
-    settings = {name: section.model_dump(mode="json") for name, section in ours.items()}
-    differences = differing({name: run.config.get(name) for name in COMMON}, settings)
-    return [path for path in differences if path not in {f"train.{name}" for name in OWN}]
-
-
-def _owners(run: Path) -> list[dict[str, str]]:
-    """Returns settings and text, as hashes, of everything in a run's folder that is worth keeping."""
-    record = _record(run)
-    owners = [checkpoint.owner for checkpoint in checkpoints(run) if checkpoint.owner]
-    return [*owners, record["owner"]] if "owner" in record else owners
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    """Returns what the last attempt at a run recorded; nothing if there was none.
-
-    A record that cannot be read is nothing as well if checkpoints tell whose they are.
-
-    Raises:
-        RunError: it cannot be read, and what else is there could be a finished run.
-    """
-    path = folder / "record.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record.get("status") == "finished" or record.get("trained"):
-            record = record | {"owner": {"config_hash": record["config_hash"], "data": record["data"]["fingerprint"]}}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if any(checkpoint.owner and checkpoint.has_state for checkpoint in checkpoints(folder)):
-            return {}
-        reason = getattr(error, "strerror", None) or "it is damaged"
-        raise RunError(f"{path}: cannot be read ({reason}); mend it, or remove that folder to run it again") from None
-    return record
-
-
 def _tell_damage(folder: Path) -> None:
     """Tells of a finished run whose model is there and is no longer the one that was written."""
     if (folder / FINAL).exists():
@@ -317,27 +235,14 @@ def _tell_damage(folder: Path) -> None:
             logger.warning("%s; the results stand, to have the model again remove %s", error, folder)
 
 
-def _refuse_other_database(config: ExperimentConfig, variant: str, folder: Path, before: dict[str, Any]) -> None:
-    """Refuses a run whose bank was filled from what the file of its database no longer holds."""
-    if (before.get("data") or {}).get("database") != database_fingerprint(config, variant):
-        raise RunError(
-            f"{folder} was filled from another database (the file has changed since); bring it back, or give this "
-            "experiment another name (-o name=...)"
-        )
-
-
 def _run_if_needed(prepared: Prepared, variant: str, seed: int) -> None:
     name = run_name(variant, seed)
     folder = prepared.folder / name
-    owners = _owners(folder)
-    if any(owner.get("data") != prepared.data.fingerprint for owner in owners):
-        raise RunError(
-            f"{folder} was run on other text (the corpus has changed since); give this experiment another name "
-            "(-o name=...), or remove that folder"
-        )
-    before = _record(folder)
+    owners = owners_of(folder)
+    refuse_other_text(folder, owners, prepared.data.fingerprint)
+    before = last_record(folder)
     if owners and before:
-        _refuse_other_database(prepared.config, variant, folder, before)
+        refuse_other_database(prepared.config, variant, folder, before)
     if before.get("status") == "finished":
         if before["data"].get("questions") != prepared.data_record["questions"]:
             raise RunError(

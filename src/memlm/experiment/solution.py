@@ -20,6 +20,7 @@ class Solution:
         device: By wall clock, where it was measured.
         step_times_s: By wall clock, measured seconds of a step of the variant and of its partner.
         spread: By wall clock, how far the slowest measurement lay from the fastest, as a share of the median.
+        data: By wall clock, what identifies the text that was trained on; None: an earlier version of memlm kept none.
     """
 
     variant: str
@@ -32,6 +33,7 @@ class Solution:
     device: str | None = None
     step_times_s: tuple[float, float] | None = None
     spread: float | None = None
+    data: str | None = None
 
     @property
     def off(self) -> float:

@@ -14,8 +14,9 @@ from memlm.experiment.paths import inside
 from memlm.experiment.reading import Run, read_finished
 from memlm.hf import MemlmForCausalLM
 from memlm.offload import hold, load_mapped
-from memlm.train.checkpoint import FINAL, load_model, verify
+from memlm.train.checkpoint import FINAL, load_model
 from memlm.train.loading import loading_errors
+from memlm.train.manifest import verify
 from memlm.train.trust import refuse_code
 
 ON_DEVICE = "device"

@@ -13,8 +13,8 @@ from memlm.export.card import card
 from memlm.export.code import MODELING, auto_map, flat_code
 from memlm.hf import MemlmConfig
 from memlm.storage import replaced_folder, write_json, write_text
-from memlm.train.checkpoint import verify
 from memlm.train.loading import loading_errors
+from memlm.train.manifest import verify
 from memlm.train.trust import refuse_code
 
 COPIED = ("model.safetensors", "generation_config.json")

@@ -26,8 +26,8 @@ from memlm.experiment.reading import read_finished
 from memlm.experiment.trained import ON_DEVICE, checkpoint_of
 from memlm.export.gate import gated
 from memlm.hf import MemlmForCausalLM
-from memlm.train.checkpoint import WEIGHTS
 from memlm.train.loading import loading_errors
+from memlm.train.manifest import WEIGHTS
 
 
 def serve(run: Path, host: str, port: int, tell: Callable[[str, int], None], values: str = ON_DEVICE) -> None:

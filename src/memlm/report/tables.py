@@ -122,19 +122,21 @@ def results(comparison: Comparison) -> Table:
 
 
 def ledger(comparison: Comparison) -> Table:
-    """What each variant cost, and in the last row which quantities were held equal, if there are two to compare."""
+    """What each variant cost, and in the last row which quantities were held equal, if there are two to compare.
+
+    Where it ran is left to `held_sentence`: a device's name is longer than a column has room for.
+    """
     forms: dict[str, Format] = dict.fromkeys(LEDGER, compact) | {"time_s": duration}
     labels = {"flops_per_token": "FLOPs per token", "bytes_per_token": "Bytes read per token", "time_s": "Wall clock"}
     rows = [
         [
             Cell(row.variant),
             *(Cell(NOTHING if value is None else forms[key](value)) for key, value in row.values.items()),
-            Cell(row.device or NOTHING),
         ]
         for row in comparison.ledger.rows
     ]
-    foot = [Cell("Held"), *(Cell(how) for how in comparison.ledger.held.values())] if len(rows) > 1 else []
-    columns = ["Variant", *(labels.get(key, name(key)) for key in LEDGER), "Device"]
+    foot = [Cell("Held"), *(Cell(comparison.ledger.held[key]) for key in LEDGER)] if len(rows) > 1 else []
+    columns = ["Variant", *(labels.get(key, name(key)) for key in LEDGER)]
     own = comparison.experiment.plan.own_training
     if not own:
         return Table(columns, rows, foot)
@@ -264,13 +266,24 @@ def _match_sentence(match: Match) -> str:
 
 
 def held_sentence(comparison: Comparison) -> str:
-    """Says which quantities of the ledger were held equal, which were not or cannot be told, and what was solved."""
+    """Says which quantities of the ledger were held equal, which not or cannot be told, what was solved, and where."""
     held = comparison.ledger
     if len(held.rows) == 1:
-        return f"{held.rows[0].variant} is the only variant: there is nothing to compare it with."
+        alone = f"{held.rows[0].variant} is the only variant: there is nothing to compare it with."
+        return " ".join([alone, *_device_sentences(comparison)])
     parts = [("Held equal", held.equal()), ("Not held equal", held.unequal()), ("Cannot be told", held.unknown())]
     told = [f"{label}: {', '.join(name(key, False) for key in keys)}." for label, keys in parts if keys]
-    return " ".join([*told, *map(_match_sentence, held.matches)])
+    return " ".join([*told, *map(_match_sentence, held.matches), *_device_sentences(comparison)])
+
+
+def _device_sentences(comparison: Comparison) -> Iterator[str]:
+    """Yields where the finished runs were made; a sentence a device if there are several."""
+    variants: dict[str, list[str]] = {}
+    for row in comparison.ledger.rows:
+        if row.device:
+            variants.setdefault(row.device, []).append(row.variant)
+    for device, there in variants.items():
+        yield f"{'All finished runs' if len(variants) == 1 else ', '.join(there)} ran on {device}."
 
 
 WORDS = {

@@ -6,7 +6,6 @@ that can be seen is whole, unless the disk changed it later; that the manifest t
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -25,16 +24,15 @@ from transformers.utils.logging import disable_progress_bar
 from memlm.data.tokenizer import END, PAD
 from memlm.errors import CheckpointError
 from memlm.hf import MemlmForCausalLM
-from memlm.storage import replaced_folder, sha256, write_exact_json
+from memlm.storage import replaced_folder
 from memlm.train.loading import loading_errors
+from memlm.train.manifest import recorded_hashes, verify, verify_file, write_hashes, write_manifest
 from memlm.train.state import NUMBERS, TENSORS, TrainingState, read_numbers
 from memlm.train.trust import refuse_code
 
 logger = logging.getLogger(__name__)
 
 LOADING_FAULTS = ("missing_keys", "unexpected_keys", "mismatched_keys")
-MANIFEST = "manifest.json"
-WEIGHTS = {"config.json", "model.safetensors"}
 FINAL = "checkpoint"
 """The folder of the finished model, in the folder of its run."""
 
@@ -93,7 +91,7 @@ def save_model(
             fast.save_pretrained(staged)
             if state is not None:
                 state.write(staged, owner or {})
-            _write_manifest(staged)
+            write_manifest(staged)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
@@ -140,48 +138,6 @@ def load_weights(folder: Path, device: torch.device) -> MemlmForCausalLM:
     return model.to(device)
 
 
-def verify(folder: Path) -> None:
-    """Compares every file with the manifest.
-
-    Raises:
-        CheckpointError: the folder holds no checkpoint, or a file is missing or is not the one that was written.
-    """
-    for name, expected in _manifest(folder).items():
-        _verify_file(folder, name, expected)
-
-
-def weights_hash(folder: Path) -> str:
-    """Returns the hash of a model's weights that the manifest has, and `verify` compares; raises as `require`."""
-    return _manifest(folder)["model.safetensors"]
-
-
-def require(folder: Path) -> None:
-    """Raises CheckpointError if the folder holds no checkpoint; reads none of its files but the manifest."""
-    _manifest(folder)
-
-
-def _manifest(folder: Path) -> dict[str, str]:
-    try:
-        hashes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
-        found = {str(name): str(digest) for name, digest in hashes.items()}
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder}: holds no checkpoint ({MANIFEST} is missing)") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{folder}: is damaged ({MANIFEST} cannot be read: {error})") from None
-    if not found.keys() >= WEIGHTS or any(Path(name).name != name for name in found):
-        raise CheckpointError(f"{folder}: is damaged ({MANIFEST} does not name the files of a model)")
-    return found
-
-
-def _verify_file(folder: Path, name: str, expected: str) -> None:
-    try:
-        found = sha256(folder / name)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: is damaged ({name} cannot be read: {error.strerror})") from None
-    if found != expected:
-        raise CheckpointError(f"{folder}: is damaged ({name} is not what was written)")
-
-
 def checkpoints(run: Path) -> list[Checkpoint]:
     """Returns the checkpoints of an unfinished run, the newest first; only their `Checkpoint` itself is verified."""
     found: list[Checkpoint] = []
@@ -197,7 +153,7 @@ def checkpoints(run: Path) -> list[Checkpoint]:
 def _numbers(folder: Path) -> dict[str, Any]:
     """Returns the plain numbers of a checkpoint's state, nothing if they are not those that were written."""
     try:
-        _verify_file(folder, NUMBERS, _manifest(folder).get(NUMBERS, ""))
+        verify_file(folder, NUMBERS, recorded_hashes(folder).get(NUMBERS, ""))
     except CheckpointError:
         return {}
     return read_numbers(folder)
@@ -247,11 +203,6 @@ def finish(run: Path, keep_best: int) -> None:
     prune(run, keep_last=0, keep_best=keep_best)
     for checkpoint in checkpoints(run):
         # What the manifest says of the other files stays: hashed anew, a damaged one would become sound.
-        hashes = {name: digest for name, digest in _manifest(checkpoint.folder).items() if name != TENSORS}
-        write_exact_json(checkpoint.folder / MANIFEST, {"format": 1, "sha256": hashes})
+        kept = {name: digest for name, digest in recorded_hashes(checkpoint.folder).items() if name != TENSORS}
+        write_hashes(checkpoint.folder, kept)
         (checkpoint.folder / TENSORS).unlink(missing_ok=True)
-
-
-def _write_manifest(folder: Path) -> None:
-    names = sorted(path.name for path in folder.iterdir())
-    write_exact_json(folder / MANIFEST, {"format": 1, "sha256": {name: sha256(folder / name) for name in names}})

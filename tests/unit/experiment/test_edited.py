@@ -111,10 +111,21 @@ def test_a_file_in_the_place_of_the_log_is_refused(run, edited):
             CliRunner().invoke(app, command, catch_exceptions=False)
 
 
+@pytest.mark.parametrize("damage", ["file", "link"])
+def test_what_is_in_the_place_of_the_log_is_told_by_who_leaves_it_out(run, edited, damage, tmp_path):
+    (run / FOLDER).rename(run / "gone")
+    (run / FOLDER).write_text("") if damage == "file" else (run / FOLDER).symlink_to(run / "moved on")
+    what = {"file": "is a file, and no folder of edits", "link": "is a link to what is not there"}[damage]
+    told = CliRunner().invoke(app, ["export", str(run), str(tmp_path / "model")], catch_exceptions=False)
+    way = f"move {run / FOLDER} away to open the run without its edits"
+    assert told.stderr == f"without the run's edits: {run / FOLDER}: {what}; {way}\n"
+    assert told.exit_code == 0 and (tmp_path / "model" / "config.json").exists(), "the checkpoint is what is exported"
+
+
 def test_the_weights_are_hashed_once(run, edited, monkeypatch):
     hashed = []
     monkeypatch.setattr("memlm.experiment.edited.sha256", lambda _: pytest.fail("hashed again"), raising=False)
-    monkeypatch.setattr("memlm.train.checkpoint.sha256", lambda path: hashed.append(path.name) or sha256(path))
+    monkeypatch.setattr("memlm.train.manifest.sha256", lambda path: hashed.append(path.name) or sha256(path))
     for n in (1, 0):  # edits, and an empty log, which needs no editor
         assert len(open_edited(run, "cpu").edits) == n and hashed.count("model.safetensors") == 1
         hashed.clear()

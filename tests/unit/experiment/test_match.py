@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from fabricate import edit_record
 
 from memlm.config.load import read_file
-from memlm.errors import ConfigError
+from memlm.errors import ConfigError, RunError
 from memlm.experiment import match as match_module
 from memlm.experiment.compare import compare
 from memlm.experiment.config import load_experiment
@@ -131,10 +132,40 @@ def test_other_settings_make_the_measurement_void(timed):
     assert standing(config, before, [replace(plan.matches[0], to="gone")]) == []
 
 
+def of_other_text(folder, **changes):
+    """Has the record say that steps were measured on other text."""
+    plan = json.loads((folder / "experiment.json").read_text())
+    plan["matches"][0] |= {"data": "of other text", **changes}
+    (folder / "experiment.json").write_text(json.dumps(plan))
+
+
+def test_other_text_makes_the_measurement_void(timed, measured):
+    folder, config = timed
+    of_other_text(folder, value=17)
+    for run in folder.glob("*-s0"):
+        shutil.rmtree(run)
+    run_experiment(config, folder.parent, progress=False)
+    assert measured, "what was measured on other text was taken"
+    (solution,) = read_plan(folder).matches
+    text = json.loads((folder / "memory-s0" / "record.json").read_text())["data"]["fingerprint"]
+    assert (solution.data, solution.value) == (text, 18)
+
+
+def test_runs_of_other_text_keep_their_measurement(timed, measured):
+    folder, config = timed
+    of_other_text(folder)
+    edit_record(folder / "control-s0", data={"fingerprint": "of other text"})
+    before = (folder / "experiment.json").read_text()
+    with pytest.raises(RunError, match="control-s0 was run on other text"):
+        run_experiment(config.model_copy(update={"seeds": [0, 1]}), folder.parent, progress=False)
+    assert not measured and (folder / "experiment.json").read_text() == before
+    assert not (folder / "memory-s1").exists()
+
+
 def test_a_measurement_stands_when_a_setting_was_added_since(timed, measured):
     folder, config = timed
     plan = json.loads((folder / "experiment.json").read_text())
-    del plan["config"]["train"]["shard"], plan["config"]["variants"]["control"]["experts"]
+    del plan["config"]["train"]["shard"], plan["config"]["variants"]["control"]["experts"], plan["matches"][0]["data"]
     plan["matches"][0]["settings_hash"] = "of a version that recorded one"
     (folder / "experiment.json").write_text(json.dumps(plan))
     run_experiment(config.model_copy(update={"seeds": [0, 2]}), folder.parent, progress=False)

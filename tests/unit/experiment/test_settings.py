@@ -11,6 +11,7 @@ from fabricate import edit_record
 
 from memlm.errors import RunError
 from memlm.experiment import run as run_module
+from memlm.experiment.begun import refuse_other_settings, refuse_strangers
 from memlm.experiment.compare import compare
 from memlm.experiment.config import load_experiment
 from memlm.experiment.match import recall_steps, solve_widths
@@ -45,8 +46,8 @@ def resolved(path, folder, overrides=()):
 def test_the_records_of_earlier_versions_count_as_finished(name, tmp_path):
     folder = copied(name, tmp_path)
     config = resolved(RECORDS[name], folder)
-    run_module._refuse_other_settings(config, folder)
-    run_module._refuse_strangers(config, folder)
+    refuse_other_settings(config, folder)
+    refuse_strangers(config, folder)
     runs, done = read_experiment(folder).finished(), []
     for run in runs:  # the text is not here, so each is asked with the text that it has recorded
         text = run.record.data
@@ -65,7 +66,7 @@ def test_records_of_other_settings_are_refused(tmp_path):
     folder = copied("pays", tmp_path)
     other = resolved(RECORDS["pays"], folder, ["train.shard=bank"])
     with pytest.raises(RunError, match=r"memory-s21 is a finished run with other settings \(train\.shard\); give this"):
-        run_module._refuse_other_settings(other, folder)
+        refuse_other_settings(other, folder)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +166,7 @@ def test_another_model_is_refused_beside_a_known_variant_alone(made):
         run_experiment(config.model_copy(update={"seeds": [77], "variants": {"dense": deep}}), folder.parent)
     told = one_line(raised.value, "dense-s0 was run with other settings (model.n_layers), and an experiment has one")
     assert "  " not in told
-    run_module._refuse_strangers(config.model_copy(update={"variants": {"deep": deep}}), folder)
+    refuse_strangers(config.model_copy(update={"variants": {"deep": deep}}), folder)
 
 
 def test_without_its_config_a_run_of_this_version_is_known_by_its_hash(made):

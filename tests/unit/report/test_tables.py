@@ -8,6 +8,8 @@ from memlm.experiment.reading import read_experiment
 from memlm.report import claims, figures, tables
 from memlm.report.page import write_report
 
+DEVICE = "NVIDIA GeForce RTX 4090 (cuda)"
+
 
 @pytest.mark.parametrize(
     ("value", "text"),
@@ -113,11 +115,24 @@ def test_a_variant_alone_has_nothing_to_be_compared_with(folder):
     comparison = compare(read_experiment(folder))
     table = tables.ledger(comparison)
     assert table.rows and not table.foot
-    assert tables.held_sentence(comparison) == "dense is the only variant: there is nothing to compare it with."
+    alone = "dense is the only variant: there is nothing to compare it with."
+    assert tables.held_sentence(comparison) == f"{alone} All finished runs ran on {DEVICE}."
     for path in write_report(folder):
         text = path.read_text(encoding="utf-8")
         assert "there is nothing to compare it with" in text
         assert "annot be told" not in text and "held equal" not in text
+
+
+def test_a_device_is_named_once_and_has_no_column(folder):
+    comparison = compare(read_experiment(folder))
+    assert f"All finished runs ran on {DEVICE}." in tables.held_sentence(comparison)
+    assert not any(DEVICE in text for row in tables.ledger(comparison).texts for text in row)
+    edit_record(folder / "dense-s1", device={"name": "NVIDIA H100 80GB HBM3"})
+    comparison = compare(read_experiment(folder))
+    said = tables.held_sentence(comparison)
+    others = [variant for variant in comparison.results if variant != "dense"]
+    assert f"{', '.join(others)} ran on {DEVICE}." in said and "All finished runs" not in said
+    assert f"dense ran on {DEVICE} and NVIDIA H100 80GB HBM3 (cuda)." in said
 
 
 def test_a_claimed_metric_gets_a_column(tmp_path):
