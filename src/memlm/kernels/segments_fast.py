@@ -104,6 +104,23 @@ def _share(rows, begin, n, BN: tl.constexpr):
 
 
 @triton.jit
+def _fetch(
+    grad, values, slots, weights, order, rows, place, end, columns, R, grad_stride, offset, stride, D: tl.constexpr
+):
+    """Loads a read that is live before ``end``: its number, row and the next one, weight, and a block of columns of its
+    upstream gradient and of its row of the table."""
+    live = place < end
+    read = tl.load(order + place, mask=live, other=0).to(tl.int32)
+    slot = tl.load(slots + place, mask=live, other=0).to(tl.int64)
+    source = grad + (read // R).to(tl.int64) * grad_stride + offset + read % R * stride
+    mask = columns < tl.where(live, D, 0)  # the interpreter widens no booleans
+    upstream = tl.load(source + columns, mask=mask, other=0.0)
+    value = tl.load(values + slot * D + columns, mask=mask, other=0.0)
+    weight = tl.load(weights + place, mask=live, other=0.0)
+    return live, read, _row(rows, place, live), _row(rows, place + 1, place + 1 < end), weight, upstream, value
+
+
+@triton.jit
 def _sum_reads(
     grad,
     values,
@@ -139,19 +156,25 @@ def _sum_reads(
     total = tl.zeros([BD], tl.float32)
     for place in range(first, end, AHEAD):
         fetched = ()
-        row = _row(rows, place, place < end)
         for i in tl.static_range(AHEAD):
-            live = place + i < end
-            read = tl.load(order + place + i, mask=live, other=0).to(tl.int32)
-            slot = tl.load(slots + place + i, mask=live, other=0).to(tl.int64)
-            weight = tl.load(weights + place + i, mask=live, other=0.0)
-            next_row = _row(rows, place + i + 1, place + i + 1 < end)
-            source = grad + (read // R).to(tl.int64) * grad_stride + offset + read % R * stride
-            mask = columns < tl.where(live, D, 0)  # the interpreter widens no booleans
-            upstream = tl.load(source + columns, mask=mask, other=0.0)
-            value = tl.load(values + slot * D + columns, mask=mask, other=0.0)
-            fetched = fetched + ((live, read, row, next_row, weight, upstream, value),)
-            row = next_row
+            fetched = fetched + (
+                _fetch(
+                    grad,
+                    values,
+                    slots,
+                    weights,
+                    order,
+                    rows,
+                    place + i,
+                    end,
+                    columns,
+                    R,
+                    grad_stride,
+                    offset,
+                    stride,
+                    D,
+                ),
+            )
         for i in tl.static_range(AHEAD):
             live, read, row, next_row, weight, upstream, value = fetched[i]
             upstream = upstream.to(tl.float32)
