@@ -104,20 +104,24 @@ def _share(rows, begin, n, BN: tl.constexpr):
 
 
 @triton.jit
-def _fetch(
-    grad, values, slots, weights, order, rows, place, end, columns, R, grad_stride, offset, stride, D: tl.constexpr
-):
-    """Loads a read that is live before ``end``: its number, row and the next one, weight, and a block of columns of its
-    upstream gradient and of its row of the table."""
+def _fetch(grad, values, lists, place, row, end, columns, R, layout, D: tl.constexpr):
+    """Loads all that is added up of a read in ``row``, if it comes before ``end``.
+
+    Returns whether it does, its number, its row and the next one's, its weight, and a block of columns of its upstream
+    gradient and of its row of the table.
+    """
+    order, slots, weights, rows = lists
+    grad_stride, offset, stride = layout
     live = place < end
     read = tl.load(order + place, mask=live, other=0).to(tl.int32)
     slot = tl.load(slots + place, mask=live, other=0).to(tl.int64)
+    weight = tl.load(weights + place, mask=live, other=0.0)
+    next_row = _row(rows, place + 1, place + 1 < end)
     source = grad + (read // R).to(tl.int64) * grad_stride + offset + read % R * stride
     mask = columns < tl.where(live, D, 0)  # the interpreter widens no booleans
     upstream = tl.load(source + columns, mask=mask, other=0.0)
     value = tl.load(values + slot * D + columns, mask=mask, other=0.0)
-    weight = tl.load(weights + place, mask=live, other=0.0)
-    return live, read, _row(rows, place, live), _row(rows, place + 1, place + 1 < end), weight, upstream, value
+    return live, read, row, next_row, weight, upstream, value
 
 
 @triton.jit
@@ -153,28 +157,14 @@ def _sum_reads(
     columns = tl.program_id(1) * BD + tl.arange(0, BD)
     products += tl.program_id(1).to(tl.int64) * n
     first, end, head, tail, head_aside, tail_aside = _share(rows, chunk * BN, n, BN)
+    lists, layout = (order, slots, weights, rows), (grad_stride, offset, stride)
     total = tl.zeros([BD], tl.float32)
     for place in range(first, end, AHEAD):
         fetched = ()
+        row = _row(rows, place, place < end)
         for i in tl.static_range(AHEAD):
-            fetched = fetched + (
-                _fetch(
-                    grad,
-                    values,
-                    slots,
-                    weights,
-                    order,
-                    rows,
-                    place + i,
-                    end,
-                    columns,
-                    R,
-                    grad_stride,
-                    offset,
-                    stride,
-                    D,
-                ),
-            )
+            fetched = fetched + (_fetch(grad, values, lists, place + i, row, end, columns, R, layout, D),)
+            row = fetched[i][3]
         for i in tl.static_range(AHEAD):
             live, read, row, next_row, weight, upstream, value = fetched[i]
             upstream = upstream.to(tl.float32)
