@@ -6,7 +6,7 @@
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from memlm.config.train import TrainConfig
 from memlm.data.sampler import Sampler
 from memlm.hf import MemlmConfig, MemlmForCausalLM
-from memlm.train import columns
+from memlm.train import columns, updater
 from memlm.train import optimizer as rules
 from memlm.train.columns import ColumnBank
 from memlm.train.loop import Hooks, train
@@ -48,14 +48,15 @@ def wired(fusion, memory="product_key", **more):
 
 @dataclass(frozen=True)
 class Case:
-    """A model, how it is trained, and whether its bank's gradient is compact."""
+    """A model, how it is trained, and whether its bank's gradient is compact, or taken as that of all rows."""
 
     model: dict
     train: dict = field(default_factory=dict)
     by_rows: bool = False
+    whole: bool = False
 
     def plain(self) -> "Case":
-        """Returns the case without the compiler."""
+        """Returns the case as one process and plain torch take it."""
         return Case(self.model, self.train | {"compile": False}, self.by_rows)
 
 
@@ -73,9 +74,11 @@ CASES = {
     "rows": Case(wired("weighted_sum"), {"clip": 0.1}, by_rows=True),
     "rows_joined": Case(wired("gated_mlp"), by_rows=True),
     "rows_of_16_bits": Case(NARROW, {"clip": 0.1, "accumulation": 2}, by_rows=True),
+    "whole": Case(wired("weighted_sum"), {"clip": 0.1}, whole=True),
     "tokens": Case(wired("weighted_sum", bank={"type": "tokens"})),
     "frozen": Case(wired("weighted_sum"), {"steps": 7, "train_values_epochs": 1}),
     "columns": Case(wired("weighted_sum"), {"shard": "bank", "clip": 0.1, "accumulation": 2}),
+    "columns_whole": Case(wired("weighted_sum"), {"shard": "bank", "clip": 0.1, "accumulation": 2}, whole=True),
     "columns_joined": Case(wired("gated_mlp"), {"shard": "bank", "clip": 0.1, "record_writers": True}, by_rows=True),
     "columns_attention": Case(wired("cross_attention"), {"shard": "bank"}),
     "columns_hash": Case(wired("weighted_sum", "ngram_hash"), {"shard": "bank"}, by_rows=True),
@@ -112,13 +115,14 @@ def trained(case: Case, device: str) -> dict[str, torch.Tensor]:
         norm = found["norm"] = clip(self)
         parts = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
         found["held"] = torch.tensor(sum(part.numel() for part in parts))
+        assert bool(self._rows) == (case.by_rows or case.whole)
         for bank, (rows, sums, n_rows) in self._rows:
             kept = torch.arange(len(rows), device=rows.device) < n_rows
             gradients[VALUES] = torch.zeros_like(bank.values, dtype=sums.dtype).index_add_(0, rows[kept], sums[kept])
         gradients = {n: g.full_tensor() if isinstance(g, DTensor) else g for n, g in gradients.items()}
         (bank,) = model.decoder.banks or [None]
         if isinstance(bank, ColumnBank):
-            if not case.by_rows:
+            if not self._rows:
                 gradients[VALUES] /= bank.n_ranks
             parts = [torch.empty_like(gradients[VALUES]) for _ in range(bank.n_ranks)]
             dist.all_gather(parts, gradients[VALUES])
@@ -134,6 +138,7 @@ def trained(case: Case, device: str) -> dict[str, torch.Tensor]:
         MetricLog(Path(scratch) / "metrics.jsonl", []) as log,
         patch.object(Updater, "clip", clip_and_keep),
         patch.multiple(rules, COMPACT_SIZE=size, COMPACT_SHARE=share),
+        patch.multiple(updater, WHOLE_SIZE=0, is_fast=lambda *_: True) if case.whole else nullcontext(),
     ):
         result = train(model, sampler, config, log, hooks, Path(scratch))
         if config.record_writers:

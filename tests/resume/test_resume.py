@@ -161,7 +161,11 @@ def test_with_every_checkpoint_damaged_the_run_begins_again(config, untouched, t
     counted("damaged checkpoints and records")
 
 
-@pytest.mark.parametrize("damage", [flip_a_byte, cut, lambda path: path.unlink()], ids=["flipped", "cut", "missing"])
+def change_kinds(path):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": "text", "alarms": 1, "continued": 2}))
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, cut, change_kinds, os.unlink])
 def test_a_damaged_record_loses_nothing(config, untouched, tmp_path, damage, counted):
     run = broken_off(config, tmp_path)
     damage(run / "record.json")

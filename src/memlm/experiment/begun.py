@@ -10,12 +10,12 @@ from typing import Any
 from memlm.config.train import OWN
 from memlm.errors import RunError
 from memlm.experiment.config import ExperimentConfig
-from memlm.experiment.files import Tree, read_yaml
+from memlm.experiment.files import Tree, checked, read_yaml
 from memlm.experiment.models import database_fingerprint
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import Run, listed, read_run
 from memlm.experiment.record import config_hash
-from memlm.experiment.schema import run_name
+from memlm.experiment.schema import Record, run_name
 from memlm.experiment.settings import COMMON, differing
 from memlm.train.checkpoint import checkpoints
 
@@ -88,7 +88,7 @@ def owners_of(run: Path) -> list[dict[str, str]]:
 def last_record(folder: Path) -> dict[str, Any]:
     """Returns what the last attempt at a run recorded; nothing if there was none.
 
-    A record that cannot be read is nothing as well if checkpoints tell whose they are.
+    A record that cannot be read, or has fields of other kinds, is nothing as well if checkpoints tell whose they are.
 
     Raises:
         RunError: it cannot be read, and what else is there could be a finished run.
@@ -96,11 +96,12 @@ def last_record(folder: Path) -> dict[str, Any]:
     path = folder / "record.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        checked(Record, record, path)
         if record.get("status") == "finished" or record.get("trained"):
             record = record | {"owner": {"config_hash": record["config_hash"], "data": record["data"]["fingerprint"]}}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, RunError) as error:
         if any(checkpoint.owner and checkpoint.has_state for checkpoint in checkpoints(folder)):
             return {}
         reason = getattr(error, "strerror", None) or "it is damaged"

@@ -28,9 +28,9 @@ COMPACT_SHARE = 0.65
 """Up to this share of a bank's rows read in a step its gradient is compact.
 
 Bytes in float32, for a number of the bank, in a dense step: 4 to clear the gradient, 4 for its norm, 28 for AdamW, and
-4 more where it was read. In a compact step: 32 where it was read, and 8 (clear, norm) for a number of
-the list, which is at most as long as the bank. So bytes alone speak for it up to 0.9 and more; the margin is for the
-positions, assigned in each layer and micro-step by a dozen small kernels, and for rows that lie anywhere.
+4 more where it was read. In a compact step: 32 where it was read, and 8 (clear, norm) for a number of the list, which
+is at most as long as the bank. So bytes alone speak for it up to 0.9 and more; the margin is for the positions,
+assigned in each layer and micro-step by a dozen small kernels, and for rows that lie anywhere.
 """
 COMPACT_SIZE = 1 << 23
 """Below so many numbers a dense step of the bank takes under 0.2 ms on an H100, no longer than to assign positions."""

@@ -147,9 +147,7 @@ class Updater:
         found = []
         for bank in self._banks:
             gradient = bank.values.grad
-            if gradient is None or isinstance(gradient, DTensor) or gradient.numel() < WHOLE_SIZE:
-                continue
-            if is_fast("rowwise_adamw", gradient):
+            if gradient is not None and gradient.numel() >= WHOLE_SIZE and is_fast("rowwise_adamw", gradient):
                 rows = torch.arange(len(gradient), device=gradient.device)
                 found.append((bank, RowGradient(rows, gradient, rows.new_full((1,), len(rows), dtype=torch.int32))))
                 bank.values.grad = None
