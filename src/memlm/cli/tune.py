@@ -38,13 +38,15 @@ def command(
 
     from memlm.experiment.tunable import tunable, tune_folder
 
-    _, chosen = tunable(experiment, runs, variant)
+    as_tuned, chosen = tunable(experiment, runs, variant)
     console = screen.output()
     settings, n_trials = experiment.tune, len(chosen) * experiment.tune.trials
     console.print(
         f"{experiment.name}: {counted(len(chosen), 'variant')} x {counted(settings.trials, 'trial')} of "
         f"{counted(settings.steps, 'step')}, into {tune_folder(experiment, runs)}"
     )
+    if as_tuned.data != experiment.data:
+        console.print(f"on another generated world than the runs', data.facts.seed {as_tuned.data.facts.seed}")
 
     from memlm.experiment.tune import TuneWatcher, tune, write_tuned
     from memlm.report.tuning import PICTURE, write_tuning

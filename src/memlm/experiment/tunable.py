@@ -17,6 +17,8 @@ from memlm.extras import optional
 from memlm.registry import unknown
 
 PLAN = "tune.json"
+ANOTHER_WORLD = 0x74756E65
+"""Turns the seed of a generated world into that of the world that rates are tuned on."""
 
 
 def tune_folder(config: ExperimentConfig, root: Path) -> Path:
@@ -28,6 +30,9 @@ def tunable(
     config: ExperimentConfig, root: Path, variants: Sequence[str] | None = None
 ) -> tuple[ExperimentConfig, list[str]]:
     """Returns the experiment as it is tuned, and the variants to tune in its order.
+
+    A generated world is a text to the last document, so its rates are tuned on another world of the same settings,
+    unless `data.tune` names a text.
 
     Args:
         config: The experiment.
@@ -43,7 +48,10 @@ def tunable(
         if name not in config.variants:
             raise RunError(unknown("variant", name, config.variants))
     optional("optuna", "tune", "memlm tune")
-    if not config.data.tune_share and config.data.tune is None:
+    if config.data.is_generated and config.data.tune is None:
+        facts = config.data.facts.model_copy(update={"seed": config.data.facts.seed ^ ANOTHER_WORLD})
+        config = config.model_copy(update={"data": config.data.model_copy(update={"facts": facts})})
+    elif not config.data.tune_share and config.data.tune is None:
         raise RunError(
             "data.tune_share is 0, so there is no text to tune on that runs are not judged by; set it, such as "
             "-o data.tune_share=0.05 (runs then leave that text alone), or name such text in data.tune"

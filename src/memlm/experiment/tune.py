@@ -135,8 +135,11 @@ def write_tuned(tune: Tune, path: Path, overrides: Sequence[str] = ()) -> dict[s
 
 
 def _suite(config: ExperimentConfig, data: TokenData) -> Suite:
-    """Returns the evaluation of a trial: the loss on the tune split, which takes the place of the held-out text."""
-    text = data.tune
+    """Returns the evaluation of a trial: the loss on the tune split, which takes the place of the held-out text.
+
+    Of a generated world, which is another one than that of the runs (`tunable`), it is the held-out text itself.
+    """
+    text = data.validation if config.data.is_generated and config.data.tune is None else data.tune
     if len(text.ids) <= config.data.seq_len:
         raise RunError(
             f"the tune split has {len(text.ids)} tokens, fewer than one sequence of {config.data.seq_len + 1}; "

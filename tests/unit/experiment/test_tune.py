@@ -264,6 +264,51 @@ def test_a_config_that_has_a_base_is_written_whole(tuned):
     assert config.seeds == [5] and config.train_of("dense").lr == found.best("dense").rates["lr"]
 
 
+WORLD = """\
+data:
+  corpus: facts
+  facts: {entities: 20, attributes: 2, values: 8, hops: 1, exposures: 3}
+  vocab_size: 400
+  seq_len: 16
+model: {d_model: 32, n_layers: 1, n_heads: 2}
+train: {steps: 2, batch_size: 4, lr: 1.0e-3}
+evaluate: {tokens: 500, train_tokens: 200, samples: 0}
+tune: {trials: 2, steps: 2}
+variants: {dense: {}}
+"""
+
+
+def test_a_generated_world_is_tuned_on_another_one(tmp_path, monkeypatch):
+    path = tmp_path / "world.yaml"
+    path.write_text(WORLD, encoding="utf-8")
+    config = load_experiment(path)
+    evaluated = []
+    sound = tune_module._suite
+    monkeypatch.setattr(tune_module, "_suite", lambda *given: evaluated.append(given) or sound(*given))
+    found = tune(config, tmp_path, progress=False)
+    (as_tuned, data), runs = evaluated[0], prepare(config.data, progress=False)
+    assert found.trials[0].loss is not None
+    assert as_tuned.data.facts.seed != config.data.facts.seed and data.fingerprint != runs.fingerprint
+    assert np.array_equal(sound(as_tuned, data).sequences[0], data.validation.ids[:17])
+    write_tuned(found, path)
+    assert load_experiment(found.folder / "tuned.yaml").data == config.data
+    tune(config, tmp_path, progress=False)  # goes on
+    assert (
+        "another generated world than the runs'"
+        in CliRunner().invoke(app, ["tune", str(path), "--runs", str(tmp_path)]).output
+    )
+
+
+def test_a_generated_world_is_tuned_on_text_that_is_named(tmp_path, corpus):
+    path = tmp_path / "world.yaml"
+    path.write_text(WORLD, encoding="utf-8")
+    config = load_experiment(path, [f"data.tune={corpus}"])
+    found = tune(config, tmp_path, progress=False)
+    data = prepare(config.data, progress=False)
+    assert found.plan.data == data.fingerprint
+    assert np.array_equal(tune_module._suite(config, data).held_out.ids, data.tune.ids)
+
+
 def fabricated(tmp_path, trials):
     ranges = {"lr": (1e-4, 1e-2), "value_lr": (1e-4, 1e-2)}
     plan = TunePlan("tiny", ["a", "b"], 2, 10, 640, 0, ranges, "")
