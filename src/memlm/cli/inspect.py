@@ -42,6 +42,9 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     """Show which slots a text reads, and where a slot is read. Also who wrote it, and how evenly slots are used."""
     if sum((text is not None, slot is not None, find is not None, serve)) > 1:
         raise RunError("give one of TEXT, --slot, --find and --serve")
+    from memlm.experiment.reading import read_remembering
+
+    read_remembering(run, "inspect")  # a wrong folder is told before what takes seconds to import
     if serve:
         _serve(run, tokens, port)
         return
