@@ -132,7 +132,7 @@ def _entry(entry: str | None, is_whole: bool = False) -> str:
 
 def _show_summaries(console: Console, banks: list[BankSummary], top: int) -> None:
     for bank in banks:
-        console.print(f"bank {bank.bank}: {bank.n_slots:,} slots, {bank.reads:,} reads counted")
+        console.print(f"bank {bank.bank}: {bank.n_slots:,} slots, {bank.reads:,} reads counted in training text")
         rows = [[str(layer), f"{read:,}", f"{read / bank.n_slots:.1%}"] for layer, read in bank.slots_read.items()]
         screen.show_table(console, ["layer", "slots read", "share"], rows)
         most = (f"{slot}{_entry(bank.entries.get(slot))} ({reads:,})" for slot, reads in bank.most_read)
