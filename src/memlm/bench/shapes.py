@@ -155,6 +155,19 @@ def _models(
     }
 
 
+def _models_that_pay() -> dict[str, Any]:
+    """Returns the models of ``configs/pays.yaml``, and that of product keys with values of 16 bits."""
+    keys = {**_PLUS, "memory": _memory(1024, 4, 32, 256, 512), "layers": [2]}
+    narrow = {**keys, "memory": {**keys["memory"], "bank": {"type": "vectors", "dtype": "bfloat16"}}}
+    rows = {"type": "ngram_embedding", "orders": [1, 2, 3], "n_heads": 2, "n_rows": 175_200, "d_value": 512}
+    return {
+        "dense": {},
+        "product keys in layer 2": keys,
+        "product keys in layer 2, 16-bit values": narrow,
+        "n-grams in layer 1": {**_PLUS, "memory": rows, "layers": [1]},
+    }
+
+
 def _memory(n_keys: int, n_heads: int, top_k: int, d_key: int, d_value: int) -> dict[str, Any]:
     sizes = {"n_keys": n_keys, "n_heads": n_heads, "top_k": top_k, "d_key": d_key, "d_value": d_value}
     return {"type": "product_key", **sizes}
@@ -184,6 +197,13 @@ S = Shape(
         vocab_size=6400, seq_len=512, batch_size=128,
     ),
 )  # fmt: skip
+P32K = Shape(
+    "P32k", 32_768, 512, 1408, 1024, 4, 32, 256, 512,
+    fusions={"weighted_sum": {}},
+    models=Models(
+        {"d_model": 512, "n_layers": 8, "n_heads": 8}, _models_that_pay(), vocab_size=6400, seq_len=512, batch_size=64
+    ),
+)  # fmt: skip
 M8K = Shape("M8k", 8192, 1024, 4096, 1024, 4, 32, 512, 1024, fusions={"weighted_sum": {}})
 GROWN = Shape(
     "grown", 8192, 512, 1408, 1024, 4, 8, 128, 128,
@@ -202,10 +222,12 @@ SHAPES: dict[str, Shape] = {
     for shape in (
         TINY,
         S,
+        P32K,
         M8K,
         replace(M8K, name="M32k", tokens=32_768),
         replace(M8K, name="L8k", n_keys=2048),
         replace(M8K, name="L32k", n_keys=2048, tokens=32_768),
     )
 }
-"""S is the recipe of the lineage, M the 373M model of Memory+ (arXiv:2412.09764), L that with four times the slots."""
+"""S is the recipe of the lineage, P32k that of ``configs/pays.yaml``, M the 373M model of Memory+ (arXiv:2412.09764), L
+that with four times the slots."""

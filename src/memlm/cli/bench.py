@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def command(
     config: Annotated[
         list[str] | None,
-        typer.Option("--config", help="Sizes: tiny, S, M8k, M32k, L8k or L32k; may be given many times."),
+        typer.Option("--config", help="Sizes: tiny, S, P32k, M8k, M32k, L8k or L32k; may be given many times."),
     ] = None,
     only: Annotated[
         list[str] | None,

@@ -274,6 +274,7 @@ def read_gradients(
     chunk: int = 32,
     columns: int = 512,
     ahead: int = 2,
+    registers: int = 80,
     warps: int = 1,
     clear_rows: int = 64,
 ) -> tuple[Tensor, Tensor]:
@@ -290,6 +291,7 @@ def read_gradients(
         chunk: Reads a program, or entries of what was set aside.
         columns: At most so many columns at a time.
         ahead: Reads fetched at a time.
+        registers: At most so many a thread: more programs at work hide more of the time that a fetch takes.
         warps: Of a program; one needs no other to add up a read's products.
         clear_rows: Rows a program of the last pass.
     """
@@ -308,7 +310,7 @@ def read_gradients(
     _line_up[triton.cdiv(n, 1024),](slots, weights, order, *lined, n, BN=1024)
     _sum_reads[chunks, blocks](
         grad, values, *lined, order, keys, out, products, touched, *entries, n, R, grad.shape[1], *layout,
-        D=D, BN=chunk, BD=BD, AHEAD=ahead, num_warps=warps,
+        D=D, BN=chunk, BD=BD, AHEAD=ahead, num_warps=warps, maxnreg=registers,
     )  # fmt: skip
     while chunks > 1:
         n, chunks = 2 * chunks, triton.cdiv(2 * chunks, chunk)
