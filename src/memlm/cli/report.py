@@ -8,7 +8,7 @@ from memlm.cli.compare import ExperimentArgument, is_tune
 
 
 def command(folder: ExperimentArgument) -> None:
-    """Write report.md and report.html from an experiment's records, or tuning.md and its picture from a tune's."""
+    """Write an experiment's report, or a tune's, again from its records."""
     if is_tune(folder):
         from memlm.experiment.trials import read_tune
         from memlm.report.tuning import write_tuning
