@@ -21,7 +21,7 @@ ExperimentArgument = Annotated[
 
 
 def command(folder: ExperimentArgument) -> None:
-    """Print an experiment's comparison, or a tune's best, from its records. No model and no GPU is needed."""
+    """Print the comparison of an experiment, or a tune's best. No model and no GPU is needed."""
     if is_tune(folder):
         from memlm.experiment.trials import read_tune
 

@@ -8,7 +8,7 @@ from memlm.cli.compare import ExperimentArgument, is_tune
 
 
 def command(folder: ExperimentArgument) -> None:
-    """Write an experiment's report, or a tune's, again from its records."""
+    """Write the report of an experiment or a tune again."""
     if is_tune(folder):
         from memlm.experiment.trials import read_tune
         from memlm.report.tuning import write_tuning
