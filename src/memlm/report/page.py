@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -14,16 +11,9 @@ from memlm.experiment.compare import compare
 from memlm.experiment.reading import read_experiment
 from memlm.report.claims import sentence
 from memlm.report.content import Content, content
+from memlm.report.findings import render
 from memlm.report.markdown import markdown
 from memlm.storage import write_text
-
-
-@dataclass(frozen=True)
-class Block:
-    """A piece of the findings: a heading (one line), a list (its items) or a paragraph."""
-
-    kind: str
-    lines: list[str]
 
 
 def write_report(folder: Path) -> tuple[Path, Path]:
@@ -50,17 +40,5 @@ def html(gathered: Content) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"svg": Markup, "sentence": sentence, "blocks": blocks}
+    environment.filters |= {"svg": Markup, "sentence": sentence, "rendered": render}
     return environment.get_template("page.html.jinja").render(content=gathered)
-
-
-def blocks(findings: str) -> Iterator[Block]:
-    """Splits Markdown into headings, lists and paragraphs; whatever else it holds stays as it was typed."""
-    for chunk in re.split(r"\n\s*\n", findings.strip()):
-        heading, _, rest = chunk.partition("\n") if chunk.startswith("#") else ("", "", chunk)
-        if heading:
-            yield Block("heading", [heading.lstrip("# ")])
-        if re.match("[-*] ", rest):
-            yield Block("list", [item[2:] for item in re.split(r"\n(?=[-*] )", rest)])
-        elif rest:
-            yield Block("paragraph", [rest])

@@ -9,7 +9,7 @@ from fabricate import LOSSES, PROMPT, SEEDS, edit_record, fabricate, loss_of
 
 from memlm.errors import RunError
 from memlm.report.content import FINDINGS
-from memlm.report.page import blocks, write_report
+from memlm.report.page import write_report
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -85,7 +85,8 @@ def test_findings_are_made_once_shown_and_kept(folder):
     path.write_text(mine, encoding="utf-8")
     page, text = written(folder)
     assert path.read_text(encoding="utf-8") == mine
-    assert "&lt;i&gt;门控&lt;/i&gt; wins." in page
+    assert '<h3 id="what-was-found">What was found</h3>' in page
+    assert "<p>&lt;i&gt;门控&lt;/i&gt; wins.</p>" in page
     assert mine.strip() in text
 
 
@@ -124,13 +125,3 @@ def test_runs_without_samples_usage_and_metrics_give_a_report(tmp_path):
 def test_a_folder_that_is_no_experiment_is_refused(tmp_path):
     with pytest.raises(RunError, match="no experiment here"):
         write_report(tmp_path)
-
-
-def test_findings_split_into_blocks():
-    text = "### One\nA line\nand another.\n\n- first\n  goes on\n- second\n\n## Two\n"
-    assert [(block.kind, block.lines) for block in blocks(text)] == [
-        ("heading", ["One"]),
-        ("paragraph", ["A line\nand another."]),
-        ("list", ["first\n  goes on", "second"]),
-        ("heading", ["Two"]),
-    ]
