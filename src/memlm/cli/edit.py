@@ -108,7 +108,6 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     if not others:
         return
     read_remembering(run, "edit")
-
     from memlm.experiment.editing import only_editor, open_editing
 
     with only_editor(run) if changes else nullcontext():
