@@ -43,7 +43,7 @@ def test_verdicts(tmp_path, claim, margin, word):
     (judgement,) = compared(fabricate(tmp_path, [hypothesis(claim, margin)])).judgements
     assert judgement.verdict.word == word
     assert judgement.difference.n == 3
-    assert ("needs about" in str(judgement.verdict)) == (word == "inconclusive")
+    assert ("seeds would refute it" in str(judgement.verdict)) == (word == "inconclusive")
 
 
 def test_a_verdict_says_what_it_lacks(tmp_path):
