@@ -54,7 +54,7 @@ def print_comparison(console: Console, folder: Path) -> None:
         screen.show_prose(console, f"note: {line}", "yellow")
     console.print()
     for judgement in comparison.judgements:
-        claim = f"{judgement.hypothesis.name} ({judgement.hypothesis.claim}): {judgement.verdict}"
+        claim = f"{judgement.hypothesis.name} ({judgement.hypothesis.claim}): {judgement.outcome}"
         screen.show_prose(console, claim, "bold")
         screen.show_prose(console, claims.sentence(judgement), indent=2)
     page = folder / "report.html"

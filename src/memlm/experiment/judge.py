@@ -34,6 +34,8 @@ class Judgement:
         n_documents: How many documents that rests on.
         verdict: The verdict on the difference.
         notes: What is missing from it.
+        counts: What each variant counts in the difference; empty if there is none.
+        caveat: What a decided verdict must not be read without.
     """
 
     hypothesis: Hypothesis
@@ -43,6 +45,13 @@ class Judgement:
     n_documents: int
     verdict: Verdict
     notes: list[str]
+    counts: dict[str, float]
+    caveat: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """The verdict as it is told everywhere: with its caveat, if it has one."""
+        return f"{self.verdict}, {self.caveat}" if self.caveat else str(self.verdict)
 
     @property
     def bound(self) -> float:
@@ -95,7 +104,8 @@ def judgements(experiment: Experiment, documents: Mapping[str, Documents]) -> li
         resampled, n = _resampled(experiment, hypothesis.metric, claim, list(found), documents, confidence)
         shown = difference(list(found.values()), confidence) if found else None
         notes = list(_gaps(experiment, claim.variants(plan.variants), hypothesis.metric))
-        judged.append(Judgement(hypothesis, claim, shown, resampled, n, verdict, notes))
+        counts = _coefficients(values_of(experiment, hypothesis.metric), claim, list(found)) if found else {}
+        judged.append(Judgement(hypothesis, claim, shown, resampled, n, verdict, notes, counts))
     return judged
 
 

@@ -33,6 +33,11 @@ def sentence(judgement: Judgement) -> str:
     return f"{subject} is {signed(found.mean)}, {test}. {asked}{other}{notes}"
 
 
+def mark(judgement: Judgement) -> str:
+    """Returns what a verdict is coloured by: its word, or that it has a caveat."""
+    return "caveat" if judgement.caveat else judgement.verdict.word
+
+
 def table(comparison: Comparison) -> Table:
     """One row for each claim, in the order they were written."""
     columns = ["Claim", "Verdict", "Tested", "Difference", "Other seeds, this text", "Other seeds and documents"]
@@ -40,7 +45,7 @@ def table(comparison: Comparison) -> Table:
     rows = [
         [
             Cell(judgement.hypothesis.name),
-            Cell(str(judgement.verdict)),
+            Cell(judgement.outcome, kind=mark(judgement)),
             Cell(str(judgement.claim), f"in {name(judgement.hypothesis.metric, False)}"),
             Cell(signed(judgement.difference.mean), _asked(judgement)),
             _cell(judgement.difference),

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from memlm.evaluate.statistics import Interval
-from memlm.experiment.compare import CONTROLS, LEDGER, Comparison, Match
+from memlm.experiment.compare import CONTROLS, LEDGER, Comparison
+from memlm.experiment.equality import Match
 from memlm.experiment.reading import Run
 
 Format = Callable[[float], str]
@@ -18,10 +19,11 @@ LINEAGE = {"dense": (2.43, 1.99, 7.5), "cross_attention": (2.84, 7.68, 2.0), "ga
 
 @dataclass(frozen=True)
 class Cell:
-    """A value and, in smaller type beside it, how sure it is."""
+    """A value and, in smaller type beside it, how sure it is; ``kind`` is what the page colours it by, if it does."""
 
     text: str
     note: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
