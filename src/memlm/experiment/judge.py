@@ -34,6 +34,7 @@ class Judgement:
         n_documents: How many documents that rests on.
         verdict: The verdict on the difference.
         notes: What is missing from it.
+        pairs: left − right of each seed that has both.
         counts: What each variant counts in the difference; empty if there is none.
         caveat: What a decided verdict must not be read without.
     """
@@ -45,6 +46,7 @@ class Judgement:
     n_documents: int
     verdict: Verdict
     notes: list[str]
+    pairs: dict[int, float]
     counts: dict[str, float]
     caveat: str = ""
 
@@ -57,6 +59,11 @@ class Judgement:
     def bound(self) -> float:
         """What the claim asks the difference to lie below, or above: the margin with the sign that supports it."""
         return self.claim.sign * self.hypothesis.margin
+
+    @property
+    def n_for(self) -> int:
+        """How many pairs lie beyond that by themselves."""
+        return sum(self.claim.sign * (found - self.bound) > 0 for found in self.pairs.values())
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def judgements(experiment: Experiment, documents: Mapping[str, Documents]) -> li
         shown = difference(list(found.values()), confidence) if found else None
         notes = list(_gaps(experiment, claim.variants(plan.variants), hypothesis.metric))
         counts = _coefficients(values_of(experiment, hypothesis.metric), claim, list(found)) if found else {}
-        judged.append(Judgement(hypothesis, claim, shown, resampled, n, verdict, notes, counts))
+        judged.append(Judgement(hypothesis, claim, shown, resampled, n, verdict, notes, found, counts))
     return judged
 
 

@@ -25,12 +25,14 @@ def sentence(judgement: Judgement) -> str:
     test = f"{_percent(found)} interval {_range(found)} over {found.n} paired seeds, "
     test += f"p {'' if verdict.adjusted_p < 0.001 else '= '}{_p(verdict.adjusted_p)}"
     if verdict.adjusted_p != verdict.p:
-        test += " after Holm's adjustment"
+        test += f" after Holm's adjustment, {_exact(verdict.p)} by itself"
     other = ""
     if judgement.documents is not None and judgement.documents.low is not None:
         documents = f"{judgement.n_documents:,} documents"
         other = f" For other documents too: {_range(judgement.documents)} (bootstrap over seeds and {documents})."
-    return f"{subject} is {signed(found.mean)}, {test}. {asked}{other}{notes}"
+    side = "below" if judgement.claim.sign < 0 else "above"
+    pairs = f" {judgement.n_for} of {found.n} pairs lie {side} that; they reach from {_extent(judgement)}."
+    return f"{subject} is {signed(found.mean)}, {test}. {asked}{pairs}{other}{notes}"
 
 
 def mark(judgement: Judgement) -> str:
@@ -41,7 +43,7 @@ def mark(judgement: Judgement) -> str:
 def table(comparison: Comparison) -> Table:
     """One row for each claim, in the order they were written."""
     columns = ["Claim", "Verdict", "Tested", "Difference", "Other seeds, this text", "Other seeds and documents"]
-    columns += ["p", "p, Holm"]
+    columns += ["Pairs that support it", "p by itself", "p, Holm"]
     rows = [
         [
             Cell(judgement.hypothesis.name),
@@ -50,7 +52,8 @@ def table(comparison: Comparison) -> Table:
             Cell(signed(judgement.difference.mean), _asked(judgement)),
             _cell(judgement.difference),
             _cell(judgement.documents),
-            Cell(_p(judgement.verdict.p)),
+            Cell(f"{judgement.n_for} of {judgement.difference.n}", _extent(judgement)),
+            Cell(_exact(judgement.verdict.p)),
             Cell(_p(judgement.verdict.adjusted_p)),
         ]
         for judgement in comparison.judgements
@@ -110,6 +113,15 @@ def _range(found: Interval) -> str:
 
 def _cell(found: Interval | None) -> Cell:
     return Cell(NOTHING) if found is None or found.low is None else Cell(_range(found), f"({_percent(found)})")
+
+
+def _extent(judgement: Judgement) -> str:
+    """Tells the smallest and the largest difference of a pair."""
+    return f"{signed(min(judgement.pairs.values()))} to {signed(max(judgement.pairs.values()))}"
+
+
+def _exact(p: float) -> str:
+    return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
 
 
 def _p(p: float) -> str:

@@ -83,6 +83,25 @@ def test_claims_are_told_with_both_intervals(tmp_path):
     assert all(name.replace("<", "&lt;").replace(">", "&gt;") in figure for name in names)
 
 
+def test_the_pairs_behind_a_claim_are_told(tmp_path):
+    """cross_attention lies 0.290, 0.282 and 0.284 above gated_mlp with the seeds 0, 1, 2."""
+    below, above = "gated_mlp < cross_attention", "cross_attention > gated_mlp"
+    asked = [(below, 0.0, 3), (below, 0.283, 2), (above, 0.285, 1), (below, 0.4, 0)]
+    folder = fabricate(tmp_path, [{"name": f"{n}", "claim": c, "margin": m} for n, (c, m, _) in enumerate(asked)])
+    comparison = compare(read_experiment(folder))
+    for place, (claim, _, n) in enumerate(asked):
+        extent, side = {below: ("−0.290 to −0.282", "below"), above: ("+0.282 to +0.290", "above")}[claim]
+        assert claims.table(comparison).rows[place][6] == tables.Cell(f"{n} of 3", extent)
+        told = claims.sentence(comparison.judgements[place])
+        assert f"{n} of 3 pairs lie {side} that; they reach from {extent}." in told
+    p = [judgement.verdict.p for judgement in comparison.judgements]
+    assert len(set(p)) == 4
+    assert [row[7].text for row in claims.table(comparison).rows] == [
+        "< 0.0001" if value < 1e-4 else f"{value:.2g}" for value in p
+    ]
+    assert f"after Holm's adjustment, {p[3]:.2g} by itself" in claims.sentence(comparison.judgements[3])
+
+
 def test_what_old_records_lack_is_told_once(folder):
     (folder / "gated_mlp-s0" / "documents.json").unlink()
     comparison = compare(read_experiment(folder))
