@@ -57,6 +57,8 @@ def print_comparison(console: Console, folder: Path) -> None:
         claim = f"{judgement.hypothesis.name} ({judgement.hypothesis.claim}): {judgement.outcome}"
         screen.show_prose(console, claim, "bold")
         screen.show_prose(console, claims.sentence(judgement), indent=2)
+        if judgement.counts:
+            screen.show_prose(console, claims.shared_sentence(comparison, judgement), indent=2)
     page = folder / "report.html"
     console.print(f"\nreport: {page}" if page.is_file() else f"\nas a page, with figures: memlm report {folder}")
 

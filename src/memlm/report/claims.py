@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from memlm.evaluate.statistics import Interval
-from memlm.experiment.compare import Comparison
+from memlm.experiment.compare import LEDGER, Comparison
+from memlm.experiment.equality import EQUAL, apart
 from memlm.experiment.judge import Judgement, Noise
 from memlm.report.tables import NOTHING, Cell, Table, fixed, name, plain, signed
 
@@ -62,6 +65,22 @@ def table(comparison: Comparison) -> Table:
     return Table(columns, rows, labels=3)
 
 
+def shared(comparison: Comparison) -> Table:
+    """What the variants of each claim cost alike, and what not; by how much the dearest lies above the cheapest."""
+    rows = [
+        [Cell(judgement.hypothesis.name), *map(Cell, _shared(comparison, judgement))]
+        for judgement in comparison.judgements
+        if judgement.counts
+    ]
+    return Table(["Claim", f"Equal to {100 * EQUAL:g} %", "Not equal"], rows, labels=3)
+
+
+def shared_sentence(comparison: Comparison, judgement: Judgement) -> str:
+    """Says the same of one claim."""
+    equal, unequal = _shared(comparison, judgement)
+    return f"Equal to {100 * EQUAL:g} %: {equal}. Not equal: {unequal}."
+
+
 def explanation(comparison: Comparison) -> str:
     """Says what the intervals of the claims are, and what they cannot speak for."""
     alpha = comparison.experiment.plan.alpha
@@ -113,6 +132,24 @@ def _range(found: Interval) -> str:
 
 def _cell(found: Interval | None) -> Cell:
     return Cell(NOTHING) if found is None or found.low is None else Cell(_range(found), f"({_percent(found)})")
+
+
+def _shared(comparison: Comparison, judgement: Judgement) -> tuple[str, str]:
+    """Returns which costs the variants of a claim have alike, and which not; what one has not recorded is neither."""
+    costs = [row.values for row in comparison.ledger.rows if row.variant in judgement.counts]
+    spreads = {key: found for key in LEDGER if (found := apart(costs, key)) is not None}
+    equal = [_spread(key, found) for key, found in spreads.items() if found <= EQUAL]
+    unequal = [_spread(key, found) for key, found in spreads.items() if found > EQUAL]
+    return ", ".join(equal) or "nothing", ", ".join(unequal) or "nothing"
+
+
+def _spread(key: str, found: float) -> str:
+    if found == 0:
+        return name(key, False)
+    if math.isinf(found):
+        return f"{name(key, False)} (none in some)"
+    much = "< 0.01 %" if found < 1e-4 else f"{100 * found:.2g} %" if found < 0.1 else f"{100 * found:,.0f} %"
+    return f"{name(key, False)} ({much})"
 
 
 def _extent(judgement: Judgement) -> str:

@@ -138,6 +138,12 @@ def _of_claims(comparison: Comparison) -> list[Section]:
             + (unequal if len(comparison.ledger.rows) > 1 else ""),
             tables.ledger(comparison),
         ),
+        Section(
+            "Equal within a claim",
+            "What the variants of each claim cost alike, and what not: in brackets, by how much the dearest lies above "
+            "the cheapest; means over finished seeds.",
+            claims.shared(comparison),
+        ),
     ]
 
 

@@ -268,12 +268,19 @@ def _match_sentence(match: Match) -> str:
 
 
 def held_sentence(comparison: Comparison) -> str:
-    """Says which quantities of the ledger were held equal, which not or cannot be told, what was solved, and where."""
+    """Says which quantities are equal in all variants, which not or cannot be told, what was solved, and where.
+
+    What the variants of one claim share is told claim by claim, by `memlm.report.claims.shared`.
+    """
     held = comparison.ledger
     if len(held.rows) == 1:
         alone = f"{held.rows[0].variant} is the only variant: there is nothing to compare it with."
         return " ".join([alone, *_device_sentences(comparison)])
-    parts = [("Held equal", held.equal()), ("Not held equal", held.unequal()), ("Cannot be told", held.unknown())]
+    parts = [
+        ("Held equal in all variants", held.equal()),
+        ("Not in all", held.unequal()),
+        ("Cannot be told", held.unknown()),
+    ]
     told = [f"{label}: {', '.join(name(key, False) for key in keys)}." for label, keys in parts if keys]
     return " ".join([*told, *map(_match_sentence, held.matches), *_device_sentences(comparison)])
 

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from fabricate import edit_record, fabricate, write_json
+from fabricate import SEEDS, edit_record, fabricate, write_json
 
 from memlm.experiment.compare import compare
 from memlm.experiment.reading import read_experiment
@@ -100,6 +100,26 @@ def test_the_pairs_behind_a_claim_are_told(tmp_path):
         "< 0.0001" if value < 1e-4 else f"{value:.2g}" for value in p
     ]
     assert f"after Holm's adjustment, {p[3]:.2g} by itself" in claims.sentence(comparison.judgements[3])
+
+
+def test_each_claim_says_what_its_variants_share(tmp_path):
+    """A control that was matched is equal in what it was matched by, whatever other variants cost."""
+    asked = ["gated_mlp < dense", "cross_attention < gated_mlp", "dense < nobody"]
+    folder = fabricate(tmp_path, [{"name": claim, "claim": claim} for claim in asked])
+    for seed in SEEDS:
+        edit_record(folder / f"cross_attention-s{seed}", cost={"flops_per_token": 5_000_000})
+    comparison = compare(read_experiment(folder))
+    dense, memory = claims.shared(comparison).rows
+    assert [cell.text for cell in dense] == [
+        "gated_mlp < dense",
+        "active parameters, FLOPs per token (0.04 %), bytes read per token (0.022 %), tokens",
+        "parameters (22 %), memory parameters (none in some), wall clock (48 %)",
+    ]
+    assert memory[1].text == "parameters, active parameters, memory parameters, bytes read per token, tokens"
+    assert memory[2].text == "FLOPs per token (99 %), wall clock (49 %)"
+    told = claims.shared_sentence(comparison, comparison.judgements[0])
+    assert told == f"Equal to 1 %: {dense[1].text}. Not equal: {dense[2].text}."
+    assert "Not in all: parameters, memory parameters, FLOPs per token" in tables.held_sentence(comparison)
 
 
 def test_what_old_records_lack_is_told_once(folder):
