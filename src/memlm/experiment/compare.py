@@ -17,7 +17,7 @@ from memlm.experiment.judge import Judgement, Noise, document_losses, judgements
 from memlm.experiment.opened import opened_before, tell_added
 from memlm.experiment.reading import NOT_RUN, Experiment, Run, listed
 from memlm.experiment.record import abbreviated
-from memlm.experiment.schema import Continued, Record, run_name
+from memlm.experiment.schema import Continued, Hypothesis, Record, run_name
 from memlm.experiment.settings import COMMON, as_now
 from memlm.experiment.variants import QUANTITIES
 
@@ -290,13 +290,30 @@ def _unchecked(runs: Sequence[Run]) -> Iterator[str]:
 
 def _rewritten(experiment: Experiment) -> Iterator[str]:
     """Tells of hypotheses, or of a level, that are not those which a run was started with."""
-    claims, alpha = experiment.plan.hypotheses, experiment.plan.alpha
-    known = [run.name for run in experiment.finished() if run.record.hypotheses not in (None, claims)]
-    if known:
-        yield f"The hypotheses were changed after {listed(known)} had been run."
+    alpha = experiment.plan.alpha
+    changes: dict[str, list[str]] = {}
+    for run in experiment.finished():
+        told = _changes(run.record.hypotheses, experiment.plan.hypotheses)
+        if told:
+            changes.setdefault(told, []).append(run.name)
+    for told, names in changes.items():
+        yield f"The hypotheses were changed after {listed(names)} had been run: {told}."
     stricter = [run.name for run in experiment.finished() if run.record.alpha not in (None, alpha)]
     if stricter:
         yield f"alpha was changed after {listed(stricter)} had been run."
+
+
+def _changes(before: Sequence[Hypothesis] | None, now: Sequence[Hypothesis]) -> str:
+    """Says which hypotheses were added, changed or left out; empty if none was, or it is not known."""
+    if before is None:
+        return ""
+    old, new = ({hypothesis.name: hypothesis for hypothesis in group} for group in (before, now))
+    parts = {
+        "added": [name for name in new if name not in old],
+        "changed": [name for name in new if name in old and old[name] != new[name]],
+        "left out": [name for name in old if name not in new],
+    }
+    return "; ".join(f"{what}: {', '.join(map(repr, names))}" for what, names in parts.items() if names)
 
 
 def _unequal(name: str, values: dict[str, object]) -> Iterator[str]:
