@@ -1,15 +1,19 @@
 """The reports beside the records, and what the README quotes of them, are what the records give."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from memlm.cli.main import app
 from memlm.experiment.compare import compare
 from memlm.experiment.reading import read_experiment
 from memlm.report.markdown import verdict
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path.parent for path in (ROOT / "experiments").glob("*/experiment.json"))
+TUNES = sorted(path.parent for path in (ROOT / "experiments").glob("*/*/tune.json"))
 
 
 def test_the_walk_finds_them():
@@ -21,6 +25,19 @@ def test_a_report_has_the_verdicts_that_its_records_give(folder):
     report = (folder / "report.md").read_text(encoding="utf-8")
     for judgement in compare(read_experiment(folder)).judgements:
         assert verdict(judgement) in report, f"run: memlm report {folder.relative_to(ROOT)}"
+
+
+@pytest.mark.parametrize("folder", TUNES, ids=lambda folder: folder.name)
+def test_a_tune_is_told_and_written_again_from_its_trials(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    written = [copy / "tuning.md", copy / "tuning.svg"]
+    for path in written:
+        path.unlink()
+    told, listed = (CliRunner().invoke(app, [verb, str(copy)]) for verb in ("compare", "report"))
+    assert (told.exit_code, listed.stdout.split()) == (0, list(map(str, written)))
+    assert written[0].read_bytes() == (folder / "tuning.md").read_bytes() and "</svg>" in written[1].read_text()
+    for figure in rows(written[0].read_text(encoding="utf-8"))[2][1:5]:
+        assert figure.removeprefix("–") in told.stdout
 
 
 @pytest.mark.parametrize("document", ["README.md", "README.zh-CN.md", "docs/findings.md"])

@@ -10,16 +10,29 @@ import typer
 from rich.console import Console
 
 from memlm.cli import screen
+from memlm.cli.tune import print_best
 
 if TYPE_CHECKING:
     from memlm.report import tables
 
-ExperimentArgument = Annotated[Path, typer.Argument(help="The experiment's folder, e.g. runs/demo.", metavar="FOLDER")]
+ExperimentArgument = Annotated[
+    Path, typer.Argument(help="The folder of an experiment or of a tune, e.g. runs/demo.", metavar="FOLDER")
+]
 
 
 def command(folder: ExperimentArgument) -> None:
-    """Print the comparison of an experiment from its records. No model and no GPU is needed."""
-    print_comparison(screen.output(), folder)
+    """Print the comparison of an experiment, or a tune's best. No model and no GPU is needed."""
+    if is_tune(folder):
+        from memlm.experiment.trials import read_tune
+
+        print_best(screen.output(), read_tune(folder))
+    else:
+        print_comparison(screen.output(), folder)
+
+
+def is_tune(folder: Path) -> bool:
+    """Whether a folder is that of `memlm tune`."""
+    return (folder / "tune.json").is_file()
 
 
 def print_comparison(console: Console, folder: Path) -> None:

@@ -1,15 +1,22 @@
-"""`memlm report`: writes an experiment's report again."""
+"""`memlm report`: writes the report of an experiment or of a tune again."""
 
 from __future__ import annotations
 
 import typer
 
-from memlm.cli.compare import ExperimentArgument
+from memlm.cli.compare import ExperimentArgument, is_tune
 
 
 def command(folder: ExperimentArgument) -> None:
-    """Write report.md and report.html from an experiment's records."""
-    from memlm.report.page import write_report
+    """Write the report of an experiment or a tune again."""
+    if is_tune(folder):
+        from memlm.experiment.trials import read_tune
+        from memlm.report.tuning import write_tuning
 
-    for path in write_report(folder):
+        written = write_tuning(read_tune(folder))
+    else:
+        from memlm.report.page import write_report
+
+        written = write_report(folder)
+    for path in written:
         typer.echo(str(path))

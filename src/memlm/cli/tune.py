@@ -56,12 +56,13 @@ def command(
             raise
     write_tuning(done)
     best = write_tuned(done, config, overrides)
-    _print_best(console, done)
+    print_best(console, done)
     console.print(yaml.safe_dump(best, sort_keys=False), end="")
     console.print(f"\nwritten: {', '.join(str(done.folder / name) for name in ('tuned.yaml', 'tuning.md', PICTURE))}")
 
 
-def _print_best(console: Console, done: Tune) -> None:
+def print_best(console: Console, done: Tune) -> None:
+    """Prints the best rates of each variant, and what has to be known of them."""
     from memlm.report import tuning
 
     best = tuning.best(done)

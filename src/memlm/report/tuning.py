@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -18,8 +19,8 @@ from memlm.storage import write_text
 PICTURE = "tuning.svg"
 
 
-def write_tuning(tune: Tune) -> None:
-    """Writes ``tuning.md`` and the picture into the tune's folder."""
+def write_tuning(tune: Tune) -> list[Path]:
+    """Writes ``tuning.md`` and the picture into the tune's folder; returns where they are."""
     plan = tune.plan
     trials = f"{plan.trials} trials of {plan.steps:,} steps ({compact(plan.tokens)} tokens) for every variant"
     parts = [
@@ -30,8 +31,10 @@ def write_tuning(tune: Tune) -> None:
         *warnings(tune),
         f"![Loss over learning rate, one colour a variant]({PICTURE})",
     ]
-    write_text(tune.folder / "tuning.md", "\n\n".join(parts) + "\n")
-    write_text(tune.folder / PICTURE, picture(tune))
+    page, drawn = tune.folder / "tuning.md", tune.folder / PICTURE
+    write_text(page, "\n\n".join(parts) + "\n")
+    write_text(drawn, picture(tune))
+    return [page, drawn]
 
 
 def best(tune: Tune) -> Table:
