@@ -15,7 +15,7 @@ from memlm.experiment.judge import Judgement
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import Experiment
 from memlm.experiment.schema import Sample
-from memlm.report import alarms, claims, figures, knowledge, tables
+from memlm.report import alarms, claims, course, figures, knowledge, tables
 from memlm.report.tables import Table
 from memlm.storage import write_text
 
@@ -185,6 +185,12 @@ def _of_training(comparison: Comparison) -> list[Section]:
             "Finished runs only. A line is the mean over seeds; its band reaches from the lowest seed to the highest.",
             figure=figures.curves(experiment),
             has_legend=True,
+        ),
+        Section(
+            "Claims over training",
+            "The claimed differences in loss while the runs were trained, on validation text: means over paired seeds, "
+            "of claims whose runs were evaluated at the same tokens.",
+            course.table(comparison),
         ),
         Section(
             "Usage of the memory",
