@@ -68,9 +68,11 @@ def print_comparison(console: Console, folder: Path) -> None:
         screen.show_prose(console, f"note: {line}", "yellow")
     console.print()
     for judgement in comparison.judgements:
-        claim = f"{judgement.hypothesis.name} ({judgement.hypothesis.claim}): {judgement.verdict}"
+        claim = f"{judgement.hypothesis.name} ({judgement.hypothesis.claim}): {judgement.outcome}"
         screen.show_prose(console, claim, "bold")
         screen.show_prose(console, claims.sentence(judgement), indent=2)
+        if judgement.counts:
+            screen.show_prose(console, claims.shared_sentence(comparison, judgement), indent=2)
     page = folder / "report.html"
     console.print(f"\nreport: {page}" if page.is_file() else f"\nas a page, with figures: memlm report {folder}")
 

@@ -19,6 +19,8 @@ from memlm.evaluate.statistics import Difference, half_width
 
 MAX_SEEDS = 1000
 """A verdict names no larger number of needed seeds: nobody would train that many."""
+MIN_SEEDS = 3
+"""From fewer paired seeds no number of needed ones is foretold."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the seeds say about a claim; as text, e.g. "inconclusive (needs about 7 seeds)"."""
+    """What the seeds say about a claim; as text, e.g. "inconclusive (about 7 seeds would support it)"."""
 
     word: Literal["supported", "refuted", "inconclusive"]
     p: float
@@ -46,7 +48,7 @@ class Verdict:
     level: float
     """The level at which this claim was tested: its interval of confidence 1 − level agrees with the verdict."""
     needed: str = ""
-    """What an inconclusive verdict lacks."""
+    """What an inconclusive verdict lacks, and which way it leans."""
 
     def __str__(self) -> str:
         """Reads as the word, and what an inconclusive verdict needs."""
@@ -103,9 +105,9 @@ def _verdict(case: Case, p: float, adjusted: float, level: float, alpha: float) 
 
 
 def _needed(case: Case, level: float) -> str:
-    """Says for how many seeds an interval as wide as the observed spread makes it would lie on one side.
+    """Says for how many seeds an interval as wide as the observed spread makes it would lie on one side, and on which.
 
-    Mean and spread of few seeds are rough, and so is this number.
+    Mean and spread of few seeds are rough, and so is this number; of two seeds nothing is foretold.
     """
     found = case.difference
     if found is None:
@@ -114,6 +116,10 @@ def _needed(case: Case, level: float) -> str:
         return "needs at least 2 seeds"
     if not np.isfinite(found.mean):
         return "a value is not finite"
+    if found.n < MIN_SEEDS:
+        return f"{found.n} pairs are too few to say how many seeds would settle it"
     counts = np.arange(found.n + 1, MAX_SEEDS + 1)
     enough = counts[half_width(found.sd, counts, 1 - level) < abs(found.mean + case.margin)]
-    return f"needs about {enough[0]:,} seeds" if len(enough) else f"needs more than {MAX_SEEDS:,} seeds"
+    if not len(enough):
+        return f"not even {MAX_SEEDS:,} seeds would settle it"
+    return f"about {enough[0]:,} seeds would {'support' if found.mean < -case.margin else 'refute'} it"

@@ -6,19 +6,19 @@ Only finished runs are compared. A run that is missing and a value that is missi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 from memlm.config.checks import LEFT_OUT
 from memlm.evaluate.statistics import Difference, Interval, interval, paired_difference
 from memlm.experiment.difference import flatten
+from memlm.experiment.equality import Match, noted
 from memlm.experiment.judge import Judgement, Noise, document_losses, judgements, noise, values_of
 from memlm.experiment.opened import opened_before, tell_added
 from memlm.experiment.reading import NOT_RUN, Experiment, Run, listed
 from memlm.experiment.record import abbreviated
-from memlm.experiment.schema import Continued, Record, run_name
+from memlm.experiment.schema import Continued, Hypothesis, Record, run_name
 from memlm.experiment.settings import COMMON, as_now
-from memlm.experiment.solution import Solution
 from memlm.experiment.variants import QUANTITIES
 
 LEDGER: dict[str, Callable[[Run], float | None]] = {
@@ -46,8 +46,6 @@ _SAME: dict[str, Callable[[Run], object]] = {
 }
 
 
-MISSED = 0.05
-"""Share of its partner's cost by which a match may be off; beyond it a claim about the two is not at equal cost."""
 UNKNOWN = "cannot be told"
 """How a quantity was held that not every variant, or only one, has recorded."""
 
@@ -59,21 +57,6 @@ class LedgerRow:
     variant: str
     values: dict[str, float | None]
     device: str
-
-
-@dataclass(frozen=True)
-class Match:
-    """A match as the runs' own ledger has it.
-
-    Args:
-        solution: What was solved before the runs.
-        quantity: The key of the ledger that was to be made equal.
-        off: How far the runs were from it, as a share of the partner's, below it if negative; None if one has none.
-    """
-
-    solution: Solution
-    quantity: str
-    off: float | None
 
 
 @dataclass(frozen=True)
@@ -146,7 +129,7 @@ def compare(experiment: Experiment) -> Comparison:
         experiment=experiment,
         results=results,
         ledger=ledger,
-        judgements=[_noted(judgement, ledger) for judgement in judgements(experiment, documents)],
+        judgements=[noted(judgement, ledger.matches) for judgement in judgements(experiment, documents)],
         noise=noise(experiment),
         split=next((run.record.evaluated.split for run in finished if run.record.evaluated), "validation"),
         controls=list(_controls(experiment)),
@@ -284,18 +267,6 @@ def _gone_on(what: str, runs: Sequence[Run], read: Callable[[Continued | Record]
         yield f"Broken off and gone on with another {what}: {listed(mixed)}."
 
 
-def _noted(judgement: Judgement, ledger: Ledger) -> Judgement:
-    """Adds to a verdict that the runs it compares missed the match between them."""
-    notes = list(judgement.notes)
-    compared = set(judgement.claim.variants([row.variant for row in ledger.rows]))
-    for match in ledger.matches:
-        own, to = match.solution.variant, match.solution.to
-        if {own, to} <= compared and match.off is not None and abs(match.off) > MISSED:
-            much = f"{100 * abs(match.off):.2g} % {'less' if match.off < 0 else 'more'}"
-            notes.insert(0, f"not at equal cost: {own} was to equal {to} by {match.solution.by} and had {much}")
-    return replace(judgement, notes=notes)
-
-
 def _meant(experiment: Experiment, run: Run) -> Iterator[str]:
     """Yields the training settings in which a run differs from the others as the plan says of its variant."""
     found = dict(flatten(run.config.get("train")))
@@ -319,13 +290,30 @@ def _unchecked(runs: Sequence[Run]) -> Iterator[str]:
 
 def _rewritten(experiment: Experiment) -> Iterator[str]:
     """Tells of hypotheses, or of a level, that are not those which a run was started with."""
-    claims, alpha = experiment.plan.hypotheses, experiment.plan.alpha
-    known = [run.name for run in experiment.finished() if run.record.hypotheses not in (None, claims)]
-    if known:
-        yield f"The hypotheses were changed after {listed(known)} had been run."
+    alpha = experiment.plan.alpha
+    changes: dict[str, list[str]] = {}
+    for run in experiment.finished():
+        told = _changes(run.record.hypotheses, experiment.plan.hypotheses)
+        if told:
+            changes.setdefault(told, []).append(run.name)
+    for told, names in changes.items():
+        yield f"The hypotheses were changed after {listed(names)} had been run: {told}."
     stricter = [run.name for run in experiment.finished() if run.record.alpha not in (None, alpha)]
     if stricter:
         yield f"alpha was changed after {listed(stricter)} had been run."
+
+
+def _changes(before: Sequence[Hypothesis] | None, now: Sequence[Hypothesis]) -> str:
+    """Says which hypotheses were added, changed or left out; empty if none was, or it is not known."""
+    if before is None:
+        return ""
+    old, new = ({hypothesis.name: hypothesis for hypothesis in group} for group in (before, now))
+    parts = {
+        "added": [name for name in new if name not in old],
+        "changed": [name for name in new if name in old and old[name] != new[name]],
+        "left out": [name for name in old if name not in new],
+    }
+    return "; ".join(f"{what}: {', '.join(map(repr, names))}" for what, names in parts.items() if names)
 
 
 def _unequal(name: str, values: dict[str, object]) -> Iterator[str]:

@@ -34,6 +34,9 @@ class Judgement:
         n_documents: How many documents that rests on.
         verdict: The verdict on the difference.
         notes: What is missing from it.
+        pairs: left − right of each seed that has both.
+        counts: What each variant counts in the difference; empty if there is none.
+        caveat: What a decided verdict must not be read without.
     """
 
     hypothesis: Hypothesis
@@ -43,11 +46,24 @@ class Judgement:
     n_documents: int
     verdict: Verdict
     notes: list[str]
+    pairs: dict[int, float]
+    counts: dict[str, float]
+    caveat: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """The verdict as it is told everywhere: with its caveat, if it has one."""
+        return f"{self.verdict}, {self.caveat}" if self.caveat else str(self.verdict)
 
     @property
     def bound(self) -> float:
         """What the claim asks the difference to lie below, or above: the margin with the sign that supports it."""
         return self.claim.sign * self.hypothesis.margin
+
+    @property
+    def n_for(self) -> int:
+        """How many pairs lie beyond that by themselves."""
+        return sum(self.claim.sign * (found - self.bound) > 0 for found in self.pairs.values())
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,8 @@ def judgements(experiment: Experiment, documents: Mapping[str, Documents]) -> li
         resampled, n = _resampled(experiment, hypothesis.metric, claim, list(found), documents, confidence)
         shown = difference(list(found.values()), confidence) if found else None
         notes = list(_gaps(experiment, claim.variants(plan.variants), hypothesis.metric))
-        judged.append(Judgement(hypothesis, claim, shown, resampled, n, verdict, notes))
+        counts = _coefficients(values_of(experiment, hypothesis.metric), claim, list(found)) if found else {}
+        judged.append(Judgement(hypothesis, claim, shown, resampled, n, verdict, notes, found, counts))
     return judged
 
 

@@ -93,7 +93,7 @@ def _verdicts(experiment: Path) -> list[dict[str, str]]:
     if not (experiment / "experiment.json").exists():
         return []
     return [
-        {"claim": j.hypothesis.claim, "name": j.hypothesis.name, "verdict": str(j.verdict), "told": sentence(j)}
+        {"claim": j.hypothesis.claim, "name": j.hypothesis.name, "verdict": j.outcome, "told": sentence(j)}
         for j in compare(read_experiment(experiment)).judgements
     ]
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from memlm.evaluate.statistics import Interval
-from memlm.experiment.compare import Comparison
+from memlm.experiment.compare import LEDGER, Comparison
+from memlm.experiment.equality import EQUAL, apart
 from memlm.experiment.judge import Judgement, Noise
 from memlm.report.tables import NOTHING, Cell, Table, fixed, name, plain, signed
 
@@ -25,33 +28,57 @@ def sentence(judgement: Judgement) -> str:
     test = f"{_percent(found)} interval {_range(found)} over {found.n} paired seeds, "
     test += f"p {'' if verdict.adjusted_p < 0.001 else '= '}{_p(verdict.adjusted_p)}"
     if verdict.adjusted_p != verdict.p:
-        test += " after Holm's adjustment"
+        test += f" after Holm's adjustment, {_exact(verdict.p)} by itself"
     other = ""
     if judgement.documents is not None and judgement.documents.low is not None:
         documents = f"{judgement.n_documents:,} documents"
         other = f" For other documents too: {_range(judgement.documents)} (bootstrap over seeds and {documents})."
-    return f"{subject} is {signed(found.mean)}, {test}. {asked}{other}{notes}"
+    side = "below" if judgement.claim.sign < 0 else "above"
+    pairs = f" {judgement.n_for} of {found.n} pairs lie {side} that; they reach from {_extent(judgement)}."
+    return f"{subject} is {signed(found.mean)}, {test}. {asked}{pairs}{other}{notes}"
+
+
+def mark(judgement: Judgement) -> str:
+    """Returns what a verdict is coloured by: its word, or that it has a caveat."""
+    return "caveat" if judgement.caveat else judgement.verdict.word
 
 
 def table(comparison: Comparison) -> Table:
     """One row for each claim, in the order they were written."""
     columns = ["Claim", "Verdict", "Tested", "Difference", "Other seeds, this text", "Other seeds and documents"]
-    columns += ["p", "p, Holm"]
+    columns += ["Pairs that support it", "p by itself", "p, Holm"]
     rows = [
         [
             Cell(judgement.hypothesis.name),
-            Cell(str(judgement.verdict)),
+            Cell(judgement.outcome, kind=mark(judgement)),
             Cell(str(judgement.claim), f"in {name(judgement.hypothesis.metric, False)}"),
             Cell(signed(judgement.difference.mean), _asked(judgement)),
             _cell(judgement.difference),
             _cell(judgement.documents),
-            Cell(_p(judgement.verdict.p)),
+            Cell(f"{judgement.n_for} of {judgement.difference.n}", _extent(judgement)),
+            Cell(_exact(judgement.verdict.p)),
             Cell(_p(judgement.verdict.adjusted_p)),
         ]
         for judgement in comparison.judgements
         if judgement.difference is not None
     ]
     return Table(columns, rows, labels=3)
+
+
+def shared(comparison: Comparison) -> Table:
+    """What the variants of each claim cost alike, and what not; by how much the dearest lies above the cheapest."""
+    rows = [
+        [Cell(judgement.hypothesis.name), *map(Cell, _shared(comparison, judgement))]
+        for judgement in comparison.judgements
+        if judgement.counts
+    ]
+    return Table(["Claim", f"Equal to {100 * EQUAL:g} %", "Not equal"], rows, labels=3)
+
+
+def shared_sentence(comparison: Comparison, judgement: Judgement) -> str:
+    """Says the same of one claim."""
+    equal, unequal = _shared(comparison, judgement)
+    return f"Equal to {100 * EQUAL:g} %: {equal}. Not equal: {unequal}."
 
 
 def explanation(comparison: Comparison) -> str:
@@ -105,6 +132,33 @@ def _range(found: Interval) -> str:
 
 def _cell(found: Interval | None) -> Cell:
     return Cell(NOTHING) if found is None or found.low is None else Cell(_range(found), f"({_percent(found)})")
+
+
+def _shared(comparison: Comparison, judgement: Judgement) -> tuple[str, str]:
+    """Returns which costs the variants of a claim have alike, and which not; what one has not recorded is neither."""
+    costs = [row.values for row in comparison.ledger.rows if row.variant in judgement.counts]
+    spreads = {key: found for key in LEDGER if (found := apart(costs, key)) is not None}
+    equal = [_spread(key, found) for key, found in spreads.items() if found <= EQUAL]
+    unequal = [_spread(key, found) for key, found in spreads.items() if found > EQUAL]
+    return ", ".join(equal) or "nothing", ", ".join(unequal) or "nothing"
+
+
+def _spread(key: str, found: float) -> str:
+    if found == 0:
+        return name(key, False)
+    if math.isinf(found):
+        return f"{name(key, False)} (none in some)"
+    much = "< 0.01 %" if found < 1e-4 else f"{100 * found:.2g} %" if found < 0.1 else f"{100 * found:,.0f} %"
+    return f"{name(key, False)} ({much})"
+
+
+def _extent(judgement: Judgement) -> str:
+    """Tells the smallest and the largest difference of a pair."""
+    return f"{signed(min(judgement.pairs.values()))} to {signed(max(judgement.pairs.values()))}"
+
+
+def _exact(p: float) -> str:
+    return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
 
 
 def _p(p: float) -> str:

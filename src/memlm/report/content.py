@@ -15,7 +15,7 @@ from memlm.experiment.judge import Judgement
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import Experiment
 from memlm.experiment.schema import Sample
-from memlm.report import alarms, claims, figures, knowledge, tables
+from memlm.report import alarms, claims, course, figures, knowledge, tables
 from memlm.report.tables import Table
 from memlm.storage import write_text
 
@@ -138,6 +138,12 @@ def _of_claims(comparison: Comparison) -> list[Section]:
             + (unequal if len(comparison.ledger.rows) > 1 else ""),
             tables.ledger(comparison),
         ),
+        Section(
+            "Equal within a claim",
+            "What the variants of each claim cost alike, and what not: in brackets, by how much the dearest lies above "
+            "the cheapest; means over finished seeds.",
+            claims.shared(comparison),
+        ),
     ]
 
 
@@ -179,6 +185,12 @@ def _of_training(comparison: Comparison) -> list[Section]:
             "Finished runs only. A line is the mean over seeds; its band reaches from the lowest seed to the highest.",
             figure=figures.curves(experiment),
             has_legend=True,
+        ),
+        Section(
+            "Claims over training",
+            "The claimed differences in loss while the runs were trained, on validation text: means over paired seeds, "
+            "of claims whose runs were evaluated at the same tokens.",
+            course.table(comparison),
         ),
         Section(
             "Usage of the memory",

@@ -42,7 +42,7 @@ def _parts(content: Content) -> Iterator[str]:
 def verdict(judgement: Judgement) -> str:
     """Returns a claim, its verdict and what that rests on."""
     claim = f"{judgement.hypothesis.name}: {judgement.hypothesis.claim}"
-    return f"**{_escape(claim)}. Verdict: {judgement.verdict}.** {_escape(sentence(judgement))}"
+    return f"**{_escape(claim)}. Verdict: {judgement.outcome}.** {_escape(sentence(judgement))}"
 
 
 def _samples(content: Content) -> Iterator[str]:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from memlm.experiment.compare import compare
 from memlm.experiment.reading import read_experiment
-from memlm.report.claims import sentence
+from memlm.report.claims import mark, sentence
 from memlm.report.content import Content, content
 from memlm.report.findings import render
 from memlm.report.markdown import markdown
@@ -40,5 +40,5 @@ def html(gathered: Content) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"svg": Markup, "sentence": sentence, "rendered": render}
+    environment.filters |= {"svg": Markup, "sentence": sentence, "mark": mark, "rendered": render}
     return environment.get_template("page.html.jinja").render(content=gathered)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from memlm.evaluate.statistics import Interval
-from memlm.experiment.compare import CONTROLS, LEDGER, Comparison, Match
+from memlm.experiment.compare import CONTROLS, LEDGER, Comparison
+from memlm.experiment.equality import Match
 from memlm.experiment.reading import Run
 
 Format = Callable[[float], str]
@@ -18,10 +19,11 @@ LINEAGE = {"dense": (2.43, 1.99, 7.5), "cross_attention": (2.84, 7.68, 2.0), "ga
 
 @dataclass(frozen=True)
 class Cell:
-    """A value and, in smaller type beside it, how sure it is."""
+    """A value and, in smaller type beside it, how sure it is; ``kind`` is what the page colours it by, if it does."""
 
     text: str
     note: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -266,12 +268,19 @@ def _match_sentence(match: Match) -> str:
 
 
 def held_sentence(comparison: Comparison) -> str:
-    """Says which quantities of the ledger were held equal, which not or cannot be told, what was solved, and where."""
+    """Says which quantities are equal in all variants, which not or cannot be told, what was solved, and where.
+
+    What the variants of one claim share is told claim by claim, by `memlm.report.claims.shared`.
+    """
     held = comparison.ledger
     if len(held.rows) == 1:
         alone = f"{held.rows[0].variant} is the only variant: there is nothing to compare it with."
         return " ".join([alone, *_device_sentences(comparison)])
-    parts = [("Held equal", held.equal()), ("Not held equal", held.unequal()), ("Cannot be told", held.unknown())]
+    parts = [
+        ("Held equal in all variants", held.equal()),
+        ("Not in all", held.unequal()),
+        ("Cannot be told", held.unknown()),
+    ]
     told = [f"{label}: {', '.join(name(key, False) for key in keys)}." for label, keys in parts if keys]
     return " ".join([*told, *map(_match_sentence, held.matches), *_device_sentences(comparison)])
 

@@ -43,7 +43,13 @@ def test_run_prints_settings_progress_results_and_verdict(experiment):
     assert done.returncode == 0, done.stderr
     assert "steps: 4" in done.stdout and "top_k: 3" in done.stdout
     assert "[6/6] gated_mlp-s1  validation" in done.stderr
-    for expected in ("Held-out loss", "Held equal", "nigram entropy", "connection (gated_mlp < cross_attention):"):
+    for expected in (
+        "Held-out loss",
+        "Held equal in all variants",
+        "Equal to 1 %: ",
+        "nigram entropy",
+        "connection (gated_mlp < cross_attention):",
+    ):
         assert expected in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert (folder / "runs" / "tiny" / "report.html").exists()

@@ -96,8 +96,19 @@ def test_needed_seeds_are_the_smallest_that_would_do():
         return stats.t.ppf(0.975, n - 1) * 0.1 / math.sqrt(n)
 
     assert half(7) < 0.1 <= half(6)
-    assert str(judged(-0.15, 0.1, 3, margin=0.05)) == "inconclusive (needs about 7 seeds)"
+    assert str(judged(-0.15, 0.1, 3, margin=0.05)) == "inconclusive (about 7 seeds would support it)"
     assert judged(-0.15, 0.1, 7, margin=0.05).word == "supported"
-    assert str(judged(-0.051, 1.0, 3, margin=0.05)) == "inconclusive (needs more than 1,000 seeds)"
+    assert str(judged(-0.051, 1.0, 3, margin=0.05)) == "inconclusive (not even 1,000 seeds would settle it)"
     (diverged,) = judge([Case(difference([math.nan, 1.0]))], 0.05)
     assert str(diverged) == "inconclusive (a value is not finite)"
+
+
+def test_it_says_which_way_more_seeds_would_settle_a_claim():
+    """A gain that is smaller than the margin asks is on its way to being refuted, however clear a gain it is."""
+    assert str(judged(0.05, 0.1, 3, margin=0.05)) == "inconclusive (about 7 seeds would refute it)"
+    assert str(judged(-0.027, 0.026, 8, margin=0.05, alpha=0.01)).endswith("seeds would refute it)")
+
+
+def test_two_pairs_foretell_nothing():
+    told = "inconclusive (2 pairs are too few to say how many seeds would settle it)"
+    assert str(judged(-0.15, 0.1, 2, margin=0.05)) == told

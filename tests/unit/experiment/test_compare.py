@@ -43,7 +43,7 @@ def test_verdicts(tmp_path, claim, margin, word):
     (judgement,) = compared(fabricate(tmp_path, [hypothesis(claim, margin)])).judgements
     assert judgement.verdict.word == word
     assert judgement.difference.n == 3
-    assert ("needs about" in str(judgement.verdict)) == (word == "inconclusive")
+    assert ("seeds would refute it" in str(judgement.verdict)) == (word == "inconclusive")
 
 
 def test_a_verdict_says_what_it_lacks(tmp_path):
@@ -168,4 +168,21 @@ def test_what_the_preflight_left_out_is_told(folder):
     assert told == [
         "Preflight: overfit was left out by name in gated_mlp-s1, gated_mlp-s2.",
         "Preflight: causality_in_training: future_leak_in_training: BatchNorm, in gated_mlp-s1, gated_mlp-s2.",
+    ]
+
+
+def test_hypotheses_that_were_added_changed_or_left_out_are_named(tmp_path):
+    now = [hypothesis("dense < gated_mlp") | {"name": name} for name in ("kept", "milder", "new")]
+    folder = fabricate(tmp_path, now)
+    before = [now[0], now[1] | {"margin": 0.1}, now[2] | {"name": "gone"}]
+    for run in folder.glob("*-s*"):
+        edit_record(run, hypotheses=now[::-1])
+    assert compared(folder).warnings == [], "another order is no change"
+    edit_record(folder / "dense-s0", hypotheses=before)
+    edit_record(folder / "dense-s2", hypotheses=before)
+    edit_record(folder / "dense-s1", hypotheses=now[:2])
+    assert compared(folder).warnings == [
+        "The hypotheses were changed after dense-s0, dense-s2 had been run: added: 'new'; changed: 'milder'; left out: "
+        "'gone'.",
+        "The hypotheses were changed after dense-s1 had been run: added: 'new'.",
     ]

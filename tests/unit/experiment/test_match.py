@@ -194,7 +194,15 @@ def test_what_was_meant_is_no_warning_and_stands_in_the_ledger(timed):
     assert {len(row) for row in [*table.rows, table.foot]} == {len(table.columns)}
 
 
-@pytest.mark.parametrize(("own", "said"), [(8.4, "16 % less"), (10.6, "6 % more"), (10.4, None), (9.6, None)])
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (8.4, "16 % less, which speaks for the claim"),
+        (10.6, "6 % more, which speaks against the claim"),
+        (10.4, None),
+        (9.6, None),
+    ],
+)
 def test_a_match_that_the_runs_missed_is_told(timed, own, said):
     folder, _ = timed
     plan = json.loads((folder / "experiment.json").read_text())

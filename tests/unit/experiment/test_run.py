@@ -286,7 +286,10 @@ def test_changed_hypotheses_are_told(finished, tmp_path):
     milder = [hypothesis.model_copy(update={"margin": 0.0}) for hypothesis in config.hypotheses]
     run_experiment(config.model_copy(update={"hypotheses": milder}), tmp_path, progress=False)
     warnings = compare(read_experiment(tmp_path / "tiny")).warnings
-    assert any("hypotheses were changed after dense-s0" in warning for warning in warnings)
+    (told,) = [warning for warning in warnings if "hypotheses" in warning]
+    assert told.startswith("The hypotheses were changed after dense-s0") and told.endswith(
+        f" had been run: changed: {', '.join(repr(hypothesis.name) for hypothesis in milder)}."
+    )
     assert not any("hypotheses" in warning for warning in compare(read_experiment(folder)).warnings)
 
 

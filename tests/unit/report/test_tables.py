@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from fabricate import edit_record, fabricate, write_json
+from fabricate import SEEDS, edit_record, fabricate, write_json
 
 from memlm.experiment.compare import compare
 from memlm.experiment.reading import read_experiment
@@ -81,6 +81,45 @@ def test_claims_are_told_with_both_intervals(tmp_path):
     assert claims.missing_documents(comparison) == ""
     figure = figures.claims(comparison.judgements)
     assert all(name.replace("<", "&lt;").replace(">", "&gt;") in figure for name in names)
+
+
+def test_the_pairs_behind_a_claim_are_told(tmp_path):
+    """cross_attention lies 0.290, 0.282 and 0.284 above gated_mlp with the seeds 0, 1, 2."""
+    below, above = "gated_mlp < cross_attention", "cross_attention > gated_mlp"
+    asked = [(below, 0.0, 3), (below, 0.283, 2), (above, 0.285, 1), (below, 0.4, 0)]
+    folder = fabricate(tmp_path, [{"name": f"{n}", "claim": c, "margin": m} for n, (c, m, _) in enumerate(asked)])
+    comparison = compare(read_experiment(folder))
+    for place, (claim, _, n) in enumerate(asked):
+        extent, side = {below: ("−0.290 to −0.282", "below"), above: ("+0.282 to +0.290", "above")}[claim]
+        assert claims.table(comparison).rows[place][6] == tables.Cell(f"{n} of 3", extent)
+        told = claims.sentence(comparison.judgements[place])
+        assert f"{n} of 3 pairs lie {side} that; they reach from {extent}." in told
+    p = [judgement.verdict.p for judgement in comparison.judgements]
+    assert len(set(p)) == 4
+    assert [row[7].text for row in claims.table(comparison).rows] == [
+        "< 0.0001" if value < 1e-4 else f"{value:.2g}" for value in p
+    ]
+    assert f"after Holm's adjustment, {p[3]:.2g} by itself" in claims.sentence(comparison.judgements[3])
+
+
+def test_each_claim_says_what_its_variants_share(tmp_path):
+    """A control that was matched is equal in what it was matched by, whatever other variants cost."""
+    asked = ["gated_mlp < dense", "cross_attention < gated_mlp", "dense < nobody"]
+    folder = fabricate(tmp_path, [{"name": claim, "claim": claim} for claim in asked])
+    for seed in SEEDS:
+        edit_record(folder / f"cross_attention-s{seed}", cost={"flops_per_token": 5_000_000})
+    comparison = compare(read_experiment(folder))
+    dense, memory = claims.shared(comparison).rows
+    assert [cell.text for cell in dense] == [
+        "gated_mlp < dense",
+        "active parameters, FLOPs per token (0.04 %), bytes read per token (0.022 %), tokens",
+        "parameters (22 %), memory parameters (none in some), wall clock (48 %)",
+    ]
+    assert memory[1].text == "parameters, active parameters, memory parameters, bytes read per token, tokens"
+    assert memory[2].text == "FLOPs per token (99 %), wall clock (49 %)"
+    told = claims.shared_sentence(comparison, comparison.judgements[0])
+    assert told == f"Equal to 1 %: {dense[1].text}. Not equal: {dense[2].text}."
+    assert "Not in all: parameters, memory parameters, FLOPs per token" in tables.held_sentence(comparison)
 
 
 def test_what_old_records_lack_is_told_once(folder):
