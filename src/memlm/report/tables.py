@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from memlm.evaluate.statistics import Interval
 from memlm.experiment.compare import CONTROLS, LEDGER, Comparison
+from memlm.experiment.difference import flatten
 from memlm.experiment.equality import Match
 from memlm.experiment.reading import Run
 
@@ -15,6 +16,8 @@ NOTHING = "–"
 
 LINEAGE = {"dense": (2.43, 1.99, 7.5), "cross_attention": (2.84, 7.68, 2.0), "gated_mlp": (2.75, 2.33, 6.2)}
 """What the experiment that memlm grew from recorded: train loss, evaluation loss, generation quality of 10."""
+LINEAGE_MODEL = {"d_model": 512, "n_layers": 8, "n_heads": 32, "placement": "replace"}
+"""What tells a model of its recipe (``configs/lineage``) from others that are called the same."""
 
 
 @dataclass(frozen=True)
@@ -207,15 +210,20 @@ def generation(comparison: Comparison) -> Table:
 
 
 def lineage(comparison: Comparison) -> Table:
-    """The three columns of the lineage's record beside what was found here; no rows if no variant is one of its."""
+    """The three columns of the lineage's record beside what its recipe gave here; no rows where no variant is of it."""
     paths = ("train_loss", "validation_loss", "quality.score")
     rows = [
         [Cell(variant), *_beside([comparison.results[variant].get(path) for path in paths], LINEAGE[variant])]
         for variant in comparison.results
-        if variant in LINEAGE and comparison.results[variant]
+        if comparison.results[variant] and _is_of_lineage(comparison, variant)
     ]
     labels = ("Train loss", "Validation loss", "Quality, of 10")
     return Table(["Variant", *(f"{label}, {where}" for label in labels for where in ("here", "lineage"))], rows)
+
+
+def _is_of_lineage(comparison: Comparison, variant: str) -> bool:
+    models = [dict(flatten(run.config.get("model"))) for run in comparison.experiment.finished(variant)]
+    return variant in LINEAGE and all(LINEAGE_MODEL.items() <= model.items() for model in models)
 
 
 def provenance(comparison: Comparison) -> Table:

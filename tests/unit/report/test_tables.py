@@ -1,9 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 from fabricate import SEEDS, edit_record, fabricate, write_json
 
 from memlm.experiment.compare import compare
+from memlm.experiment.config import load_experiment
 from memlm.experiment.reading import read_experiment
 from memlm.report import claims, figures, tables
 from memlm.report.page import write_report
@@ -45,7 +48,30 @@ def test_differences_show_their_sign():
     assert [tables.signed(value) for value in (0.1, -0.1)] == ["+0.100", "−0.100"]
 
 
+def of_lineage(folder, **changes):
+    """Has the runs' models be those of the lineage's recipe."""
+    for path in folder.glob("*/config.yaml"):
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config["model"] |= tables.LINEAGE_MODEL | changes
+        path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    return compare(read_experiment(folder))
+
+
+def test_the_lineage_stands_beside_its_own_recipe_alone(folder):
+    assert not tables.lineage(compare(read_experiment(folder))).rows, "another model that is called dense"
+    assert not tables.lineage(of_lineage(folder, n_layers=2)).rows
+    assert "lineage's record" not in "".join(path.read_text(encoding="utf-8") for path in write_report(folder))
+    assert tables.lineage(of_lineage(folder)).rows
+
+
+def test_the_recipe_of_the_lineage_is_known_by_its_models():
+    config = load_experiment(Path(__file__).parents[3] / "configs" / "lineage" / "connection.yaml")
+    for variant in tables.LINEAGE:
+        assert tables.LINEAGE_MODEL.items() <= config.run_config(variant, 0)["model"].items()
+
+
 def test_every_row_is_as_wide_as_its_header(folder):
+    of_lineage(folder)
     comparison = compare(read_experiment(folder))
     for make in (tables.results, tables.ledger, tables.controls, tables.usage, tables.generation, tables.lineage):
         table = make(comparison)
@@ -184,7 +210,7 @@ def test_a_claimed_metric_gets_a_column(tmp_path):
 
 
 def test_the_quality_score_stands_beside_the_lineage_only(folder):
-    comparison = compare(read_experiment(folder))
+    comparison = of_lineage(folder)
     assert not [column for column in tables.results(comparison).columns if "uality" in column]
     rows = tables.lineage(comparison).rows
     assert [row[0].text for row in rows] == ["dense", "cross_attention", "gated_mlp"]
