@@ -81,7 +81,8 @@ def forms(shape: Shape, setting: Setting) -> Iterator[Form]:
     best = compiled[0] if compiled else "eager"
     for fusion in shape.fusions:
         yield Form(fusion, best)
-        yield Form(fusion, f"{best}, {PLAIN}")
+        if setting.on_gpu:  # elsewhere the layer itself runs in plain torch
+            yield Form(fusion, f"{best}, {PLAIN}")
         if fusion == "weighted_sum":
             yield from (Form(f"{fusion}, {values}", best) for values in NARROW)
     for peer in PEERS:

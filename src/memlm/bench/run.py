@@ -14,7 +14,7 @@ import torch
 
 from memlm.bench import ceilings, decode, growth, layers, stages, steps
 from memlm.bench.setting import Setting
-from memlm.bench.shapes import DECODED, GROWN, SHAPES, TINY, Shape
+from memlm.bench.shapes import DECODED, GROWN, PLAIN, SHAPES, TINY, Shape
 from memlm.bench.store import Group, Results, resumed, write
 from memlm.errors import printable
 from memlm.experiment.record import code_state, now, versions
@@ -63,6 +63,8 @@ def _jobs(part: str, shape: Shape, setting: Setting) -> Iterator[Job]:
             yield Job(part, shape, f"{layer}, {form}", partial(layers.measure, layer, form, shape))
     elif part == "steps" and shape.models is not None:
         for variant in shape.models.variants:
+            if variant.endswith(PLAIN) and not setting.on_gpu:  # the model itself runs in plain torch
+                continue
             yield Job(part, shape, variant, partial(steps.measure, variant, shape.models))
 
 

@@ -23,7 +23,7 @@ from memlm.model.cost import cost
 from memlm.train.loop import Hooks, train
 from memlm.train.monitor import MetricLog
 
-STEPS = {"cuda": 20, "cpu": 4}
+STEPS = 20
 BATCHES = 4
 """Batches of text; more would only be the same work again."""
 KERNELS = 12
@@ -72,12 +72,12 @@ def settings(setting: Setting, batch_size: int = 1) -> TrainConfig:
     quiet = dict.fromkeys(("log_every", "evaluate_every", "save_every", "memory_every"), 0)
     kind = "cuda" if setting.on_gpu else "cpu"
     return TrainConfig(
-        steps=STEPS[kind],
+        steps=STEPS,
         batch_size=batch_size,
         compile=setting.on_gpu,
         device=kind,
         precision="bf16" if setting.dtype == torch.bfloat16 else "fp32",
-        profile_every=STEPS[kind] if setting.on_gpu else 0,  # the last step's
+        profile_every=STEPS if setting.on_gpu else 0,  # the last step's
         **quiet,
     )
 

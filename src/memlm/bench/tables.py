@@ -27,10 +27,12 @@ def layers(group: Group) -> Table:
 
 
 def stages(group: Group) -> Table:
-    """The time of each stage, that of plain torch, and how near it comes to what the device can do."""
-    columns = ["Stage", "ms", "Plain torch, ms", "Gain", "MB", "Of copy rate", "GFLOP", "Of matmul rate", "Error"]
+    """The time of each stage, that of plain torch if it was taken, and how near it comes to what the device can do."""
+    has_plain = any("reference" in row for row in group.rows.values())
+    plain = ["Plain torch, ms", "Gain"] if has_plain else []
+    columns = ["Stage", "ms", *plain, "MB", "Of copy rate", "GFLOP", "Of matmul rate", "Error"]
     rows = [
-        [Cell(name), *_stage(group, row)] if row["status"] == "ok" else _failed(name, row, len(columns))
+        [Cell(name), *_stage(group, row, has_plain)] if row["status"] == "ok" else _failed(name, row, len(columns))
         for name, row in group.rows.items()
     ]
     return Table(columns, rows)
@@ -89,7 +91,7 @@ def decode(group: Group) -> Table:
             Cell(name),
             Cell(fixed(0)(row["tokens_per_s"])),
             Cell(_of_device(group, name)),
-            _time(row["time"]),
+            time(row["time"]),
             Cell(percent(row["hit_rate"]) if "hit_rate" in row else NOTHING),
             _moved(row),
             Cell(fixed(2)(row["values_gib"])),
@@ -137,27 +139,33 @@ def _dense(group: Group) -> Row | None:
 
 def _timed(group: Group, row: Row, key: str) -> tuple[Cell, Cell]:
     times = multiple(group, row, key)
-    return _time(row[key]), Cell(NOTHING if times is None else fixed(2)(times))
+    return time(row[key]), Cell(NOTHING if times is None else fixed(2)(times))
 
 
-def _time(timing: Row) -> Cell:
+def time(timing: Row) -> Cell:
     """Shows the median, and the extremes beside it."""
     form = fixed(3)
     return Cell(form(timing["median_ms"]), f"({form(timing['min_ms'])}–{form(timing['max_ms'])})")
 
 
-def _stage(group: Group, row: Row) -> list[Cell]:
-    seconds, plain = 1e-3 * row["time"]["median_ms"], row.get("reference")
+def _stage(group: Group, row: Row, has_plain: bool) -> list[Cell]:
+    seconds = 1e-3 * row["time"]["median_ms"]
     return [
-        _time(row["time"]),
-        Cell(NOTHING) if plain is None else _time(plain),
-        Cell(NOTHING if plain is None else f"{plain['median_ms'] / row['time']['median_ms']:.3g} ×"),
+        time(row["time"]),
+        *(_beside_plain(row) if has_plain else []),
         Cell(fixed(1)(row["bytes"] / 1e6)),
         Cell(percent(row["bytes"] / seconds / group.ceilings["bytes_per_s"])),
         Cell(fixed(2)(row["flops"] / 1e9)),
         Cell(percent(row["flops"] / seconds / group.ceilings["flops_per_s"])),
         _error(row),
     ]
+
+
+def _beside_plain(row: Row) -> list[Cell]:
+    plain = row.get("reference")
+    if plain is None:
+        return [Cell(NOTHING), Cell(NOTHING)]
+    return [time(plain), Cell(f"{plain['median_ms'] / row['time']['median_ms']:.3g} ×")]
 
 
 def _gib(row: Row) -> Cell:

@@ -13,7 +13,9 @@ from torch import Tensor
 
 N_SETS = 4
 """Sets of inputs that the runs of a measurement take in turn."""
-RUNS = {"cuda": 20, "cpu": 5}
+GPU_RUNS = 20
+CPU_RUNS, CPU_SECONDS = (5, 50), 2.0
+"""Least and most runs on a CPU, where other work disturbs each: beyond the least, as many as these seconds allow."""
 FLUSH_BYTES = 1 << 28
 """Five times the L2 cache of an H100."""
 FLUSHES = 8
@@ -81,9 +83,7 @@ class Clock:
     def _cuda(self, call: Call, n_sets: int) -> list[float]:
         if self._buffer is None:
             self._buffer = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=self.device)
-        pairs = [
-            (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(RUNS["cuda"])
-        ]
+        pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(GPU_RUNS)]
         for run, (start, end) in enumerate(pairs):
             for _ in range(FLUSHES):
                 self._buffer.zero_()
@@ -95,8 +95,11 @@ class Clock:
 
     @staticmethod
     def _host(call: Call, n_sets: int) -> list[float]:
-        times = []
-        for run in range(RUNS["cpu"]):
+        times: list[float] = []
+        least, most = CPU_RUNS
+        for run in range(most):
+            if run >= least and sum(times) > 1e3 * CPU_SECONDS:
+                break
             start = time.perf_counter()
             call(run % n_sets)
             times.append(1e3 * (time.perf_counter() - start))

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from memlm.report import tables
 
 
+ROOM = 140
+"""Columns from which a table shows the extremes of its times."""
+
+
 def command(
     config: Annotated[
         list[str] | None,
@@ -93,7 +97,7 @@ def _measure(console: Console, names: list[str] | None, parts: list[str], out: P
 
 def _told(row: dict[str, Any]) -> str:
     """Says a row in a few words."""
-    from memlm.bench.tables import status
+    from memlm.bench.tables import status, time
 
     if row["status"] != "ok":
         return status(row)
@@ -101,9 +105,10 @@ def _told(row: dict[str, Any]) -> str:
         hits = f", hit rate {row['hit_rate']:.3f}" if "hit_rate" in row else ""
         return f"{row['tokens_per_s']:,.0f} tokens/s{hits}"
     return ", ".join(
-        f"{name.replace('_', ' + ')} {row[name]['median_ms']:.3f} ms"
+        f"{name.replace('_', ' + ')} {cell.text} ms {cell.note}"
         for name in ("time", "forward", "forward_backward")
         if name in row
+        for cell in [time(row[name])]
     )
 
 
@@ -119,8 +124,8 @@ def _print(console: Console, results: Results, keys: set[str]) -> None:
 
 
 def _show(console: Console, title: str, table: tables.Table) -> None:
-    rows = [
-        [cell.text for cell in row] for row in table.rows
-    ]  # the extremes of a time would leave no room for its name
+    rows = table.texts
+    if console.width < ROOM:  # the extremes of a time would leave no room for its name; the lines above tell them
+        rows = [[cell.text for cell in row] for row in table.rows]
     numbers = [place for place in range(len(table.columns)) if not table.is_text(place)]
     screen.show_table(console, table.columns, rows, title, table.labels, numbers)

@@ -138,7 +138,11 @@ def test_the_plan_follows_what_is_asked_for(setting):
     assert default_shapes(setting) == ["tiny"]
     assert default_shapes(Setting(torch.device("cuda"), torch.bfloat16)) == ["S", "M8k"]
     assert {j.part for j in plan(["tiny"], PARTS, setting)} == set(PARTS)
-    assert [j.name for j in plan(["S"], ["steps"], setting)] == list(SHAPES["S"].models.variants)
+    gpu = Setting(torch.device("cuda"), torch.bfloat16)
+    models = list(SHAPES["S"].models.variants)
+    assert [j.name for j in plan(["S"], ["steps"], gpu)] == models
+    on_cpu = [j.name for j in plan(["S"], ["steps"], setting)]
+    assert on_cpu == [name for name in models if not name.endswith("plain torch")] != models
     assert plan(["M8k"], ["steps"], setting) == [], "whole models are trained at S alone"
     grown = plan(["M8k", "S"], ["growth"], Setting(torch.device("cuda"), torch.bfloat16))
     assert len(grown) == 1 + 6 + 5 and {j.shape.name for j in grown} == {"grown"}

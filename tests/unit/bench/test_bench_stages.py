@@ -8,13 +8,12 @@ from memlm.bench.setting import TOLERANCES, Draw
 
 
 @pytest.mark.parametrize("name", stages.STAGES)
-def test_a_stage_has_a_time_and_plain_torch_beside_it(name, shape, setting):
+def test_a_stage_has_a_time_and_is_compared_with_plain_torch(name, shape, setting):
     row = stages.measure(name, shape, setting)
     assert row["status"] == "ok"
     assert row["bytes"] > 0 and row["flops"] > 0 and row["time"]["median_ms"] > 0
     assert ("error" in row) == (name not in ("query projection", "AdamW, whole table"))
-    in_part = name.startswith("AdamW, rows read")
-    assert ("reference" in row) == ("error" in row and not in_part), "a part in plain torch has no time"
+    assert "reference" not in row, "on a CPU the stage itself runs in plain torch"
     assert row.get("error", 0.0) <= TOLERANCES[torch.float32]
 
 
