@@ -61,7 +61,7 @@ def _write_run(folder: Path, variant: str, seed: int) -> None:
         "variant": variant,
         "seed": seed,
         "data": {"corpus": "python-docs", "seq_len": 128},
-        "model": {"d_model": 128, "wiring": variant},
+        "model": {"d_model": 128, "wiring": variant, "memory": None if variant == "dense" else {"n_keys": 64}},
         "train": {"lr": 1e-3, "tokens": 400_000},
         "evaluate": {"samples": 2},
     }

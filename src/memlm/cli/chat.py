@@ -34,6 +34,10 @@ def command(
 
     It was trained to go on with text, not to answer. An empty line starts over, Ctrl+D ends it.
     """
+    from memlm.experiment.reading import read_trained
+
+    read_trained(run)  # a wrong folder is told before what takes seconds to import
+
     from memlm.experiment.edited import open_edited
 
     edited = open_edited(run, values=values)

@@ -52,7 +52,8 @@ def print_comparison(console: Console, folder: Path) -> None:
     for title, table in shown.items():
         if table.rows:
             _show_upright(console, title, table)
-    for title, table in (("Usage", tables.usage(comparison)), ("Controls", tables.controls(comparison))):
+    usage = ("Usage, on held-out text", tables.usage(comparison))
+    for title, table in (usage, ("Controls", tables.controls(comparison))):
         if table.rows:
             screen.show_table(console, table.columns, table.texts, title, table.labels)
     for line in ["; ".join(tables.unigram_sentences(comparison)), tables.held_sentence(comparison)]:

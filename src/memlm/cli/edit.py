@@ -87,7 +87,7 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
 
     Options are carried out in the order in which they are listed here.
     """
-    from memlm.experiment.reading import read_finished
+    from memlm.experiment.reading import read_finished, read_remembering
     from memlm.experiment.world import world_of
 
     recorded = read_finished(run)  # a wrong folder is told before what takes seconds to import
@@ -107,6 +107,7 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
         _list(console, recorded)
     if not others:
         return
+    read_remembering(run, "edit")
     from memlm.experiment.editing import only_editor, open_editing
 
     with only_editor(run) if changes else nullcontext():

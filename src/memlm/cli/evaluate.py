@@ -22,6 +22,10 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Evaluate a memory model on its run's held-out text. As it is, memory off, and with its values held elsewhere."""
+    from memlm.experiment.reading import read_remembering
+
+    read_remembering(run, "evaluate")  # a wrong folder is told before what takes seconds to import
+
     from memlm.experiment.held_out import held_out
 
     rows = []

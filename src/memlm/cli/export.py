@@ -16,6 +16,10 @@ def command(
     folder: Annotated[Path, typer.Argument(help="The new folder.", metavar="DIR")],
 ) -> None:
     """Write a run's model as a folder that needs no memlm. It has weights, code, tokenizer and a model card."""
+    from memlm.experiment.reading import read_trained
+
+    read_trained(run)  # a wrong folder is told before what takes seconds to import
+
     from memlm.export.folder import export_run
 
     export_run(run, folder)

@@ -36,6 +36,10 @@ def command(
     with utf8_alone():
         text = _piped() if prompt is None else prompt
         text.encode()
+    from memlm.experiment.reading import read_trained
+
+    read_trained(run)  # a wrong folder is told before what takes seconds to import
+
     from memlm.experiment.edited import open_edited
 
     edited = open_edited(run, values=values)

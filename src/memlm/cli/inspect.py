@@ -42,6 +42,9 @@ def command(  # noqa: PLR0913, PLR0917 (each is an option of the command)
     """Show which slots a text reads, and where a slot is read. Also who wrote it, and how evenly slots are used."""
     if sum((text is not None, slot is not None, find is not None, serve)) > 1:
         raise RunError("give one of TEXT, --slot, --find and --serve")
+    from memlm.experiment.reading import read_remembering
+
+    read_remembering(run, "inspect")  # a wrong folder is told before what takes seconds to import
     if serve:
         _serve(run, tokens, port)
         return
@@ -129,7 +132,7 @@ def _entry(entry: str | None, is_whole: bool = False) -> str:
 
 def _show_summaries(console: Console, banks: list[BankSummary], top: int) -> None:
     for bank in banks:
-        console.print(f"bank {bank.bank}: {bank.n_slots:,} slots, {bank.reads:,} reads counted")
+        console.print(f"bank {bank.bank}: {bank.n_slots:,} slots, {bank.reads:,} reads counted in training text")
         rows = [[str(layer), f"{read:,}", f"{read / bank.n_slots:.1%}"] for layer, read in bank.slots_read.items()]
         screen.show_table(console, ["layer", "slots read", "share"], rows)
         most = (f"{slot}{_entry(bank.entries.get(slot))} ({reads:,})" for slot, reads in bank.most_read)

@@ -22,6 +22,10 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Evaluate a run's model on tasks of lm-eval."""
+    from memlm.experiment.reading import read_trained
+
+    read_trained(run)  # a wrong folder is told before what takes seconds to import
+
     from memlm.evaluate.lm_eval import evaluate_tasks
     from memlm.experiment.trained import open_model
 

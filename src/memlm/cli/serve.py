@@ -22,6 +22,10 @@ def command(
     values: ValuesOption = Values.DEVICE,
 ) -> None:
     """Serve a run's model to OpenAI clients on this machine. They may chat, complete texts, and stream."""
+    from memlm.experiment.reading import read_trained
+
+    read_trained(run)  # a wrong folder is told before what takes seconds to import
+
     for package in ("fastapi", "uvicorn", "openai"):
         optional(package, "serve", "memlm serve")
     from memlm.export.serve import serve

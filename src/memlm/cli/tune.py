@@ -35,18 +35,23 @@ def command(
     given = {"trials": trials, "steps": steps, "seed": seed}
     overrides = [*(override or []), *(f"tune.{name}={value}" for name, value in given.items() if value is not None)]
     experiment = load_experiment(config, overrides)
+
+    from memlm.experiment.tunable import tunable, tune_folder
+
+    as_tuned, chosen = tunable(experiment, runs, variant)
     console = screen.output()
-    settings = experiment.tune
-    n_variants = len(set(variant)) if variant else len(experiment.variants)
+    settings, n_trials = experiment.tune, len(chosen) * experiment.tune.trials
     console.print(
-        f"{experiment.name}: {counted(n_variants, 'variant')} x {counted(settings.trials, 'trial')} of "
-        f"{counted(settings.steps, 'step')}, into {runs / f'{experiment.name}-tune'}"
+        f"{experiment.name}: {counted(len(chosen), 'variant')} x {counted(settings.trials, 'trial')} of "
+        f"{counted(settings.steps, 'step')}, into {tune_folder(experiment, runs)}"
     )
+    if as_tuned.data != experiment.data:
+        console.print(f"on another generated world than the runs', data.facts.seed {as_tuned.data.facts.seed}")
 
     from memlm.experiment.tune import TuneWatcher, tune, write_tuned
     from memlm.report.tuning import PICTURE, write_tuning
 
-    view = _View(screen.beside(), settings.steps, n_variants * settings.trials)
+    view = _View(screen.beside(), settings.steps, n_trials)
     with view.progress:
         try:
             watcher = TuneWatcher(view.step, view.finished)

@@ -56,6 +56,11 @@ class DataConfig(Config):
         """Whether the corpus has a generated world in it, and so questions to ask."""
         return FACTS in ([self.corpus] if isinstance(self.corpus, str) else self.corpus)
 
+    @property
+    def is_generated(self) -> bool:
+        """Whether the corpus is a generated world and nothing else."""
+        return self.corpus in (FACTS, [FACTS])
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields what the fields cannot see alone."""
         if not self.corpus:
@@ -69,10 +74,11 @@ class DataConfig(Config):
                 "validation",
                 "cannot be facts; corpus: facts brings held-out text of its world by itself",
             )
-        if self.corpus in (FACTS, [FACTS]):
+        if self.is_generated:
             for name in ("validation_share", "judge_share", "tune_share", "test_share", "max_bytes", "text_field"):
                 if self.changes(name):
-                    yield name, "has no effect, because the corpus is generated; see facts"
+                    other = "memlm tune makes another world of its own" if name == "tune_share" else "see facts"
+                    yield name, f"has no effect, because the corpus is generated; {other}"
             if self.validation is not None:
                 yield (
                     "validation",

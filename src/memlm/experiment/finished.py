@@ -11,12 +11,10 @@ from memlm.data.prepare import prepare
 from memlm.errors import RunError
 from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.paths import FINAL_WEIGHTS, inside
-from memlm.experiment.reading import Run, no_memory, read_finished
+from memlm.experiment.reading import Run, read_remembering
 from memlm.experiment.rerun import recorded_config
 from memlm.experiment.trained import model_of
 from memlm.hf import MemlmForCausalLM
-from memlm.train.checkpoint import FINAL
-from memlm.train.manifest import require
 
 
 @dataclass(frozen=True)
@@ -52,13 +50,9 @@ def open_finished(folder: Path, purpose: str, shows_bars: bool = False) -> Finis
         CheckpointError: it holds no checkpoint, as a record that was kept alone.
         MemlmError: of the data.
     """
-    run = read_finished(folder)
+    run = read_remembering(folder, purpose)
     assert run.record.data is not None, "a finished run has recorded its data"
     config = recorded_config(run)
-    (model_config,) = config.variants.values()
-    if model_config.memory is None:
-        raise no_memory(run, purpose)
-    require(inside(folder, FINAL))  # first, since a record without its model is told at once, and text takes a while
     data = prepare(config.data, progress=shows_bars)
     if data.fingerprint != run.record.data.fingerprint:
         raise RunError(f"{folder}: data.corpus holds other text now; bring the recorded text back to {purpose} the run")

@@ -12,8 +12,9 @@ from typing import Any, cast
 
 from memlm.errors import RunError
 from memlm.experiment.files import Tree, checked, parse_json, read_checked, read_json, read_text, read_yaml
-from memlm.experiment.paths import inside
+from memlm.experiment.paths import FINAL_WEIGHTS, inside
 from memlm.experiment.schema import Documents, Plan, Record, Sample, run_name
+from memlm.train.manifest import require
 
 NOT_RUN = "was not run"
 """Why a run that nobody began is absent."""
@@ -175,6 +176,32 @@ def no_memory(run: Run, purpose: str) -> RunError:
     return RunError(
         f"{run.folder}: {run.record.variant} has no memory to {purpose}; give a run of a variant that has one"
     )
+
+
+def read_trained(folder: Path) -> Run:
+    """Reads a finished run whose checkpoint is there: a command tells the want of one before it imports torch.
+
+    Raises:
+        RunError: as of `read_finished`.
+        CheckpointError: it holds no checkpoint, as a record that was kept alone.
+    """
+    run = read_finished(folder)
+    require(inside(folder, FINAL_WEIGHTS).parent)
+    return run
+
+
+def read_remembering(folder: Path, purpose: str) -> Run:
+    """Reads a finished run of a model with a memory, whose checkpoint is there; errors as of `read_trained`.
+
+    Args:
+        folder: The run's folder.
+        purpose: What it is read to do, such as ``inspect``; the error that it has no memory says so.
+    """
+    run = read_finished(folder)
+    model = run.config.get("model")
+    if isinstance(model, dict) and cast(Tree, model).get("memory") is None:
+        raise no_memory(run, purpose)
+    return read_trained(folder)
 
 
 def read_plan(folder: Path) -> Plan:

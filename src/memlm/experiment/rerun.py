@@ -22,6 +22,7 @@ from memlm.experiment.record import abbreviated, code_state, config_hash, versio
 from memlm.experiment.run import Watcher, device_record, run_experiment
 from memlm.experiment.schema import Device, run_name
 from memlm.storage import redacted
+from memlm.train.accelerator import absent_device
 
 SERIES = {"train/loss": "training loss", "evaluate/validation_loss": "evaluation loss"}
 """What is compared step by step, and what it is called."""
@@ -103,11 +104,17 @@ def plan_rerun(folder: Path, root: Path | None = None, progress: bool = True, ke
 
     Raises:
         RunError: the run is not finished, was made from other text, questions, database or settings that cannot be
-            read, or was rerun there before, or the rerun's folder lies in the recorded one.
+            read, asks for a device that is not here, or was rerun there before, or the rerun's folder lies in the
+            recorded one.
         MemlmError: of the data.
     """
     run = read_finished(folder)
     config = recorded_config(run)
+    if absent := absent_device(config.train):
+        raise RunError(
+            f"{folder}: {absent.reason}; a rerun keeps every setting, so repeat it on a machine like the recorded "
+            f"one, {run.record.device}"
+        )
     rerun = Rerun(run, config, root or folder.resolve().parent / ".rerun", list(_obstacles(run, config)))
     if rerun.folder.resolve().is_relative_to(folder.resolve()):
         raise RunError(f"{rerun.folder} lies in the recorded run, which is only read; choose another --runs")

@@ -50,7 +50,7 @@ class TunePlan:
         ranges: Lowest and highest value of each rate.
         settings_hash: Of all that decides a trial's loss: `settings`, steps, ranges and data.
         data: The fingerprint of the text; empty in a tune of before it was recorded.
-        config: The experiment, its widths solved.
+        config: The experiment as it was tuned, its widths solved.
         settings: Those of each variant, as a run's; none in a tune of before they were recorded.
     """
 

@@ -29,11 +29,11 @@ from memlm.experiment.config import ExperimentConfig
 from memlm.experiment.files import read_checked
 from memlm.experiment.locks import locked
 from memlm.experiment.match import solve_widths
-from memlm.experiment.record import code_state, config_hash, environment
+from memlm.experiment.record import code_state, environment
 from memlm.experiment.run import device_record
-from memlm.experiment.settings import differing
 from memlm.experiment.text import sampler_of
-from memlm.experiment.trials import Trial, Tune, TunePlan, read_tune, trial_path
+from memlm.experiment.trials import Trial, Tune, read_tune, trial_path
+from memlm.experiment.tunable import PLAN, own_rates, plan_of, refuse_another, tunable, tune_folder
 from memlm.extras import optional
 from memlm.storage import write_json, write_yaml
 from memlm.train.accelerator import OUT_OF_MEMORY, build_accelerator
@@ -77,26 +77,23 @@ def tune(
         variants: Those that are tuned; all if not given.
 
     Raises:
-        MissingDependencyError: Optuna is not installed.
-        MemlmError: there is no tune split or no such variant, rates lie outside of their range, or the folder holds
-            another tune.
+        MemlmError: as `tunable`, or of the data.
     """
-    chosen = _chosen(config, variants)
+    config, chosen = tunable(config, root, variants)
     optional("optuna", "tune", "memlm tune").logging.set_verbosity(30)  # warnings
     disable_progress_bar()
     build_accelerator(config.train)
-    _refuse(config, chosen)
     config, _ = solve_widths(config)
     data = prepare(config.data, progress=progress)
     suite = _suite(config, data)
-    folder = root / f"{config.name}-tune"
-    plan = _plan(config, data, chosen)
+    folder = tune_folder(config, root)
+    plan = plan_of(config, chosen, data.fingerprint)
     folder.mkdir(parents=True, exist_ok=True)
     watcher = watcher or TuneWatcher()
     with locked(folder):
-        _refuse_another(folder, plan)
+        refuse_another(folder, plan)
         record = environment(code_state()) | {"device": device_record(config.train), "command": command}
-        write_json(folder / "tune.json", asdict(plan) | record)
+        write_json(folder / PLAN, asdict(plan) | record)
         (folder / "trials").mkdir(exist_ok=True)
         done: dict[str, list[Trial]] = {variant: [] for variant in plan.variants}
         for number in range(plan.trials):  # variants inside, so that a tune cut short has tried all alike
@@ -137,89 +134,20 @@ def write_tuned(tune: Tune, path: Path, overrides: Sequence[str] = ()) -> dict[s
     return best
 
 
-def _chosen(config: ExperimentConfig, variants: Sequence[str] | None) -> list[str]:
-    """Returns the variants to tune in the config's order."""
-    for name in variants or []:
-        if name not in config.variants:
-            raise RunError(f"there is no variant {name!r}; known: {', '.join(config.variants)}")
-    return [name for name in config.variants if not variants or name in variants]
-
-
-def _refuse(config: ExperimentConfig, variants: Sequence[str]) -> None:
-    """Refuses what no trial could make good, before anything is prepared."""
-    if not config.data.tune_share and config.data.tune is None:
-        raise RunError(
-            "data.tune_share is 0, so there is no text to tune on that runs are not judged by; set it, such as "
-            "-o data.tune_share=0.05 (runs then leave that text alone), or name such text in data.tune"
-        )
-    for variant in variants:
-        for name, rate in _own_rates(config, variant).items():
-            low, high = getattr(config.tune, name)
-            if not low <= rate <= high:
-                raise RunError(
-                    f"{variant}'s train.{name} is {rate:g}, outside of tune.{name} [{low:g}, {high:g}]; widen that"
-                )
-
-
-def _own_rates(config: ExperimentConfig, variant: str) -> dict[str, float]:
-    """Returns the rates that the config gives a variant: those of its first trial."""
-    train = config.train_of(variant)
-    if config.variants[variant].memory is None:
-        return {"lr": train.lr}
-    return {"lr": train.lr, "value_lr": train.value_lr or train.lr}
-
-
 def _suite(config: ExperimentConfig, data: TokenData) -> Suite:
-    """Returns the evaluation of a trial: the loss on the tune split, which takes the place of the held-out text."""
-    if len(data.tune.ids) <= config.data.seq_len:
+    """Returns the evaluation of a trial: the loss on the tune split, which takes the place of the held-out text.
+
+    Of a generated world, which is another one than that of the runs (`tunable`), it is the held-out text itself.
+    """
+    text = data.validation if config.data.is_generated and config.data.tune is None else data.tune
+    if len(text.ids) <= config.data.seq_len:
         raise RunError(
-            f"the tune split has {len(data.tune.ids)} tokens, fewer than one sequence of {config.data.seq_len + 1}; "
+            f"the tune split has {len(text.ids)} tokens, fewer than one sequence of {config.data.seq_len + 1}; "
             "raise data.tune_share, or give more text in data.tune"
         )
     # The held-out text of `evaluate.split: test` is not for tuning, so here it is never the test split.
     evaluate = config.evaluate.model_copy(update={"samples": 0, "split": "validation"})
-    return Suite.of(evaluate, replace(data, validation=data.tune), config.data.seq_len)
-
-
-def _plan(config: ExperimentConfig, data: TokenData, variants: Sequence[str]) -> TunePlan:
-    plan = TunePlan(
-        name=config.name,
-        variants=list(variants),
-        trials=config.tune.trials,
-        steps=config.tune.steps,
-        tokens=config.tune.steps * config.train.batch_size * config.train.accumulation * config.data.seq_len,
-        seed=config.tune.seed,
-        ranges={name: getattr(config.tune, name) for name in ("lr", "value_lr")},
-        settings_hash="",
-        data=data.fingerprint,
-        config=config.model_dump(mode="json"),
-        settings={variant: config.run_config(variant, config.tune.seed) for variant in variants},
-    )
-    return replace(plan, settings_hash=_hash(plan))
-
-
-def _hash(plan: TunePlan) -> str:
-    return config_hash({"variants": plan.settings, "steps": plan.steps, "ranges": plan.ranges, "data": plan.data})
-
-
-def _refuse_another(folder: Path, plan: TunePlan) -> None:
-    path = folder / "tune.json"
-    if path.exists() and not _is_same(read_checked(TunePlan, path), plan):
-        raise RunError(
-            f"{folder} is a tune with other settings; give this one another name (-o name=...), or remove that folder"
-        )
-
-
-def _is_same(before: TunePlan, plan: TunePlan) -> bool:
-    """Tells whether a tune's trials are those of ``plan``; one with no settings recorded is known by its hash alone."""
-    if not before.settings:
-        return before.settings_hash == plan.settings_hash
-    if before.settings_hash != _hash(before):
-        return False  # it was edited
-    if (before.steps, before.ranges, before.data) != (plan.steps, plan.ranges, plan.data):
-        return False
-    others = (differing(settings, plan.settings[variant]) for variant, settings in before.settings.items())
-    return before.settings.keys() == plan.settings.keys() and not any(others)
+    return Suite.of(evaluate, replace(data, validation=text), config.data.seq_len)
 
 
 def _propose(config: ExperimentConfig, variant: str, before: Sequence[Trial]) -> dict[str, float]:
@@ -229,7 +157,7 @@ def _propose(config: ExperimentConfig, variant: str, before: Sequence[Trial]) ->
     tree-structured Parzen estimator proposes (Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization",
     section 4).
     """
-    own = _own_rates(config, variant)
+    own = own_rates(config, variant)
     if not before:
         return own
     ranges = {name: getattr(config.tune, name) for name in own}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 from datetime import timedelta
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +22,28 @@ OUT_OF_MEMORY = "out of memory; halve train.batch_size and double train.accumula
 """What to tell a user whose device was too small."""
 
 
+class Absent(NamedTuple):
+    """Why this machine cannot do what a configuration asks for, and what to set where settings can be given."""
+
+    reason: str
+    mend: str
+
+
+def absent_device(config: TrainConfig) -> Absent | None:
+    """Returns why the configured device or precision cannot be had here; None if it can."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        return Absent("train.device is cuda, and torch sees no GPU", "use -o train.device=auto, or run: memlm doctor")
+    if config.device == "mps" and not torch.backends.mps.is_available():
+        return Absent("train.device is mps, and torch sees no Apple GPU", "use -o train.device=auto")
+    if config.precision == "bf16" and not _on_gpu(config):
+        return Absent("train.precision is bf16, some 20 times slower on this CPU", "use -o train.precision=auto")
+    return None
+
+
+def _on_gpu(config: TrainConfig) -> bool:
+    return config.device != "cpu" and torch.cuda.is_available()
+
+
 def build_accelerator(config: TrainConfig) -> Accelerator:
     """Returns the accelerator for the configured device and precision.
 
@@ -30,16 +53,12 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         RunError: the device is not there, a launcher's variables are unsound, or the ranks cannot share a batch.
     """
     launcher.require_sound()
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise RunError("train.device is cuda, and torch sees no GPU; use train.device=auto, or run: memlm doctor")
-    if config.device == "mps" and not torch.backends.mps.is_available():
-        raise RunError("train.device is mps, and torch sees no Apple GPU; use train.device=auto")
-    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    if absent := absent_device(config):
+        raise RunError(f"{absent.reason}; {absent.mend}")
+    on_gpu = _on_gpu(config)
     # Older cards only emulate bf16, slowly.
     has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
-    if bf16 and not on_gpu:
-        raise RunError("train.precision is bf16, some 20 times slower on this CPU; use -o train.precision=auto")
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to be deterministic without it
         torch.use_deterministic_algorithms(True)

@@ -72,6 +72,7 @@ def test_compare_and_report_need_only_records(experiment):
     folder, _ = experiment
     compared = memlm("compare", "runs/tiny", cwd=folder)
     assert compared.returncode == 0 and "Held-out loss" in compared.stdout
+    assert "Usage, on held-out text" in compared.stdout
     reported = memlm("report", "runs/tiny", cwd=folder)
     assert reported.stdout.split() == ["runs/tiny/report.html", "runs/tiny/report.md"]
 

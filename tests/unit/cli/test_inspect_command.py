@@ -32,6 +32,7 @@ def inspect(runs):
 def test_a_run_is_summed_up(inspect):
     shown = inspect(name="apart")
     assert "bank 1: 64 slots" in shown and "read most: " in shown
+    assert "reads counted in training text" in shown, "memlm compare tells usage on held-out text"
 
 
 def test_a_text_is_shown_token_by_token(inspect):

@@ -51,7 +51,12 @@ DATA = [
     ),
     *(
         (f"corpus: facts, {name}: 0.1", f"{name} = 0.1", "has no effect, because the corpus is generated; see facts")
-        for name in ("judge_share", "tune_share", "test_share")
+        for name in ("judge_share", "test_share")
+    ),
+    (
+        "corpus: facts, tune_share: 0.1",
+        "tune_share = 0.1",
+        "has no effect, because the corpus is generated; memlm tune makes another world of its own",
     ),
     (
         "corpus: facts, validation: y",

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from fabricate import edit_record
 from typer.testing import CliRunner
@@ -127,6 +128,17 @@ def test_a_database_that_changed_is_refused(run, tmp_path):
         plan_rerun(run, progress=False)
     edit_record(run, data={"database": fingerprint_of(tmp_path / "facts.jsonl")})
     plan_rerun(run, progress=False)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("precision", "bf16"), ("device", "cuda")])
+def test_a_device_that_is_not_here_is_told_without_an_option_that_rerun_has_not(setting, value, run, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    edit_settings(run, "train", **{setting: value})
+    edit_record(run, device={"kind": "cuda", "name": "NVIDIA H200"})
+    with pytest.raises(RunError) as told:
+        plan_rerun(run, progress=False)
+    assert f"train.{setting} is {value}" in str(told.value) and "-o " not in str(told.value)
+    assert str(told.value).endswith("repeat it on a machine like the recorded one, NVIDIA H200 (cuda)")
 
 
 @pytest.mark.parametrize(

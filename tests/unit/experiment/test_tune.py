@@ -5,7 +5,9 @@ import sys
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from memlm.cli.main import app
 from memlm.data.prepare import prepare
 from memlm.errors import DivergedError, Interrupted, MissingDependencyError, RunError
 from memlm.experiment import tune as tune_module
@@ -71,8 +73,29 @@ def test_more_trials_go_on_from_those_there_and_other_settings_are_refused(tuned
     few = tune(load_experiment(path, [*SHORT, *variants, "tune.trials=2"]), tmp_path, progress=False)
     more = tune(load_experiment(path, [*SHORT, *variants, "tune.trials=3"]), tmp_path, progress=False)
     assert losses(more)[:2] == losses(few) and len(more.trials) == 3
-    with pytest.raises(RunError, match=r"tiny-tune is a tune with other settings; give this one another name"):
-        tune(load_experiment(path, [*SHORT, *variants, "tune.steps=4"]), tmp_path, progress=False)
+    others = {
+        "tune.steps": ["tune.steps=4"],
+        "tune.lr": ["tune.lr=[1e-3, 1e-2]"],
+        "tune.seed": ["tune.seed=1"],
+        "train.clip, data.vocab_size": ["data.vocab_size=330", "train.clip=0.5"],
+        "its variants": ["variants.other={}"],
+    }
+    for names, overrides in others.items():
+        config = load_experiment(path, [*SHORT, *variants, *overrides])
+        with pytest.raises(RunError) as told:
+            tune(config, tmp_path, progress=False)
+        assert "tiny-tune is a tune with other settings (" in str(told.value), names
+        assert all(name in str(told.value) for name in names.split(", ")), told.value
+
+
+def test_other_settings_are_refused_before_the_text_is_prepared_and_matched_widths_are_none(tmp_path, experiment_yaml):
+    matched = ["variants={dense: {}, wide: {match: {to: dense, by: flops}}}", "hypotheses=[]", "tune.trials=2"]
+    config = load_experiment(experiment_yaml, [*SHORT, *matched])
+    tune(config, tmp_path, progress=False)
+    tune(config, tmp_path, progress=False)  # the width that was solved is no other setting
+    gone = [f"data.corpus={tmp_path / 'gone.jsonl'}", "train.clip=0.5"]
+    with pytest.raises(RunError, match=r"other settings \(data.corpus, train.clip\); give this one another name"):
+        tune(load_experiment(experiment_yaml, [*SHORT, *matched, *gone]), tmp_path, progress=False)
 
 
 def test_a_tune_of_an_earlier_version_goes_on_and_an_edited_one_does_not(tuned, tmp_path):
@@ -113,7 +136,7 @@ def test_variants_can_be_tuned_without_the_others_and_with_the_same_rates(tuned,
     assert found.plan.variants == ["dense"]
     assert [trial.loss for trial in found.trials] == [trial.loss for trial in all_of_them.of("dense")[:2]]
     assert write_tuned(found, path)["variants"].keys() == {"dense"}
-    with pytest.raises(RunError, match="there is no variant 'densee'; known: dense, "):
+    with pytest.raises(RunError, match=r"unknown variant 'densee'\. Did you mean 'dense'"):
         tune(config, tmp_path, progress=False, variants=["densee"])
 
 
@@ -195,6 +218,29 @@ def test_without_optuna_one_line_says_how_to_install_it(experiment_yaml, tmp_pat
         tune(load_experiment(experiment_yaml, SHORT), tmp_path, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--variant", "densee"], "unknown variant 'densee'. Did you mean 'dense'? Known: "),
+        ([], "data.tune_share is 0"),
+        (["-o", "data.tune_share=0.1", "-o", "train.lr=0.5"], "outside of tune.lr"),
+    ],
+)
+def test_the_command_refuses_before_it_announces_anything(arguments, told, experiment_yaml, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "memlm.experiment.tune", None)  # what takes seconds to import
+    line = ["tune", str(experiment_yaml), *arguments, "--runs", str(tmp_path)]
+    result = CliRunner().invoke(app, line)
+    assert isinstance(result.exception, RunError) and told in str(result.exception)
+    assert result.output == ""
+
+
+def test_the_command_asks_for_optuna_before_it_announces_anything(experiment_yaml, tmp_path, monkeypatch):
+    for module in ("optuna", "memlm.experiment.tune"):
+        monkeypatch.setitem(sys.modules, module, None)
+    result = CliRunner().invoke(app, ["tune", str(experiment_yaml), "--runs", str(tmp_path)])
+    assert isinstance(result.exception, MissingDependencyError) and result.output == ""
+
+
 def test_the_winners_are_a_config_that_stands_on_the_one_that_was_tuned(tuned):
     found, path = tuned
     best = write_tuned(found, path, [*SHORT, "train.clip=0.5", "name=other"])
@@ -216,6 +262,51 @@ def test_a_config_that_has_a_base_is_written_whole(tuned):
     write_tuned(found, above, ["data.tune_share=0.1"])
     config = load_experiment(found.folder / "tuned.yaml")
     assert config.seeds == [5] and config.train_of("dense").lr == found.best("dense").rates["lr"]
+
+
+WORLD = """\
+data:
+  corpus: facts
+  facts: {entities: 20, attributes: 2, values: 8, hops: 1, exposures: 3}
+  vocab_size: 400
+  seq_len: 16
+model: {d_model: 32, n_layers: 1, n_heads: 2}
+train: {steps: 2, batch_size: 4, lr: 1.0e-3}
+evaluate: {tokens: 500, train_tokens: 200, samples: 0}
+tune: {trials: 2, steps: 2}
+variants: {dense: {}}
+"""
+
+
+def test_a_generated_world_is_tuned_on_another_one(tmp_path, monkeypatch):
+    path = tmp_path / "world.yaml"
+    path.write_text(WORLD, encoding="utf-8")
+    config = load_experiment(path)
+    evaluated = []
+    sound = tune_module._suite
+    monkeypatch.setattr(tune_module, "_suite", lambda *given: evaluated.append(given) or sound(*given))
+    found = tune(config, tmp_path, progress=False)
+    (as_tuned, data), runs = evaluated[0], prepare(config.data, progress=False)
+    assert found.trials[0].loss is not None
+    assert as_tuned.data.facts.seed != config.data.facts.seed and data.fingerprint != runs.fingerprint
+    assert np.array_equal(sound(as_tuned, data).sequences[0], data.validation.ids[:17])
+    write_tuned(found, path)
+    assert load_experiment(found.folder / "tuned.yaml").data == config.data
+    tune(config, tmp_path, progress=False)  # goes on
+    assert (
+        "another generated world than the runs'"
+        in CliRunner().invoke(app, ["tune", str(path), "--runs", str(tmp_path)]).output
+    )
+
+
+def test_a_generated_world_is_tuned_on_text_that_is_named(tmp_path, corpus):
+    path = tmp_path / "world.yaml"
+    path.write_text(WORLD, encoding="utf-8")
+    config = load_experiment(path, [f"data.tune={corpus}"])
+    found = tune(config, tmp_path, progress=False)
+    data = prepare(config.data, progress=False)
+    assert found.plan.data == data.fingerprint
+    assert np.array_equal(tune_module._suite(config, data).held_out.ids, data.tune.ids)
 
 
 def fabricated(tmp_path, trials):
