@@ -19,12 +19,12 @@ def sentence(judgement: Judgement) -> str:
     found, verdict = judgement.difference, judgement.verdict
     subject = f"{judgement.claim} in {name(judgement.hypothesis.metric, False)}"
     sign, extent = ("negative", "less") if judgement.claim.sign < 0 else ("positive", "more")
-    asked = f"A {sign} difference supports the claim, which asks for {extent} than {plain(judgement.bound)}."
+    asked = f"A {sign} difference supports the claim, which asks for {extent} than {plain(judgement.bound)}"
     notes = "".join(f" {note[:1].upper()}{note[1:]}." for note in judgement.notes)
     if found is None:
-        return f"{subject} cannot be told: no seed has both sides. {asked}{notes}"
+        return f"{subject} cannot be told: no seed has both sides. {asked}.{notes}"
     if found.low is None:
-        return f"{subject} is {signed(found.mean)} with one paired seed, which has no interval. {asked}{notes}"
+        return f"{subject} is {signed(found.mean)} with one paired seed, which has no interval. {asked}.{notes}"
     test = f"{_percent(found)} interval {_range(found)} over {found.n} paired seeds, "
     test += f"p {'' if verdict.adjusted_p < 0.001 else '= '}{_p(verdict.adjusted_p)}"
     if verdict.adjusted_p != verdict.p:
@@ -34,7 +34,7 @@ def sentence(judgement: Judgement) -> str:
         documents = f"{judgement.n_documents:,} documents"
         other = f" For other documents too: {_range(judgement.documents)} (bootstrap over seeds and {documents})."
     side = "below" if judgement.claim.sign < 0 else "above"
-    pairs = f" {judgement.n_for} of {found.n} pairs lie {side} that; they reach from {_extent(judgement)}."
+    pairs = f"; {judgement.n_for} of {found.n} pairs lie {side} that, and they reach from {_extent(judgement)}."
     return f"{subject} is {signed(found.mean)}, {test}. {asked}{pairs}{other}{notes}"
 
 
@@ -46,7 +46,7 @@ def mark(judgement: Judgement) -> str:
 def table(comparison: Comparison) -> Table:
     """One row for each claim, in the order they were written."""
     columns = ["Claim", "Verdict", "Tested", "Difference", "Other seeds, this text", "Other seeds and documents"]
-    columns += ["Pairs that support it", "p by itself", "p, Holm"]
+    columns += ["Pairs that support it", "p, Holm (by itself)"]
     rows = [
         [
             Cell(judgement.hypothesis.name),
@@ -56,8 +56,7 @@ def table(comparison: Comparison) -> Table:
             _cell(judgement.difference),
             _cell(judgement.documents),
             Cell(f"{judgement.n_for} of {judgement.difference.n}", _extent(judgement)),
-            Cell(_exact(judgement.verdict.p)),
-            Cell(_p(judgement.verdict.adjusted_p)),
+            Cell(_p(judgement.verdict.adjusted_p), f"({_exact(judgement.verdict.p)})"),
         ]
         for judgement in comparison.judgements
         if judgement.difference is not None

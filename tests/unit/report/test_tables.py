@@ -95,8 +95,8 @@ def test_claims_are_told_with_both_intervals(tmp_path):
     for row, judgement in zip(table.rows, comparison.judgements, strict=True):
         found, other = judgement.difference, judgement.documents
         asked, told_so = {
-            -1: ("asked < −0.05", "A negative difference supports the claim, which asks for less than −0.05."),
-            1: ("asked > 0.05", "A positive difference supports the claim, which asks for more than 0.05."),
+            -1: ("asked < −0.05", "A negative difference supports the claim, which asks for less than −0.05;"),
+            1: ("asked > 0.05", "A positive difference supports the claim, which asks for more than 0.05;"),
         }[judgement.claim.sign]
         assert row[3] == tables.Cell(tables.signed(found.mean), asked)
         assert row[4].text == f"{tables.signed(found.low)} to {tables.signed(found.high)}"
@@ -119,11 +119,11 @@ def test_the_pairs_behind_a_claim_are_told(tmp_path):
         extent, side = {below: ("−0.290 to −0.282", "below"), above: ("+0.282 to +0.290", "above")}[claim]
         assert claims.table(comparison).rows[place][6] == tables.Cell(f"{n} of 3", extent)
         told = claims.sentence(comparison.judgements[place])
-        assert f"{n} of 3 pairs lie {side} that; they reach from {extent}." in told
+        assert f"{n} of 3 pairs lie {side} that, and they reach from {extent}." in told
     p = [judgement.verdict.p for judgement in comparison.judgements]
     assert len(set(p)) == 4
-    assert [row[7].text for row in claims.table(comparison).rows] == [
-        "< 0.0001" if value < 1e-4 else f"{value:.2g}" for value in p
+    assert [row[7].note for row in claims.table(comparison).rows] == [
+        f"({'< 0.0001' if value < 1e-4 else f'{value:.2g}'})" for value in p
     ]
     assert f"after Holm's adjustment, {p[3]:.2g} by itself" in claims.sentence(comparison.judgements[3])
 
