@@ -253,7 +253,7 @@ def test_intervals_are_steps_or_shares(every, steps, expected):
 def test_a_device_that_is_not_there_is_one_clear_line(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(RunError, match=r"train\.device is cuda, and torch sees no GPU; use train\.device=auto"):
+    with pytest.raises(RunError, match=r"train\.device is cuda, and torch sees no GPU; use -o train\.device=auto"):
         run(new_model(), tmp_path, device="cuda")
 
 
