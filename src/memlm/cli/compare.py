@@ -22,17 +22,12 @@ ExperimentArgument = Annotated[
 
 def command(folder: ExperimentArgument) -> None:
     """Print the comparison of an experiment, or a tune's best. No model and no GPU is needed."""
-    if is_tune(folder):
-        from memlm.experiment.trials import read_tune
+    from memlm.experiment.trials import is_tune, read_tune
 
+    if is_tune(folder):
         print_best(screen.output(), read_tune(folder))
     else:
         print_comparison(screen.output(), folder)
-
-
-def is_tune(folder: Path) -> bool:
-    """Whether a folder is that of `memlm tune`."""
-    return (folder / "tune.json").is_file()
 
 
 def print_comparison(console: Console, folder: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from memlm.cli.compare import ExperimentArgument, is_tune
+from memlm.cli.compare import ExperimentArgument
 
 
 def command(folder: ExperimentArgument) -> None:
     """Write the report of an experiment or a tune again."""
+    from memlm.experiment.trials import is_tune, read_tune
+
     if is_tune(folder):
-        from memlm.experiment.trials import read_tune
         from memlm.report.tuning import write_tuning
 
         written = write_tuning(read_tune(folder))

@@ -5,6 +5,7 @@ Only finished runs are compared. A run that is missing and a value that is missi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,7 +13,7 @@ from itertools import groupby
 from memlm.config.checks import LEFT_OUT
 from memlm.evaluate.statistics import Difference, Interval, interval, paired_difference
 from memlm.experiment.difference import flatten
-from memlm.experiment.equality import Match, noted
+from memlm.experiment.equality import Match, apart, noted
 from memlm.experiment.judge import Judgement, Noise, document_losses, judgements, noise, values_of
 from memlm.experiment.opened import opened_before, tell_added
 from memlm.experiment.reading import NOT_RUN, Experiment, Run, listed
@@ -177,15 +178,14 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _held(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if len(known) < len(values) or len(known) < 2:  # what one variant lacks cannot be called equal
+    spread = apart(values)
+    if spread is None or len(values) < 2:  # what one variant lacks cannot be called equal
         return UNKNOWN
-    low, high = min(known), max(known)
-    if low == high:
+    if spread == 0:
         return "equal"
-    if low <= 0:
+    if math.isinf(spread):
         return "differs (none in some)"
-    percent = 100 * (high / low - 1)
+    percent = 100 * spread
     if percent < 0.1:
         return "differs by less than 0.1 %"
     return f"differs by up to {percent:,.1f} %" if percent < 10 else f"differs by up to {percent:,.0f} %"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from memlm.experiment.judge import Judgement
@@ -53,14 +53,8 @@ def noted(judgement: Judgement, matches: Sequence[Match]) -> Judgement:
     return replace(judgement, notes=notes, caveat=caveat)
 
 
-def apart(costs: Sequence[Mapping[str, float | None]], quantity: str) -> float | None:
-    """Returns by what share of the lowest cost the highest lies above it; infinity above none, None if one is unknown.
-
-    Args:
-        costs: Of each variant, its cost by quantity.
-        quantity: Which.
-    """
-    values = [cost.get(quantity) for cost in costs]
+def apart(values: Sequence[float | None]) -> float | None:
+    """Returns by what share the highest cost lies above the lowest; infinity above none, None if one is unknown."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None

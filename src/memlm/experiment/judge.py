@@ -99,7 +99,7 @@ def judgements(experiment: Experiment, documents: Mapping[str, Documents]) -> li
     """
     plan = experiment.plan
     claims = [_claim(experiment, hypothesis) for hypothesis in plan.hypotheses]
-    by_seed = [_differences(values_of(experiment, h.metric), c) for h, c in zip(plan.hypotheses, claims, strict=True)]
+    by_seed = [differences(values_of(experiment, h.metric), c) for h, c in zip(plan.hypotheses, claims, strict=True)]
     cases = [
         Case(difference([-claim.sign * d for d in found.values()]) if found else None, hypothesis.margin, claim.looks)
         for found, hypothesis, claim in zip(by_seed, plan.hypotheses, claims, strict=True)
@@ -166,7 +166,7 @@ def _coefficients(values: Values, claim: Claim, seeds: Sequence[int]) -> dict[st
     return claim.coefficients({v: float(np.mean([values[v][seed] for seed in seeds])) for v in claim.variants(values)})
 
 
-def _differences(values: Values, claim: Claim) -> dict[int, float]:
+def differences(values: Values, claim: Claim) -> dict[int, float]:
     """Returns left − right of every seed that all variants of the claim have."""
     seeds = _paired(values, claim.variants(values))
     if not seeds:

@@ -16,6 +16,10 @@ EDGE = 0.05
 """Share of a range, on its logarithmic scale, that counts as its edge."""
 
 
+PLAN = "tune.json"
+"""The file in a tune's folder that says what was tuned."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """One short training.
@@ -100,13 +104,18 @@ def trial_path(folder: Path, variant: str, number: int) -> Path:
     return folder / "trials" / f"{variant}-{number}.json"
 
 
+def is_tune(folder: Path) -> bool:
+    """Whether a folder is that of `memlm tune`."""
+    return (folder / PLAN).is_file()
+
+
 def read_tune(folder: Path) -> Tune:
     """Reads a tune; a trial that was not finished is not there.
 
     Raises:
         RunError: the folder holds no tune, or a file in it is broken or leads out of it.
     """
-    plan = read_checked(TunePlan, inside(folder, "tune.json"))
+    plan = read_checked(TunePlan, inside(folder, PLAN))
     return Tune(folder, plan, list(_trials(folder, plan)))
 
 

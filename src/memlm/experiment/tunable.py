@@ -12,11 +12,10 @@ from memlm.experiment.files import read_checked
 from memlm.experiment.reading import listed
 from memlm.experiment.record import config_hash
 from memlm.experiment.settings import differing
-from memlm.experiment.trials import TunePlan
+from memlm.experiment.trials import PLAN, TunePlan
 from memlm.extras import optional
 from memlm.registry import unknown
 
-PLAN = "tune.json"
 ANOTHER_WORLD = 0x74756E65
 """Turns the seed of a generated world into that of the world that rates are tuned on."""
 
@@ -24,6 +23,11 @@ ANOTHER_WORLD = 0x74756E65
 def tune_folder(config: ExperimentConfig, root: Path) -> Path:
     """Returns the folder of an experiment's tune."""
     return root / f"{config.name}-tune"
+
+
+def makes_its_own_text(config: ExperimentConfig) -> bool:
+    """Whether rates are tuned on another generated world than that of the runs."""
+    return config.data.is_generated and config.data.tune is None
 
 
 def tunable(
@@ -48,7 +52,7 @@ def tunable(
         if name not in config.variants:
             raise RunError(unknown("variant", name, config.variants))
     optional("optuna", "tune", "memlm tune")
-    if config.data.is_generated and config.data.tune is None:
+    if makes_its_own_text(config):
         facts = config.data.facts.model_copy(update={"seed": config.data.facts.seed ^ ANOTHER_WORLD})
         config = config.model_copy(update={"data": config.data.model_copy(update={"facts": facts})})
     elif not config.data.tune_share and config.data.tune is None:

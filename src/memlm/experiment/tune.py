@@ -32,8 +32,15 @@ from memlm.experiment.match import solve_widths
 from memlm.experiment.record import code_state, environment
 from memlm.experiment.run import device_record
 from memlm.experiment.text import sampler_of
-from memlm.experiment.trials import Trial, Tune, read_tune, trial_path
-from memlm.experiment.tunable import PLAN, own_rates, plan_of, refuse_another, tunable, tune_folder
+from memlm.experiment.trials import PLAN, Trial, Tune, read_tune, trial_path
+from memlm.experiment.tunable import (
+    makes_its_own_text,
+    own_rates,
+    plan_of,
+    refuse_another,
+    tunable,
+    tune_folder,
+)
 from memlm.extras import optional
 from memlm.storage import write_json, write_yaml
 from memlm.train.accelerator import OUT_OF_MEMORY, build_accelerator
@@ -139,7 +146,7 @@ def _suite(config: ExperimentConfig, data: TokenData) -> Suite:
 
     Of a generated world, which is another one than that of the runs (`tunable`), it is the held-out text itself.
     """
-    text = data.validation if config.data.is_generated and config.data.tune is None else data.tune
+    text = data.validation if makes_its_own_text(config) else data.tune
     if len(text.ids) <= config.data.seq_len:
         raise RunError(
             f"the tune split has {len(text.ids)} tokens, fewer than one sequence of {config.data.seq_len + 1}; "

@@ -315,7 +315,7 @@ def read_gradients(
     while chunks > 1:
         n, chunks = 2 * chunks, triton.cdiv(2 * chunks, chunk)
         following = _entries(chunks, D, grad.device)
-        _sum_parts[chunks, triton.cdiv(D, BD)](*entries, out, *following, n, D, BN=chunk, BD=BD, num_warps=warps)
+        _sum_parts[chunks, blocks](*entries, out, *following, n, D, BN=chunk, BD=BD, num_warps=warps)
         entries = following
     _clear[triton.cdiv(n_rows, clear_rows),](out, touched, n_rows, D=D, BN=clear_rows, BD=min(BD, 128), num_warps=4)
     return out, products[0] if blocks == 1 else products.sum(0).to(weights.dtype)

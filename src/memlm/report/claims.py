@@ -136,7 +136,7 @@ def _cell(found: Interval | None) -> Cell:
 def _shared(comparison: Comparison, judgement: Judgement) -> tuple[str, str]:
     """Returns which costs the variants of a claim have alike, and which not; what one has not recorded is neither."""
     costs = [row.values for row in comparison.ledger.rows if row.variant in judgement.counts]
-    spreads = {key: found for key in LEDGER if (found := apart(costs, key)) is not None}
+    spreads = {key: found for key in LEDGER if (found := apart([cost[key] for cost in costs])) is not None}
     equal = [_spread(key, found) for key, found in spreads.items() if found <= EQUAL]
     unequal = [_spread(key, found) for key, found in spreads.items() if found > EQUAL]
     return ", ".join(equal) or "nothing", ", ".join(unequal) or "nothing"

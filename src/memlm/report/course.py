@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from statistics import mean
+
 import numpy as np
 
-from memlm.evaluate.claims import Claim
 from memlm.experiment.compare import Comparison
-from memlm.experiment.reading import Experiment
+from memlm.experiment.judge import Judgement, differences
 from memlm.report.tables import Cell, Table, compact, signed
 
 METRIC = "validation_loss"
@@ -16,9 +18,12 @@ POINTS = 8
 
 def table(comparison: Comparison) -> Table:
     """Paired differences in validation loss, by tokens; of claims whose runs were all evaluated at the same ones."""
+    lines: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for run in comparison.experiment.finished():
+        lines.setdefault(run.record.variant, {})[run.record.seed] = run.series(f"evaluate/{METRIC}")
     courses: dict[str, list[tuple[float, float]]] = {}
     for judgement in comparison.judgements:
-        if judgement.hypothesis.metric == METRIC and (course := _course(comparison.experiment, judgement.claim)):
+        if judgement.hypothesis.metric == METRIC and (course := _course(judgement, lines)):
             courses[judgement.hypothesis.name] = course
     places = [tokens for tokens, _ in next(iter(courses.values()), [])]
     shown = np.unique(np.linspace(0, len(places) - 1, POINTS).round().astype(int)) if places else []
@@ -30,20 +35,16 @@ def table(comparison: Comparison) -> Table:
     return Table(["Claim", *(f"{compact(places[place])} tokens" for place in shown)], rows)
 
 
-def _course(experiment: Experiment, claim: Claim) -> list[tuple[float, float]]:
+def _course(
+    judgement: Judgement, lines: Mapping[str, Mapping[int, list[tuple[float, float]]]]
+) -> list[tuple[float, float]]:
     """Returns tokens and left − right, the mean over paired seeds; nothing if the runs do not share their tokens."""
-    variants = claim.variants(experiment.plan.variants)
-    by_variant = {
-        v: {run.record.seed: run.series(f"evaluate/{METRIC}") for run in experiment.finished(v)} for v in variants
-    }
-    seeds = sorted(set.intersection(*(set(by_seed) for by_seed in by_variant.values())))
-    lines = [by_variant[variant][seed] for variant in variants for seed in seeds]
-    tokens = [[place for place, _ in line] for line in lines]
-    if not lines or any(line != tokens[0] for line in tokens):
+    own = {variant: {seed: lines[variant][seed] for seed in judgement.pairs} for variant in judgement.counts}
+    tokens = [[place for place, _ in line] for by_seed in own.values() for line in by_seed.values()]
+    if not tokens or any(line != tokens[0] for line in tokens):
         return []
-    losses = np.array([[loss for _, loss in line] for line in lines]).reshape(len(variants), len(seeds), -1).mean(1)
-    differences: list[float] = []
-    for at in losses.T:
-        counts = claim.coefficients(dict(zip(variants, at.tolist(), strict=True)))
-        differences.append(sum(counts[variant] * loss for variant, loss in zip(variants, at.tolist(), strict=True)))
-    return list(zip(tokens[0], differences, strict=True))
+    course: list[tuple[float, float]] = []
+    for at, place in enumerate(tokens[0]):
+        values = {variant: {seed: line[at][1] for seed, line in by_seed.items()} for variant, by_seed in own.items()}
+        course.append((place, mean(differences(values, judgement.claim).values())))
+    return course
