@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from math import isqrt
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from memlm.bank.base import Bank
+from memlm.config.base import either
 from memlm.memory.base import Memory, MemoryConfig, MemoryRead
 from memlm.registry import MEMORIES
+
+Rows = Annotated[int, Field(ge=2, le=10**9)]
+RowsOfTables = Annotated[Rows | list[Rows], either("must be a whole number from 2 to 10**9, or one for each of orders")]
 
 MULTIPLIER = 0x9E3779B1
 """2**32 over the golden ratio, made odd; its powers scatter the bits of ids (Knuth 1973, section 6.4)."""
@@ -32,15 +36,23 @@ class NgramEmbeddingConfig(MemoryConfig):
     """Lengths n of the n-grams."""
     n_heads: int = Field(default=8, ge=1)
     """Tables for each n; two n-grams that meet in one of them are apart in the others."""
-    n_rows: int = Field(default=8192, ge=2, le=10**9)
-    """Rows of a table, at least: each has a prime number of rows, and no two the same."""
+    n_rows: RowsOfTables = 8192
+    """Rows of a table, at least: each has a prime number of rows, and no two the same. A list has one for each n: more
+    than the vocabulary are never read where n is 1."""
     d_value: int = Field(default=64, ge=1)
     """Width of a row."""
 
     @property
     def table_sizes(self) -> tuple[int, ...]:
         """Rows of each table, those of the first n-gram first."""
-        return primes(len(self.orders) * self.n_heads, self.n_rows)
+        found: tuple[int, ...] = ()
+        for least in self._rows_of_orders:
+            found += primes(self.n_heads, least, found)
+        return found
+
+    @property
+    def _rows_of_orders(self) -> list[int]:
+        return self.n_rows if isinstance(self.n_rows, list) else [self.n_rows] * len(self.orders)
 
     @property
     def n_slots(self) -> int:
@@ -67,12 +79,13 @@ class NgramEmbeddingConfig(MemoryConfig):
         yield from super().problems()
         if not self.orders or len(set(self.orders)) < len(self.orders):
             yield "orders", "must name at least one length, and none twice"
+        elif len(self._rows_of_orders) != len(self.orders):
+            yield "n_rows", "must have one number for each of orders"
 
     def shrunken(self) -> Self:
         """Returns the memory with few small tables."""
-        most = {"n_heads": 2, "n_rows": 23, "d_value": 12}
-        smaller = {name: min(limit, getattr(self, name)) for name, limit in most.items()}
-        smaller |= {"bank": self.bank.shrunken()}
+        smaller: dict[str, Any] = {"n_heads": min(2, self.n_heads), "d_value": min(12, self.d_value)}
+        smaller |= {"n_rows": [min(23, n) for n in self._rows_of_orders], "bank": self.bank.shrunken()}
         return type(self).model_validate(self.model_dump() | smaller)
 
     def build(self, d_model: int) -> NgramEmbedding:
@@ -126,12 +139,12 @@ def mix(tokens: Tensor) -> Tensor:
 
 
 @cache
-def primes(count: int, least: int) -> tuple[int, ...]:
-    """Returns the ``count`` smallest prime numbers from ``least`` on."""
+def primes(count: int, least: int, taken: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Returns the ``count`` smallest prime numbers from ``least`` on that are not ``taken``."""
     found: list[int] = []
     number = max(2, least)
     while len(found) < count:
-        if all(number % divisor for divisor in range(2, isqrt(number) + 1)):
+        if number not in taken and all(number % divisor for divisor in range(2, isqrt(number) + 1)):
             found.append(number)
         number += 1
     return tuple(found)

@@ -140,7 +140,12 @@ WIRING = [
         "memory.bank.encoder.type = 'mean'",
         "unknown encoder 'mean'. Known: embedding_mean, gru.",
     ),
-    (memory("n_rows: 1", "ngram_hash"), "memory.n_rows = 1", at_least(2)),
+    (
+        memory("n_rows: 1", "ngram_hash"),
+        "memory.n_rows = 1",
+        "must be a whole number from 2 to 10**9, or one for each of orders",
+    ),
+    (memory("n_rows: [31]", "ngram_hash"), "memory.n_rows", "must have one number for each of orders"),
     (
         "memory: {type: product_key}, fusion: [a]",
         "fusion",

@@ -44,6 +44,21 @@ def test_tables_have_different_prime_sizes():
     assert (config.n_slots, config.n_reads, config.n_tokens) == (31 + 37 + 41 + 43, 4, 3)
 
 
+def test_each_order_may_have_tables_of_its_own_size():
+    config = NgramHashConfig.model_validate(MEMORY | {"n_rows": [97, 31]})
+    assert config.table_sizes == (97, 101, 31, 37)
+    assert NgramHashConfig.model_validate(MEMORY | {"n_rows": [31, 31]}).table_sizes == (31, 37, 41, 43)
+    memory = NgramHashConfig.model_validate(MEMORY | {"orders": [1], "n_rows": [97]}).build(32)
+    slots = memory.slots(torch.arange(97)[None, :, None])
+    assert all(len(slots[..., head].unique()) == 97 for head in range(2))  # single tokens have rows of their own
+
+
+@pytest.mark.parametrize(("n_rows", "reason"), [([31], "one number for each"), ([31, 1], "whole number from 2")])
+def test_rows_that_fit_no_order_are_refused(n_rows, reason):
+    with pytest.raises(ValueError, match=reason):
+        NgramHashConfig.model_validate(MEMORY | {"n_rows": n_rows})
+
+
 def test_slots_are_the_hashes_of_the_last_tokens():
     memory = NgramHashConfig.model_validate(MEMORY).build(32)
     factors = [0x9E3779B1**place % 2**32 for place in (1, 2, 3)]
