@@ -3,9 +3,10 @@
     python experiments/hold_out.py 'corpus/train-*.jsonl.xz' corpus/works
     python experiments/hold_out.py 'corpus/train-*.jsonl.xz' corpus/works1 1     other works, for configs/pays_keys.yaml
 
-of text packed by xz or plain, writes train.jsonl and test.jsonl there. A work is a book of many chapters, or a file where there are none; a hash of
-its name decides, so that every part of a work is on the same side, whatever the order of the text. The third argument
-is the number of a draw: no work is held out in two, so one whose test text has been looked at leaves others unopened.
+writes train.jsonl and test.jsonl there, of text that is plain or packed by xz. A work is a book of many chapters, or a
+file where there are none; a hash of its name decides, so that every part of a work is on the same side, whatever the
+order of the text. The third argument is the number of a draw: no work is held out in two, so one whose test text has
+been looked at leaves others unopened.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def main(pattern: str, folder: Path, draw: int = 0) -> None:
     with replaced_folder(folder) as staged, ExitStack() as stack:
         test, train = (stack.enter_context((staged / f"{name}.jsonl").open("wb")) for name in ("test", "train"))
         for name in sorted(glob(pattern)):
-            for line in stack.enter_context(lzma.open(name) if name.endswith(".xz") else Path(name).open("rb")):
+            opened = lzma.open if name.endswith(".xz") else open
+            for line in stack.enter_context(opened(name, "rb")):
                 (test if is_held_out(work_of(json.loads(line)["source"]), draw) else train).write(line)
     for path in sorted(folder.iterdir()):
         sys.stdout.write(f"{path}: {path.stat().st_size:,} bytes\n")

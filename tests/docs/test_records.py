@@ -1,6 +1,8 @@
 """The reports beside the records, and what the README quotes of them, are what the records give."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,14 @@ def test_the_figures_of_its_first_table_stand_in_the_report(document):
     assert len(rows(table)) >= 5
     for _, *figures in rows(table)[2:]:
         assert set(figures) <= known
+
+
+def test_what_joins_experiments_is_what_their_records_give():
+    command = [sys.executable, "experiments/across.py"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    findings = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+    assert len(rows(told)) == 13
+    assert all(table.strip() in findings for table in told.split("\n\n")), "quote: python experiments/across.py"
 
 
 def rows(text):

@@ -28,7 +28,7 @@ def sentence(judgement: Judgement) -> str:
     test = f"{_percent(found)} interval {_range(found)} over {found.n} paired seeds, "
     test += f"p {'' if verdict.adjusted_p < 0.001 else '= '}{_p(verdict.adjusted_p)}"
     if verdict.adjusted_p != verdict.p:
-        test += f" after Holm's adjustment, {_exact(verdict.p)} by itself"
+        test += f" after Holm's adjustment, {exact_p(verdict.p)} by itself"
     other = ""
     if judgement.documents is not None and judgement.documents.low is not None:
         documents = f"{judgement.n_documents:,} documents"
@@ -56,7 +56,7 @@ def table(comparison: Comparison) -> Table:
             _cell(judgement.difference),
             _cell(judgement.documents),
             Cell(f"{judgement.n_for} of {judgement.difference.n}", _extent(judgement)),
-            Cell(_p(judgement.verdict.adjusted_p), f"({_exact(judgement.verdict.p)})"),
+            Cell(_p(judgement.verdict.adjusted_p), f"({exact_p(judgement.verdict.p)})"),
         ]
         for judgement in comparison.judgements
         if judgement.difference is not None
@@ -156,7 +156,8 @@ def _extent(judgement: Judgement) -> str:
     return f"{signed(min(judgement.pairs.values()))} to {signed(max(judgement.pairs.values()))}"
 
 
-def _exact(p: float) -> str:
+def exact_p(p: float) -> str:
+    """Formats a p-value by itself, to two digits."""
     return "< 0.0001" if p < 0.0001 else f"{p:.2g}"
 
 

@@ -1,0 +1,100 @@
+"""Numbers that join `pays` and `pays_keys`, from their records, without a GPU; docs/findings.md quotes both tables.
+
+    python experiments/across.py [ROOT]
+
+prints what memories gain at equal FLOPs and tokens, with the runs of both experiments taken together, and from how much
+more time for a step on a gain would be better bought by training a dense model for longer. No claim had planned that.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from memlm.evaluate.statistics import difference
+from memlm.evaluate.verdicts import Case, p_value
+from memlm.experiment.reading import Experiment, read_experiment
+from memlm.report.claims import exact_p
+from memlm.report.markdown import table
+from memlm.report.tables import Cell, Table, signed
+
+MARGIN = 0.05
+GAINS = {  # what is told: (experiment, memory, its dense control of equal FLOPs)
+    "product keys, pays": ("pays", "product_key", "dense_flops"),
+    "the same rates, pays_keys": ("pays_keys", "product_key_slow", "dense_flops"),
+    "faster values, pays_keys": ("pays_keys", "product_key", "dense_flops"),
+    "n-grams, pays": ("pays", "memory", "dense_flops"),
+}
+TIMED = {"product_key_slow": "product_key"}
+"""Whose step times are those of another: the same model, at other rates."""
+TOGETHER = ("product keys, pays", "the same rates, pays_keys")
+LONGER = {"pays": ("dense_flops", "dense_same_time"), "pays_keys": ("dense_flops", "dense_time")}
+"""Two dense variants, the second trained on more tokens."""
+
+
+def losses(experiment: Experiment, variant: str) -> dict[int, float]:
+    """Returns the held-out loss of each seed."""
+    found = {run.record.seed: run.result("validation_loss") for run in experiment.finished(variant)}
+    return {seed: loss for seed, loss in found.items() if loss is not None}
+
+
+def paired(experiment: Experiment, left: str, right: str) -> list[float]:
+    """Returns left - right for every seed that has both."""
+    ours, theirs = losses(experiment, left), losses(experiment, right)
+    return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+
+
+def tell_gains(differences: dict[str, list[float]]) -> Table:
+    """Tells each list of paired differences: mean, interval, extremes, and p against none and against the margin."""
+    rows: list[list[Cell]] = []
+    for name, values in differences.items():
+        found = difference(values, 0.99)
+        against = [p_value(Case(found, margin)) for margin in (0.0, MARGIN)]
+        assert found.low is not None and found.high is not None
+        spans = [" to ".join(map(signed, span)) for span in ((found.low, found.high), (min(values), max(values)))]
+        texts = [name, str(found.n), signed(found.mean), *spans, *map(exact_p, against)]
+        rows.append(list(map(Cell, texts)))
+    head = ["", "pairs", "difference", "99 % interval", "smallest and largest", "p against 0", f"p against {MARGIN}"]
+    return Table(head, rows)
+
+
+def worth(experiment: Experiment, shorter: str, longer: str) -> float:
+    """Returns by what a dense model's loss falls with each doubling of its tokens, if it falls with their logarithm."""
+    tokens = [np.mean([run.record.tokens for run in experiment.finished(v)]) for v in (shorter, longer)]
+    return -float(np.mean(paired(experiment, longer, shorter))) / math.log2(tokens[1] / tokens[0])
+
+
+def step_ratio(experiment: Experiment, memory: str) -> float | None:
+    """Returns how much longer the memory's step takes than that of a dense model of its width, as it was measured."""
+    timed = [match for match in experiment.plan.matches if match.to == TIMED.get(memory, memory)]
+    times = [match.step_times_s for match in timed if match.step_times_s is not None]
+    return times[-1][1] / times[-1][0] - 1 if times else None
+
+
+def tell_crossover(experiments: dict[str, Experiment], differences: dict[str, list[float]]) -> Table:
+    """Tells for each gain how many more tokens a dense model would need for it, and what the memory's step takes."""
+    slopes = [worth(experiments[name], *variants) for name, variants in LONGER.items()]
+    rows: list[list[Cell]] = []
+    for name, (experiment, memory, _) in GAINS.items():
+        gain = -float(np.mean(differences[name]))
+        more = sorted(100 * (2 ** (gain / slope) - 1) for slope in slopes)
+        took = step_ratio(experiments[experiment], memory)
+        texts = [name, f"{more[0]:.0f} to {more[1]:.0f} %", "–" if took is None else f"{100 * took:.0f} %"]
+        rows.append(list(map(Cell, texts)))
+    return Table(["", "a dense model needs so many more tokens", "the memory's step took so much more time"], rows)
+
+
+def main(root: Path = Path("experiments")) -> str:
+    """Returns both tables as Markdown."""
+    experiments = {name: read_experiment(root / name) for name in LONGER}
+    differences = {told: paired(experiments[name], *variants) for told, (name, *variants) in GAINS.items()}
+    together = {"the first two together": [value for told in TOGETHER for value in differences[told]]}
+    gains = tell_gains(differences | together)
+    return f"{table(gains)}\n\n{table(tell_crossover(experiments, differences))}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(main(*map(Path, sys.argv[1:])) + "\n")
