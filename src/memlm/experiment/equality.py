@@ -47,7 +47,8 @@ def noted(judgement: Judgement, matches: Sequence[Match]) -> Judgement:
         helps = _helps(judgement, match, match.off)
         side = {True: ", which speaks for the claim", False: ", which speaks against the claim", None: ""}[helps]
         much = f"{100 * abs(match.off):.2g} % {'less' if match.off < 0 else 'more'}"
-        notes.insert(0, f"not at equal cost: {own} was to equal {to} by {match.solution.by} and had {much}{side}")
+        by = match.solution.by.replace("_", " ")
+        notes.insert(0, f"not at equal cost: {own} was to equal {to} by {by} and had {much}{side}")
         if helps in (None, judgement.verdict.word == "supported") and judgement.verdict.word != "inconclusive":
             caveat = "but not at equal cost"
     return replace(judgement, notes=notes, caveat=caveat)

@@ -214,7 +214,7 @@ def test_a_match_that_the_runs_missed_is_told(timed, own, said):
         record["results"]["time_s"] = seconds
         path.write_text(json.dumps(record))
     (judgement,) = compare(read_experiment(folder)).judgements
-    told = f"not at equal cost: control was to equal memory by wall_clock and had {said}"
+    told = f"not at equal cost: control was to equal memory by wall clock and had {said}"
     assert [note for note in judgement.notes if "cost" in note] == ([told] if said else [])
 
 
