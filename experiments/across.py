@@ -16,6 +16,7 @@ import numpy as np
 
 from memlm.evaluate.statistics import difference
 from memlm.evaluate.verdicts import Case, p_value
+from memlm.experiment.judge import values_of
 from memlm.experiment.reading import Experiment, read_experiment
 from memlm.report.claims import exact_p
 from memlm.report.markdown import table
@@ -35,15 +36,10 @@ LONGER = {"pays": ("dense_flops", "dense_same_time"), "pays_keys": ("dense_flops
 """Two dense variants, the second trained on more tokens."""
 
 
-def losses(experiment: Experiment, variant: str) -> dict[int, float]:
-    """Returns the held-out loss of each seed."""
-    found = {run.record.seed: run.result("validation_loss") for run in experiment.finished(variant)}
-    return {seed: loss for seed, loss in found.items() if loss is not None}
-
-
 def paired(experiment: Experiment, left: str, right: str) -> list[float]:
     """Returns left - right for every seed that has both."""
-    ours, theirs = losses(experiment, left), losses(experiment, right)
+    losses = values_of(experiment, "validation_loss")
+    ours, theirs = losses[left], losses[right]
     return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
 
 
