@@ -48,7 +48,7 @@ _SAME: dict[str, Callable[[Run], object]] = {
 
 
 UNKNOWN = "cannot be told"
-"""How a quantity was held that not every variant, or only one, has recorded."""
+"""How a quantity was held that a variant with a finished run has not recorded, or if only one has such a run."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,10 @@ class LedgerRow:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The cost of every variant; ``held`` says of each quantity how equal it was held, ``matches`` what was solved."""
+    """The cost of every variant; ``matches`` says what was solved.
+
+    ``held`` says of each quantity how equal it was held among the variants that have a finished run.
+    """
 
     rows: list[LedgerRow]
     held: dict[str, str]
@@ -77,7 +80,7 @@ class Ledger:
         return [name for name, how in self.held.items() if how not in ("equal", UNKNOWN)]
 
     def unknown(self) -> list[str]:
-        """Returns the quantities that not every variant, or only one, has recorded."""
+        """Returns the quantities of which it cannot be told."""
         return [name for name, how in self.held.items() if how == UNKNOWN]
 
 
@@ -158,9 +161,10 @@ def _ledger(experiment: Experiment) -> Ledger:
         runs = experiment.finished(variant)
         values = {name: _mean([read(run) for run in runs]) for name, read in LEDGER.items()}
         rows.append(LedgerRow(variant, values, " and ".join(dict.fromkeys(str(run.record.device) for run in runs))))
-    held = {name: _held([row.values[name] for row in rows]) for name in LEDGER}
-    devices = {row.device for row in rows}
-    held["device"] = UNKNOWN if len(rows) < 2 or "" in devices else "equal" if len(devices) == 1 else "differs"
+    finished = [row for row in rows if row.device]
+    held = {name: _held([row.values[name] for row in finished]) for name in LEDGER}
+    devices = {row.device for row in finished}
+    held["device"] = UNKNOWN if len(finished) < 2 else "equal" if len(devices) == 1 else "differs"
     return Ledger(rows, held, list(_matches(experiment, rows)))
 
 

@@ -80,7 +80,7 @@ class NgramEmbeddingConfig(MemoryConfig):
         if not self.orders or len(set(self.orders)) < len(self.orders):
             yield "orders", "must name at least one length, and none twice"
         elif len(self._rows_of_orders) != len(self.orders):
-            yield "n_rows", "must have one number for each of orders"
+            yield "n_rows", f"has {len(self._rows_of_orders)} numbers, orders has {len(self.orders)}"
 
     def shrunken(self) -> Self:
         """Returns the memory with few small tables."""

@@ -106,7 +106,7 @@ def usage(experiment: Experiment) -> str | None:
             by_layer.set_title(variant, parse_math=False)
             _bars(by_layer, runs, layers, paint)
             ends.append(_over_time(over_time, runs, layers, paint))
-        rows[0][0].set_ylim(0, min(1, rows[0][0].get_ylim()[1]))
+        rows[0][0].set_ylim(0, min(1.04, rows[0][0].get_ylim()[1]))  # a dot at 100 % is whole
         rows[0][0].yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
         for (_, over_time), where in zip(rows, ends, strict=True):
             _label(over_time, where)  # once the scale that all rows share is known

@@ -284,8 +284,9 @@ def held_sentence(comparison: Comparison) -> str:
     if len(held.rows) == 1:
         alone = f"{held.rows[0].variant} is the only variant: there is nothing to compare it with."
         return " ".join([alone, *_device_sentences(comparison)])
+    which = "all variants" if all(row.device for row in held.rows) else "all variants with a finished run"
     parts = [
-        ("Held equal in all variants", held.equal()),
+        (f"Held equal in {which}", held.equal()),
         ("Not in all", held.unequal()),
         ("Cannot be told", held.unknown()),
     ]

@@ -145,7 +145,7 @@ WIRING = [
         "memory.n_rows = 1",
         "must be a whole number from 2 to 10**9, or one for each of orders",
     ),
-    (memory("n_rows: [31]", "ngram_hash"), "memory.n_rows", "must have one number for each of orders"),
+    (memory("n_rows: [31]", "ngram_hash"), "memory.n_rows", "has 1 numbers, orders has 2"),
     (
         "memory: {type: product_key}, fusion: [a]",
         "fusion",

@@ -9,6 +9,7 @@ from memlm.config.checks import LEFT_OUT
 from memlm.errors import RunError
 from memlm.experiment.compare import compare
 from memlm.experiment.reading import read_experiment
+from memlm.report.tables import held_sentence
 
 
 def compared(folder):
@@ -76,7 +77,16 @@ def test_the_ledger_says_what_was_held_equal(folder):
     assert ledger.held["memory_parameters"] == "differs (none in some)"
 
 
-def test_nothing_is_called_equal_before_every_variant_has_run(folder):
+def test_a_variant_without_a_finished_run_hides_nothing_of_the_others(folder):
+    for run in folder.glob("dense-s*"):
+        shutil.rmtree(run)
+    comparison = compared(folder)
+    assert comparison.ledger.equal()[:2] == ["parameters", "active_parameters"]
+    assert comparison.ledger.unknown() == []
+    assert held_sentence(comparison).startswith("Held equal in all variants with a finished run: parameters, active par")
+
+
+def test_nothing_is_called_equal_of_a_single_variant(folder):
     for run in folder.glob("*-s*"):
         if not run.name.startswith("dense-"):
             shutil.rmtree(run)

@@ -53,7 +53,7 @@ def test_each_order_may_have_tables_of_its_own_size():
     assert all(len(slots[..., head].unique()) == 97 for head in range(2))  # single tokens have rows of their own
 
 
-@pytest.mark.parametrize(("n_rows", "reason"), [([31], "one number for each"), ([31, 1], "whole number from 2")])
+@pytest.mark.parametrize(("n_rows", "reason"), [([31], "orders has 2"), ([31, 1], "whole number from 2")])
 def test_rows_that_fit_no_order_are_refused(n_rows, reason):
     with pytest.raises(ValueError, match=reason):
         NgramHashConfig.model_validate(MEMORY | {"n_rows": n_rows})
