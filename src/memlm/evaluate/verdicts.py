@@ -71,13 +71,13 @@ def judge(cases: Sequence[Case], alpha: float) -> list[Verdict]:
 def p_value(case: Case) -> float:
     """Returns the two-sided p of the paired t-test of the mean against ``−margin``; 1 without two finite values.
 
-    Differences without any spread are taken at their word: p is 0.
+    Differences without any spread are taken at their word: p is 0, and 1 if they are ``−margin``.
     """
     found = case.difference
     if found is None or found.sd is None or not np.isfinite(found.mean):
         return 1.0
     if found.sd == 0:
-        return 0.0
+        return float(found.mean == -case.margin)
     return float(2 * stats.t.sf(abs(found.mean + case.margin) / (found.sd / found.n**0.5), found.n - 1))
 
 

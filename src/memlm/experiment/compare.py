@@ -14,6 +14,7 @@ from memlm.config.checks import LEFT_OUT
 from memlm.evaluate.statistics import Difference, Interval, interval, paired_difference
 from memlm.experiment.difference import flatten
 from memlm.experiment.equality import Match, apart, noted
+from memlm.experiment.files import Tree
 from memlm.experiment.judge import Judgement, Noise, document_losses, judgements, noise, values_of
 from memlm.experiment.opened import opened_before, tell_added
 from memlm.experiment.reading import NOT_RUN, Experiment, Run, listed
@@ -255,6 +256,9 @@ def _warnings(experiment: Experiment) -> Iterator[str]:
     meant = {(run.name, path) for run in runs for path in _meant(experiment, run)}
     for path in dict.fromkeys(path for tree in flat.values() for path in tree):
         yield from _unequal(path, {name: tree.get(path) for name, tree in flat.items() if (name, path) not in meant})
+    for variant in experiment.plan.variants:
+        yield from _other_models(experiment.finished(variant))
+        yield from _other_training(experiment.finished(variant), experiment.plan.own_training.get(variant, {}))
     yield from _gone_on("commit", runs, lambda part: abbreviated(part.commit))
     yield from _gone_on("device", runs, lambda part: part.device)
     dirty = [run.name for run in runs if run.record.dirty]
@@ -277,6 +281,23 @@ def _meant(experiment: Experiment, run: Run) -> Iterator[str]:
     for setting, value in experiment.plan.own_training.get(run.record.variant, {}).items():
         if found.get(setting) == value:
             yield f"train.{setting}"
+
+
+def _other_models(runs: Sequence[Run]) -> Iterator[str]:
+    """Tells where the models of a variant's runs differ."""
+    models = {run.name: dict(flatten(run.config.get("model"), "model")) for run in runs}
+    for path in dict.fromkeys(path for model in models.values() for path in model):
+        if all(path in model for model in models.values()):  # else an earlier version of memlm did not have it
+            yield from _unequal(path, {name: model[path] for name, model in models.items()})
+
+
+def _other_training(runs: Sequence[Run], own: Tree) -> Iterator[str]:
+    """Tells of runs that were not trained as the plan says of their variant."""
+    for setting, value in own.items():
+        found = {run.name: dict(flatten(run.config.get("train"))).get(setting) for run in runs}
+        astray = [f"{had} in {name}" for name, had in found.items() if had != value]
+        if astray:
+            yield f"Not comparable: train.{setting} was to be {value}, and is {listed(astray)}."
 
 
 def _unchecked(runs: Sequence[Run]) -> Iterator[str]:
@@ -302,9 +323,9 @@ def _rewritten(experiment: Experiment) -> Iterator[str]:
             changes.setdefault(told, []).append(run.name)
     for told, names in changes.items():
         yield f"The hypotheses were changed after {listed(names)} had been run: {told}."
-    stricter = [run.name for run in experiment.finished() if run.record.alpha not in (None, alpha)]
-    if stricter:
-        yield f"alpha was changed after {listed(stricter)} had been run."
+    other = [run.name for run in experiment.finished() if run.record.alpha not in (None, alpha)]
+    if other:
+        yield f"alpha was changed after {listed(other)} had been run."
 
 
 def _changes(before: Sequence[Hypothesis] | None, now: Sequence[Hypothesis]) -> str:

@@ -216,7 +216,10 @@ def read_plan(folder: Path) -> Plan:
         if (folder / "record.json").exists() and (above / "experiment.json").exists():
             raise RunError(f"{folder}: is a single run; give the folder of its experiment: {above}")
         raise RunError(f"{folder}: no experiment here (there is no experiment.json)")
-    return read_checked(Plan, path)
+    plan = read_checked(Plan, path)
+    if len(set(plan.runs)) < len(plan.runs):
+        raise RunError(f"{path}: names a variant or a seed twice")
+    return plan
 
 
 def read_experiment(folder: Path) -> Experiment:
@@ -236,9 +239,14 @@ def read_experiment(folder: Path) -> Experiment:
             absent[variant, seed] = NOT_RUN
             continue
         try:
-            runs.append(read_run(inside(folder, run_folder.name)))
+            run = read_run(inside(folder, run_folder.name))
         except RunError as error:
             absent[variant, seed] = f"cannot be read: {error}"
+            continue
+        if (run.record.experiment, run.name) == (plan.name, run_folder.name):
+            runs.append(run)
+        else:
+            absent[variant, seed] = f"is not there: its folder holds {run.name} of {run.record.experiment}"
     names = {run_name(variant, seed) for variant, seed in plan.runs}
     strays = sorted(record.parent.name for record in folder.glob("*/record.json") if record.parent.name not in names)
     return Experiment(folder, plan, runs, absent, strays)

@@ -38,10 +38,18 @@ def test_a_stricter_alpha_decides_less():
     assert judged(-0.35, 0.1, 3, margin=0.05, alpha=0.01).word == "inconclusive"
 
 
-@pytest.mark.parametrize(("mean", "word"), [(-0.5, "supported"), (-0.05, "refuted"), (0.0, "refuted")])
-def test_differences_without_spread_are_taken_at_their_word(mean, word):
+@pytest.mark.parametrize(
+    ("mean", "word", "p"), [(-0.5, "supported", 0), (-0.05, "inconclusive", 1), (0.0, "refuted", 0)]
+)
+def test_differences_without_spread_are_taken_at_their_word(mean, word, p):
     (verdict,) = judge([Case(Difference(mean, mean, mean, 2, sd=0.0), 0.05)], 0.05)
-    assert (verdict.word, verdict.p) == (word, 0.0)
+    assert (verdict.word, verdict.p) == (word, p)
+
+
+def test_a_claim_that_is_just_undecided_lends_no_level_to_another():
+    other = Case(difference([-0.02, -0.05, -0.03, -0.045]))
+    assert judge([other], 0.02)[0].word == "supported"
+    assert judge([other, Case(difference([0.0] * 4))], 0.02)[0].word == "inconclusive"
 
 
 def test_holm_by_hand():

@@ -3,7 +3,7 @@ import shutil
 from statistics import mean
 
 import pytest
-from fabricate import ENTROPY, SEEDS, edit_record, fabricate, loss_of
+from fabricate import ENTROPY, SEEDS, edit_record, fabricate, loss_of, write_json
 
 from memlm.config.checks import LEFT_OUT
 from memlm.errors import RunError
@@ -83,7 +83,9 @@ def test_a_variant_without_a_finished_run_hides_nothing_of_the_others(folder):
     comparison = compared(folder)
     assert comparison.ledger.equal()[:2] == ["parameters", "active_parameters"]
     assert comparison.ledger.unknown() == []
-    assert held_sentence(comparison).startswith("Held equal in all variants with a finished run: parameters, active par")
+    assert held_sentence(comparison).startswith(
+        "Held equal in all variants with a finished run: parameters, active par"
+    )
 
 
 def test_nothing_is_called_equal_of_a_single_variant(folder):
@@ -123,8 +125,7 @@ def test_missing_runs_and_values_are_said(folder):
 
 def test_runs_that_differ_in_more_than_the_model_are_warned_of(folder):
     edit_record(folder / "dense-s1", data={"fingerprint": "other"}, device={"name": "A100"}, dirty=True)
-    config = folder / "dense-s2" / "config.yaml"
-    config.write_text(config.read_text(encoding="utf-8").replace("lr: 0.001", "lr: 0.1"), encoding="utf-8")
+    edit_config(folder / "dense-s2", "lr: 0.001", "lr: 0.1")
     warnings = compared(folder).warnings
     assert [warning.split(" differs")[0] for warning in warnings[:3]] == [
         "Not comparable: text",
@@ -153,6 +154,26 @@ def test_a_commit_that_is_abbreviated_is_the_same_commit(folder):
     assert compared(folder).warnings == []
     edit_record(folder / "dense-s1", commit="0123457")
     assert [warning.split(" differs")[0] for warning in compared(folder).warnings] == ["Not comparable: commit"]
+
+
+def test_a_run_with_the_rate_of_other_variants_is_told(folder):
+    plan = json.loads((folder / "experiment.json").read_text(encoding="utf-8"))
+    write_json(folder / "experiment.json", plan | {"own_training": {"dense": {"lr": 2e-3}}})
+    for seed in SEEDS[1:]:
+        edit_config(folder / f"dense-s{seed}", "lr: 0.001", "lr: 0.002")
+    assert compared(folder).warnings == ["Not comparable: train.lr was to be 0.002, and is 0.001 in dense-s0."]
+
+
+def test_a_run_with_another_model_than_its_variant_is_told(folder):
+    edit_config(folder / "gated_mlp-s1", "d_model: 128", "d_model: 192")
+    (warning,) = compared(folder).warnings
+    assert warning.startswith("Not comparable: model.d_model differs between runs: 128 in gated_mlp-s0")
+
+
+def edit_config(run, old, new):
+    path = run / "config.yaml"
+    assert old in path.read_text(encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
 
 
 def test_an_experiment_without_a_finished_run_compares_nothing(folder):

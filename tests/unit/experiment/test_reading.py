@@ -1,9 +1,10 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from fabricate import LOSSES, SEEDS, edit_record, loss_of
+from fabricate import LOSSES, SEEDS, edit_record, loss_of, write_json
 
 from memlm.errors import RunError
 from memlm.experiment.reading import read_experiment, read_run
@@ -27,6 +28,22 @@ def test_a_result_that_is_no_finite_number_is_none(folder):
     assert [run.result(path) for path in ("validation_loss", "note", "quality", "quality.score.x", "none")] == [
         None
     ] * 5
+
+
+@pytest.mark.parametrize("other", [{"variant": "gated_mlp"}, {"seed": 7}, {"experiment": "another"}])
+def test_a_run_in_the_place_of_another_is_not_taken_for_it(folder, other):
+    edit_record(folder / "dense-s0", **other)
+    experiment = read_experiment(folder)
+    assert len(experiment.runs) == 11
+    assert experiment.absent["dense", 0].startswith("is not there: its folder holds ")
+
+
+@pytest.mark.parametrize(("field", "values"), [("seeds", [0, 1, 1]), ("variants", ["dense", "dense"])])
+def test_a_plan_that_counts_a_run_twice_is_refused(folder, field, values):
+    path = folder / "experiment.json"
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | {field: values})
+    with pytest.raises(RunError, match="names a variant or a seed twice"):
+        read_experiment(folder)
 
 
 def test_losses_of_documents(folder):
