@@ -46,7 +46,7 @@ def paired(experiment: Experiment, left: str, right: str) -> list[float]:
 
 
 def tell_gains(differences: dict[str, list[float]]) -> Table:
-    """Tells of each list of paired differences mean, interval, extremes, and p against each margin, if it is less too."""
+    """Tells mean, interval, extremes and p against each margin of paired differences; "less": the gain is below it."""
     rows: list[list[Cell]] = []
     for name, values in differences.items():
         found = difference(values, 0.99)
