@@ -83,7 +83,9 @@ def test_a_variant_without_a_finished_run_hides_nothing_of_the_others(folder):
     comparison = compared(folder)
     assert comparison.ledger.equal()[:2] == ["parameters", "active_parameters"]
     assert comparison.ledger.unknown() == []
-    assert held_sentence(comparison).startswith("Held equal in all variants with a finished run: parameters, active par")
+    assert held_sentence(comparison).startswith(
+        "Held equal in all variants with a finished run: parameters, active par"
+    )
 
 
 def test_nothing_is_called_equal_of_a_single_variant(folder):
