@@ -148,11 +148,17 @@ def test_each_claim_says_what_its_variants_share(tmp_path):
     assert "Not in all: parameters, memory parameters, FLOPs per token" in tables.held_sentence(comparison)
 
 
-def test_what_old_records_lack_is_told_once(folder):
-    (folder / "gated_mlp-s0" / "documents.json").unlink()
+@pytest.mark.parametrize("which", ["missing", "broken", "of other documents"])
+def test_documents_that_are_missing_broken_or_others_are_told_once(folder, which):
+    path = folder / "gated_mlp-s0" / "documents.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text[:100] if which == "broken" else text.replace("000000000000", "ffffffffffff"), encoding="utf-8")
+    if which == "missing":
+        path.unlink()
     comparison = compare(read_experiment(folder))
     assert claims.missing_documents(comparison) == (
-        "Losses by document were not recorded, so no interval speaks for other text."
+        "Not all runs have losses by document that are sound and of the same documents, so no interval speaks for "
+        "other text."
     )
     assert claims.missing_documents(comparison) in claims.explanation(comparison)
 
