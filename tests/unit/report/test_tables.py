@@ -86,6 +86,14 @@ def test_usage_says_over_how_many_reads(folder):
     assert tables.usage(comparison).rows[4][-1].text == tables.NOTHING
 
 
+def test_a_memory_without_slots_has_no_reads_a_slot(folder):
+    usage = {"0": {"reads": 5000, "n_slots": 0}, "1": {"reads": 5000, "n_slots": 4096}}
+    for seed in SEEDS:
+        edit_record(folder / f"gated_mlp-s{seed}", results={"usage": usage})
+    rows = tables.usage(compare(read_experiment(folder))).rows
+    assert [row[-1].text for row in rows if row[0].text == "gated_mlp"] == [tables.NOTHING, "1.2"]
+
+
 def test_claims_are_told_with_both_intervals(tmp_path):
     names = ["gated_mlp < cross_attention", "|dense - cross_attention| > |gated_mlp - dense|"]
     folder = fabricate(tmp_path, [{"name": claim, "claim": claim, "margin": 0.05} for claim in names])
