@@ -3,20 +3,22 @@
     python experiments/hold_out.py 'corpus/train-*.jsonl.xz' corpus/works
     python experiments/hold_out.py 'corpus/train-*.jsonl.xz' corpus/works1 1     other works, for configs/pays_keys.yaml
 
-writes train.jsonl and test.jsonl there, of text that is plain or packed by xz. A work is a book of many chapters, or a
-file where there are none; a hash of its name decides, so that every part of a work is on the same side, whatever the
-order of the text. The third argument is the number of a draw: no work is held out in two, so one whose test text has
-been looked at leaves others unopened.
+writes train.jsonl and test.jsonl there, of text that is plain or packed by xz or gzip. A work is a book of many
+chapters, or a file where there are none; a hash of its name decides, so that every part of a work is on the same side,
+whatever the order of the text. The third argument is the number of a draw: no work is held out in two, so one whose
+test text has been looked at leaves others unopened.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import lzma
 import sys
 from contextlib import ExitStack
 from glob import glob
+from math import ceil
 from pathlib import Path
 
 from memlm.storage import replaced_folder
@@ -25,6 +27,8 @@ SHARE = 0.03
 """Share of the works that are held out."""
 BOOKS = {"standardebooks": 0, "NiuTrans/Classical-Modern": 2}
 """How many folders below these repositories a whole book lies."""
+OPENED = {".xz": lzma.open, ".gz": gzip.open}
+"""What opens a packed file, by the end of its name."""
 
 
 def work_of(source: str) -> str:
@@ -42,12 +46,18 @@ def is_held_out(work: str, draw: int = 0) -> bool:
 
 def main(pattern: str, folder: Path, draw: int = 0) -> None:
     """Writes the two texts and tells their sizes."""
+    if not 0 <= SHARE * draw < 1:
+        sys.exit(f"error: draw {draw} holds nothing out; the draws are 0 to {ceil(1 / SHARE) - 1}")
+    names = sorted(glob(pattern))
+    if not names:
+        sys.exit(f"error: there is no file {pattern}")
     with replaced_folder(folder) as staged, ExitStack() as stack:
         test, train = (stack.enter_context((staged / f"{name}.jsonl").open("wb")) for name in ("test", "train"))
-        for name in sorted(glob(pattern)):
-            opened = lzma.open if name.endswith(".xz") else open
+        for name in names:
+            opened = OPENED.get(Path(name).suffix, open)
             for line in stack.enter_context(opened(name, "rb")):
-                (test if is_held_out(work_of(json.loads(line)["source"]), draw) else train).write(line)
+                text = test if is_held_out(work_of(json.loads(line)["source"]), draw) else train
+                text.write(line.removesuffix(b"\n") + b"\n")  # the last line of a file may have no end
     for path in sorted(folder.iterdir()):
         sys.stdout.write(f"{path}: {path.stat().st_size:,} bytes\n")
 

@@ -29,8 +29,8 @@ class Judgement:
         claim: The claim as it is read.
         difference: left minus right, as the claim is written, over paired seeds, with its interval at the level of the
             verdict, which speaks for other seeds on this text; None if no seed has both.
-        documents: The same with an interval that speaks for other seeds and other documents; None without losses of
-            documents for all of these runs.
+        documents: The same with an interval that speaks for other seeds and other documents; None without losses of the
+            same documents for all of these runs.
         n_documents: How many documents that rests on.
         verdict: The verdict on the difference.
         notes: What is missing from it.
@@ -190,7 +190,7 @@ def _resampled(
     if not known or len(known) < len(by_run):
         return None, 0
     if any((losses.documents, losses.tokens) != (known[0].documents, known[0].tokens) for losses in known):
-        return None, 0  # compare warns of other text
+        return None, 0
     counts = _coefficients(values_of(experiment, metric), claim, seeds)
     nats = np.array([losses.nats[metric] for losses in known]).reshape(len(variants), len(seeds), -1)
     sums = np.tensordot([counts[variant] for variant in variants], nats, axes=1)  # [seeds, documents]

@@ -8,6 +8,7 @@ from math import log
 from pathlib import Path
 from typing import Any
 
+from memlm.errors import RunError
 from memlm.experiment.files import Tree, read_checked
 from memlm.experiment.paths import FolderName, inside
 from memlm.experiment.schema import Number, Whole
@@ -92,9 +93,9 @@ class Tune:
         """Returns the rates of a trial that lie at an edge of their range, so that better ones may lie beyond."""
         found: list[str] = []
         for name, rate in trial.rates.items():
-            low, high = self.plan.ranges[name]
-            place = log(rate / low) / log(high / low)
-            if not EDGE < place < 1 - EDGE:
+            low, high = map(log, self.plan.ranges[name])
+            margin = EDGE * (high - low)
+            if not low + margin < log(rate) < high - margin:
                 found.append(name)
         return found
 
@@ -115,11 +116,30 @@ def read_tune(folder: Path) -> Tune:
     Raises:
         RunError: the folder holds no tune, or a file in it is broken or leads out of it.
     """
-    plan = read_checked(TunePlan, inside(folder, PLAN))
+    path = inside(folder, PLAN)
+    plan = read_checked(TunePlan, path)
+    for name, (low, high) in plan.ranges.items():
+        if not 0 < low < high:
+            raise RunError(f"{path}: ranges.{name}: must be the lowest and the highest rate, above 0 and in this order")
     return Tune(folder, plan, list(_trials(folder, plan)))
 
 
 def _trials(folder: Path, plan: TunePlan) -> Sequence[Trial]:
     numbered = [(variant, number) for variant in plan.variants for number in range(plan.trials)]
     paths = [inside(folder, str(trial_path(Path(), variant, number))) for variant, number in numbered]
-    return [read_checked(Trial, path) for path in paths if path.exists()]
+    return [read_trial(path, plan) for path in paths if path.exists()]
+
+
+def read_trial(path: Path, plan: TunePlan) -> Trial:
+    """Reads a trial of a tune.
+
+    Raises:
+        RunError: it is broken, or has a rate that is not above 0 or not of the tune.
+    """
+    trial = read_checked(Trial, path)
+    for name, rate in trial.rates.items():
+        if name not in plan.ranges:
+            raise RunError(f"{path}: rates.{name}: is no rate of this tune ({PLAN} has no range of it)")
+        if rate <= 0:
+            raise RunError(f"{path}: rates.{name}: must be above 0")
+    return trial

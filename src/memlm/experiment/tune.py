@@ -26,13 +26,12 @@ from memlm.evaluate.loss import mean_loss
 from memlm.evaluate.suite import Suite
 from memlm.experiment.brief import train_briefly
 from memlm.experiment.config import ExperimentConfig
-from memlm.experiment.files import read_checked
 from memlm.experiment.locks import locked
 from memlm.experiment.match import solve_widths
 from memlm.experiment.record import code_state, environment
 from memlm.experiment.run import device_record
 from memlm.experiment.text import sampler_of
-from memlm.experiment.trials import PLAN, Trial, Tune, read_tune, trial_path
+from memlm.experiment.trials import PLAN, Trial, Tune, read_trial, read_tune, trial_path
 from memlm.experiment.tunable import (
     makes_its_own_text,
     own_rates,
@@ -108,7 +107,7 @@ def tune(
                 path = trial_path(folder, variant, number)
                 is_old = path.exists()
                 if is_old:
-                    trial = read_checked(Trial, path)
+                    trial = read_trial(path, plan)
                 else:
                     rates = _propose(config, variant, before)
                     trial = _try(config, variant, number, rates, data, suite, watcher)

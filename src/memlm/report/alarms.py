@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from memlm.experiment.schema import Alarm
 from memlm.report.tables import Cell, Format, Table, fixed, percent
 
 T = TypeVar("T")
-_LAYER = "layer "
+_LAYER = re.compile("layer ([0-9]{1,9})")
 _FORMS: dict[str, Format] = {
     "usage_collapse": percent,
     "dead_slots": percent,
@@ -48,13 +49,13 @@ def lines(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 def places(where: Iterable[str]) -> str:
     """Joins places, layers that follow each other as a range: ``layers 1–3, 5``."""
-    known = set(where)
-    layers = sorted(int(place.removeprefix(_LAYER)) for place in known if place.startswith(_LAYER))
+    numbers = {place: _LAYER.fullmatch(place) for place in where}
+    layers = sorted(int(number[1]) for number in numbers.values() if number)
     # Layers that follow each other are equally far ahead of their rank.
     runs = [[layer for _, layer in run] for _, run in groupby(enumerate(layers), key=lambda pair: pair[1] - pair[0])]
     spans = [str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs]
     told = [f"{'layer' if len(layers) == 1 else 'layers'} {', '.join(spans)}"] if layers else []
-    return ", ".join([*told, *sorted(place for place in known if not place.startswith(_LAYER))])
+    return ", ".join([*told, *sorted(place for place, number in numbers.items() if not number)])
 
 
 def sentence(experiment: Experiment) -> str:

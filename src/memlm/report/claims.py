@@ -102,7 +102,8 @@ def missing_documents(comparison: Comparison) -> str:
     if not lacking:
         return ""
     which = "" if len(lacking) == len(comparison.judgements) else f" of {', '.join(j.hypothesis.name for j in lacking)}"
-    return f"Losses by document were not recorded, so no interval{which} speaks for other text."
+    told = "Not all runs have losses by document that are sound and of the same documents"
+    return f"{told}, so no interval{which} speaks for other text."
 
 
 def noise_sentence(found: Noise) -> str:

@@ -11,6 +11,7 @@ import yaml
 
 from memlm.errors import counted
 from memlm.experiment.compare import Comparison
+from memlm.experiment.files import read_text
 from memlm.experiment.judge import Judgement
 from memlm.experiment.paths import inside
 from memlm.experiment.reading import Experiment
@@ -77,7 +78,11 @@ class Content:
 
 
 def content(comparison: Comparison) -> Content:
-    """Gathers the content of a report; the findings file is made if there is none."""
+    """Gathers the content of a report; the findings file is made if there is none.
+
+    Raises:
+        RunError: a file is broken.
+    """
     experiment = comparison.experiment
     plan = experiment.plan
     finished, planned = len(experiment.finished()), len(plan.variants) * len(plan.seeds)
@@ -236,7 +241,7 @@ def written(findings: str) -> str:
 def _findings(path: Path) -> str:
     if not path.exists():
         write_text(path, FINDINGS)
-    return written(path.read_text(encoding="utf-8"))
+    return written(read_text(path))
 
 
 def _samples(experiment: Experiment) -> tuple[int | None, list[Prompt]]:

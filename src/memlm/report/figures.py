@@ -70,7 +70,7 @@ def swatch(variants: Sequence[str], variant: str) -> str:
 
 
 def curves(experiment: Experiment) -> str | None:
-    """Draws validation and train loss over tokens, one line a variant; None if no finished run logged either.
+    """Draws validation and train loss over tokens, one line a variant; None if there is no line.
 
     A line is the mean over finished seeds, the band around it reaches from the lowest seed to the highest.
     """
@@ -157,12 +157,15 @@ def _claim(axes: Axes, place: int, judgement: Judgement) -> None:
 
 
 def _series(runs: Sequence[Run], key: str) -> Series | None:
+    """Returns what the runs logged where all of them did; None if none logged it, or they share no tokens."""
     seeds = [np.array(points).T for points in (run.series(key) for run in runs) if points]
     if not seeds:
         return None
     first, last = max(tokens[0] for tokens, _ in seeds), min(tokens[-1] for tokens, _ in seeds)
     grid = np.unique(np.concatenate([tokens for tokens, _ in seeds]))
     grid = grid[(grid >= first) & (grid <= last)]
+    if not len(grid):
+        return None
     return grid, np.array([np.interp(grid, tokens, values) for tokens, values in seeds])
 
 

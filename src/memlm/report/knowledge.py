@@ -47,7 +47,7 @@ def bits(comparison: Comparison) -> Table:
 
 
 def _asks(path: str) -> bool:
-    return path.startswith(("recall.", "recall_memory_"))
+    return path.startswith(("recall.", "recall_memory_")) and path.count(".") == 2
 
 
 def _label(path: str) -> str:

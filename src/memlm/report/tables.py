@@ -189,7 +189,7 @@ def usage(comparison: Comparison) -> Table:
 def _reads_a_slot(found: Mapping[str, Interval], layer: str) -> Cell:
     """Says how often each slot would have been read on average: usage over few reads says little."""
     reads, slots = (found.get(f"usage.{layer}.{key}") for key in ("reads", "n_slots"))
-    return Cell(NOTHING if reads is None or slots is None else fixed(1)(reads.mean / slots.mean))
+    return Cell(fixed(1)(reads.mean / slots.mean) if reads and slots and slots.mean else NOTHING)
 
 
 def generation(comparison: Comparison) -> Table:

@@ -90,7 +90,7 @@ def _points(axes: Axes, tune: Tune, variant: str, name: str) -> None:
     shown: dict[str, Any] = {"color": paint, "linestyle": style, "fillstyle": "none", "label": variant}
     axes.plot(rates, losses, marker="o", markersize=5, **shown)
     found = tune.best(variant)
-    if found is not None and found.loss is not None:
+    if found is not None and found.loss is not None and name in found.rates:
         axes.plot([found.rates[name]], [found.loss], "o", color=paint, markersize=7)
     lost = [trial.rates[name] for trial in trials if trial.loss is None]
     axes.plot(lost, [0.98] * len(lost), "x", color=paint, transform=axes.get_xaxis_transform())

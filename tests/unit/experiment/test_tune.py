@@ -1,7 +1,9 @@
 """Trials of learning rates: which rates, on which text, and what becomes of them when a tune is broken off."""
 
 import json
+import math
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from memlm.experiment.record import config_hash
 from memlm.experiment.trials import Trial, Tune, TunePlan, read_tune
 from memlm.experiment.tune import TuneWatcher, tune, write_tuned
 from memlm.report import tuning
+from memlm.storage import write_json
+from tests.told import one_line
 
 pytest.importorskip("optuna")
 SHORT = ["data.tune_share=0.1", "tune.trials=8", "tune.steps=3"]
@@ -330,6 +334,45 @@ def test_table_warnings_and_picture(tmp_path):
     assert "Every trial of b diverged: lower tune.lr." in text
     picture = (tmp_path / tuning.PICTURE).read_text(encoding="utf-8")
     assert picture.lstrip().startswith("<?xml") and ">lr<" in picture and ">value_lr<" in picture
+
+
+def test_a_best_trial_that_lacks_a_rate_of_others_is_drawn_without_it(tmp_path):
+    trials = [Trial("a", 0, {"lr": 1e-3}, 3.25, 1.0), Trial("a", 1, {"lr": 1e-3, "value_lr": 1e-3}, 3.5, 1.0)]
+    tuning.write_tuning(fabricated(tmp_path, trials))
+    assert "| a | 0.001 | – | 3.2500 | 3.2500 | 2 | 0 |" in (tmp_path / "tuning.md").read_text(encoding="utf-8")
+    assert ">value_lr<" in (tmp_path / tuning.PICTURE).read_text(encoding="utf-8")
+
+
+ORDER = "must be the lowest and the highest rate, above 0 and in this order"
+
+
+@pytest.mark.parametrize(
+    ("ranges", "rates", "told"),
+    [
+        ({"lr": (1e-4, 1e-2)}, {"lr": 1e-3, "value_lr": 1e-3}, "a-0.json: rates.value_lr: is no rate of this tune"),
+        ({"lr": (1e-3, 1e-3)}, {"lr": 1e-3}, f"tune.json: ranges.lr: {ORDER}"),
+        ({"lr": (1e-2, 1e-4)}, {"lr": 1e-3}, f"tune.json: ranges.lr: {ORDER}"),
+        ({"lr": (0, 1e-2)}, {"lr": 1e-3}, f"tune.json: ranges.lr: {ORDER}"),
+        ({"lr": (-2, -1)}, {"lr": 1e-3}, f"tune.json: ranges.lr: {ORDER}"),
+        ({"lr": (1e-4, 1e-2)}, {"lr": 0}, "a-0.json: rates.lr: must be above 0"),
+        ({"lr": (1e-4, 1e-2)}, {"lr": -1e-3}, "a-0.json: rates.lr: must be above 0"),
+    ],
+)
+def test_rates_that_cannot_be_are_one_line(tmp_path, ranges, rates, told):
+    (tmp_path / "trials").mkdir()
+    write_json(tmp_path / "tune.json", asdict(TunePlan("tiny", ["a"], 1, 10, 640, 0, ranges, "")))
+    write_json(tmp_path / "trials" / "a-0.json", asdict(Trial("a", 0, rates, 3.5, 1.0)))
+    for command in ("compare", "report"):
+        error = CliRunner().invoke(app, [command, str(tmp_path)]).exception
+        assert isinstance(error, RunError) and told in one_line(error), error
+
+
+def test_rates_far_apart_and_close_together_are_at_an_edge_or_not(tmp_path):
+    found = fabricated(tmp_path, [])
+    found.plan.ranges["lr"] = (5e-324, 1e308)
+    assert found.at_edge(Trial("a", 0, {"lr": 1.0}, 3.5, 1.0)) == []
+    found.plan.ranges["lr"] = (1.0, math.nextafter(1.0, 2))
+    assert found.at_edge(Trial("a", 0, {"lr": 1.0}, 3.5, 1.0)) == ["lr"]
 
 
 def test_a_damaged_trial_is_told(tuned, tmp_path):

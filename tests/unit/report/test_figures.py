@@ -35,3 +35,14 @@ def test_seeds_that_logged_at_different_steps_are_drawn_together(tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()][:71:7]
     path.write_text("\n".join(map(json.dumps, lines)))
     assert figures.curves(experiment)
+
+
+def test_seeds_that_share_no_tokens_have_no_line(tmp_path):
+    folder = fabricate(tmp_path, seeds=(0, 1))
+    for variant in read_experiment(folder).plan.variants:
+        path = folder / f"{variant}-s1" / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("\n".join(json.dumps(line | {"tokens": line["tokens"] + 1e6}) for line in lines))
+    experiment = read_experiment(folder)
+    assert figures.curves(experiment) is None
+    assert figures.usage(experiment), "its bars are there"

@@ -10,6 +10,7 @@ from fabricate import LOSSES, PROMPT, SEEDS, edit_record, fabricate, loss_of
 from memlm.errors import RunError
 from memlm.report.content import FINDINGS
 from memlm.report.page import write_report
+from tests.told import one_line
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -90,6 +91,15 @@ def test_findings_are_made_once_shown_and_kept(folder):
     assert mine.strip() in text
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_findings_that_are_not_utf_8_are_one_line(folder, encoding):
+    (folder / "findings.md").write_text("Für dense", encoding=encoding)
+    with pytest.raises(RunError) as told:
+        write_report(folder)
+    one_line(told.value, "findings.md: cannot be read: 'utf-8'")
+    assert not (folder / "report.html").exists()
+
+
 def test_what_is_missing_or_doubtful_is_visible(folder):
     shutil.rmtree(folder / "dense-s0")
     edit_record(folder / "dense-s1", status="failed", error="<out of memory>")
@@ -125,3 +135,12 @@ def test_runs_without_samples_usage_and_metrics_give_a_report(tmp_path):
 def test_a_folder_that_is_no_experiment_is_refused(tmp_path):
     with pytest.raises(RunError, match="no experiment here"):
         write_report(tmp_path)
+
+
+def test_answers_without_a_kind_are_no_question(folder):
+    edit_record(
+        folder / "dense-s0",
+        results={"recall": {"exact_match": 0.5, "seen": {"exact_match": 0.25, "a": {"exact_match": 1}}}},
+    )
+    _, text = written(folder)
+    assert "| Variant | Seen |\n" in text and "| dense | 25.0 % |" in text

@@ -37,6 +37,8 @@ def compared(folder):
         (["layer 2", "layer 10", "layer 1", "layer 2"], "layers 1–2, 10"),
         (["validation loss", "training loss"], "training loss, validation loss"),
         (["training loss", "layer 0"], "layer 0, training loss"),
+        (["layer x", "layer 0", "layer -1"], "layer 0, layer -1, layer x"),
+        (["layer " + "9" * 5000], "layer " + "9" * 5000),
     ],
 )
 def test_places_are_joined(where, text):

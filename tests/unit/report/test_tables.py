@@ -86,6 +86,14 @@ def test_usage_says_over_how_many_reads(folder):
     assert tables.usage(comparison).rows[4][-1].text == tables.NOTHING
 
 
+def test_a_memory_without_slots_has_no_reads_a_slot(folder):
+    usage = {"0": {"reads": 5000, "n_slots": 0}, "1": {"reads": 5000, "n_slots": 4096}}
+    for seed in SEEDS:
+        edit_record(folder / f"gated_mlp-s{seed}", results={"usage": usage})
+    rows = tables.usage(compare(read_experiment(folder))).rows
+    assert [row[-1].text for row in rows if row[0].text == "gated_mlp"] == [tables.NOTHING, "1.2"]
+
+
 def test_claims_are_told_with_both_intervals(tmp_path):
     names = ["gated_mlp < cross_attention", "|dense - cross_attention| > |gated_mlp - dense|"]
     folder = fabricate(tmp_path, [{"name": claim, "claim": claim, "margin": 0.05} for claim in names])
@@ -148,11 +156,17 @@ def test_each_claim_says_what_its_variants_share(tmp_path):
     assert "Not in all: parameters, memory parameters, FLOPs per token" in tables.held_sentence(comparison)
 
 
-def test_what_old_records_lack_is_told_once(folder):
-    (folder / "gated_mlp-s0" / "documents.json").unlink()
+@pytest.mark.parametrize("which", ["missing", "broken", "of other documents"])
+def test_documents_that_are_missing_broken_or_others_are_told_once(folder, which):
+    path = folder / "gated_mlp-s0" / "documents.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text[:100] if which == "broken" else text.replace("000000000000", "ffffffffffff"), encoding="utf-8")
+    if which == "missing":
+        path.unlink()
     comparison = compare(read_experiment(folder))
     assert claims.missing_documents(comparison) == (
-        "Losses by document were not recorded, so no interval speaks for other text."
+        "Not all runs have losses by document that are sound and of the same documents, so no interval speaks for "
+        "other text."
     )
     assert claims.missing_documents(comparison) in claims.explanation(comparison)
 
