@@ -69,7 +69,8 @@ def picture(tune: Tune) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5 * max(1, len(names)), 3.7), layout="constrained")
         for axes, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names, strict=False):
-            axes.set(xscale="log", xlabel=name, title="Loss on the tune split, nats per token")
+            axes.set(xscale="log", title="Loss on the tune split, nats per token")
+            axes.set_xlabel(name, parse_math=False)
             for variant in tune.plan.variants:
                 _points(axes, tune, variant, name)
             axes.legend(frameon=False)
