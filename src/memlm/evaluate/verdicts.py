@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isclose
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,8 @@ from memlm.evaluate.statistics import Difference, half_width
 
 MAX_SEEDS = 1000
 """A verdict names no larger number of needed seeds: nobody would train that many."""
+ROUNDING = 1e-12
+"""How far differences that are just the margin may lie from it."""
 MIN_SEEDS = 3
 """From fewer paired seeds no number of needed ones is foretold."""
 
@@ -77,7 +80,7 @@ def p_value(case: Case) -> float:
     if found is None or found.sd is None or not np.isfinite(found.mean):
         return 1.0
     if found.sd == 0:
-        return float(found.mean == -case.margin)
+        return float(isclose(found.mean, -case.margin, abs_tol=ROUNDING))
     return float(2 * stats.t.sf(abs(found.mean + case.margin) / (found.sd / found.n**0.5), found.n - 1))
 
 

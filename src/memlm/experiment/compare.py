@@ -6,7 +6,7 @@ Only finished runs are compared. A run that is missing and a value that is missi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -277,7 +277,7 @@ def _gone_on(what: str, runs: Sequence[Run], read: Callable[[Continued | Record]
 
 def _meant(experiment: Experiment, run: Run) -> Iterator[str]:
     """Yields the training settings in which a run differs from the others as the plan says of its variant."""
-    found = dict(flatten(run.config.get("train")))
+    found = _trained(run)
     for setting, value in experiment.plan.own_training.get(run.record.variant, {}).items():
         if found.get(setting) == value:
             yield f"train.{setting}"
@@ -286,6 +286,9 @@ def _meant(experiment: Experiment, run: Run) -> Iterator[str]:
 def _other_models(runs: Sequence[Run]) -> Iterator[str]:
     """Tells where the models of a variant's runs differ."""
     models = {run.name: dict(flatten(run.config.get("model"), "model")) for run in runs}
+    for part in ("model.memory", "model.fusion", "model.experts"):
+        has = {name: any(path.startswith(f"{part}.") for path in model) for name, model in models.items()}
+        yield from _unequal(part, {name: "given" if given else "none" for name, given in has.items()})
     for path in dict.fromkeys(path for model in models.values() for path in model):
         if all(path in model for model in models.values()):  # else an earlier version of memlm did not have it
             yield from _unequal(path, {name: model[path] for name, model in models.items()})
@@ -294,10 +297,15 @@ def _other_models(runs: Sequence[Run]) -> Iterator[str]:
 def _other_training(runs: Sequence[Run], own: Tree) -> Iterator[str]:
     """Tells of runs that were not trained as the plan says of their variant."""
     for setting, value in own.items():
-        found = {run.name: dict(flatten(run.config.get("train"))).get(setting) for run in runs}
-        astray = [f"{had} in {name}" for name, had in found.items() if had != value]
+        found = {run.name: _trained(run).get(setting) for run in runs}
+        astray = {name: had for name, had in found.items() if had != value}
         if astray:
-            yield f"Not comparable: train.{setting} was to be {value}, and is {listed(astray)}."
+            yield f"Not comparable: train.{setting} was to be {value}, and is {_grouped(astray)}."
+
+
+def _trained(run: Run) -> dict[str, object]:
+    """Returns the training settings of a run, those that were added since among them."""
+    return dict(flatten(as_now(run.config, ("train",)).get("train")))
 
 
 def _unchecked(runs: Sequence[Run]) -> Iterator[str]:
@@ -341,10 +349,14 @@ def _changes(before: Sequence[Hypothesis] | None, now: Sequence[Hypothesis]) -> 
     return "; ".join(f"{what}: {', '.join(map(repr, names))}" for what, names in parts.items() if names)
 
 
-def _unequal(name: str, values: dict[str, object]) -> Iterator[str]:
+def _unequal(name: str, values: Mapping[str, object]) -> Iterator[str]:
+    if len({str(value) for value in values.values()}) > 1:
+        yield f"Not comparable: {name} differs between runs: {_grouped(values)}."
+
+
+def _grouped(values: Mapping[str, object]) -> str:
+    """Lists the runs that have each value."""
     groups: dict[str, list[str]] = {}
     for run, value in values.items():
         groups.setdefault("not recorded" if value is None else str(value), []).append(run)
-    if len(groups) > 1:
-        which = "; ".join(f"{value} in {listed(names)}" for value, names in groups.items())
-        yield f"Not comparable: {name} differs between runs: {which}."
+    return "; ".join(f"{value} in {listed(names)}" for value, names in groups.items())

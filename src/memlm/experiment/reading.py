@@ -246,7 +246,8 @@ def read_experiment(folder: Path) -> Experiment:
         if (run.record.experiment, run.name) == (plan.name, run_folder.name):
             runs.append(run)
         else:
-            absent[variant, seed] = f"is not there: its folder holds {run.name} of {run.record.experiment}"
+            whose = f"{run.name} of the experiment {run.record.experiment}"
+            absent[variant, seed] = f"is not there: its folder holds {whose}, and experiment.json is of {plan.name}"
     names = {run_name(variant, seed) for variant, seed in plan.runs}
     strays = sorted(record.parent.name for record in folder.glob("*/record.json") if record.parent.name not in names)
     return Experiment(folder, plan, runs, absent, strays)

@@ -49,7 +49,8 @@ def test_differences_without_spread_are_taken_at_their_word(mean, word, p):
 def test_a_claim_that_is_just_undecided_lends_no_level_to_another():
     other = Case(difference([-0.02, -0.05, -0.03, -0.045]))
     assert judge([other], 0.02)[0].word == "supported"
-    assert judge([other, Case(difference([0.0] * 4))], 0.02)[0].word == "inconclusive"
+    for undecided in (Case(difference([0.0] * 4)), Case(difference([0.90 - 0.95] * 4), 0.05)):
+        assert judge([other, undecided], 0.02)[0].word == "inconclusive"
 
 
 def test_holm_by_hand():

@@ -3,6 +3,7 @@ import shutil
 from statistics import mean
 
 import pytest
+import yaml
 from fabricate import ENTROPY, SEEDS, edit_record, fabricate, loss_of, write_json
 
 from memlm.config.checks import LEFT_OUT
@@ -168,6 +169,17 @@ def test_a_run_with_another_model_than_its_variant_is_told(folder):
     edit_config(folder / "gated_mlp-s1", "d_model: 128", "d_model: 192")
     (warning,) = compared(folder).warnings
     assert warning.startswith("Not comparable: model.d_model differs between runs: 128 in gated_mlp-s0")
+
+
+def test_a_run_without_the_memory_of_its_variant_is_told(folder):
+    path = folder / "gated_mlp-s1" / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["model"]["memory"] = None
+    path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    told = (
+        "Not comparable: model.memory differs between runs: given in gated_mlp-s0, gated_mlp-s2; none in gated_mlp-s1."
+    )
+    assert compared(folder).warnings == [told]
 
 
 def edit_config(run, old, new):
