@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from memlm.evaluate.claims import parse_claim
 from memlm.evaluate.statistics import difference
 from memlm.evaluate.verdicts import Case, p_value
-from memlm.experiment.judge import values_of
+from memlm.experiment.judge import differences, values_of
 from memlm.experiment.reading import Experiment, read_experiment
 from memlm.report.claims import exact_p
 from memlm.report.markdown import table
@@ -40,15 +41,13 @@ LONGER = {"pays": ("dense_flops", "dense_same_time"), "pays_keys": ("dense_flops
 
 def paired(experiment: Experiment, left: str, right: str) -> list[float]:
     """Returns left - right for every seed that has both."""
-    losses = values_of(experiment, "validation_loss")
-    ours, theirs = losses[left], losses[right]
-    return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    return list(differences(values_of(experiment, "validation_loss"), parse_claim(f"{left} < {right}")).values())
 
 
-def tell_gains(differences: dict[str, list[float]]) -> Table:
+def tell_gains(pairs: dict[str, list[float]]) -> Table:
     """Tells mean, interval, extremes and p against each margin of paired differences; "less": the gain is below it."""
     rows: list[list[Cell]] = []
-    for name, values in differences.items():
+    for name, values in pairs.items():
         found = difference(values, 0.99)
         against = [exact_p(p_value(Case(found, m))) + (", less" if found.mean > -m else "") for m in MARGINS]
         assert found.low is not None and found.high is not None
@@ -75,12 +74,12 @@ def steps(experiment: Experiment, memory: str) -> str:
     return ", ".join(f"{100 * (memory / dense - 1):+.0f} %" for dense, memory in times).replace("-", "−") or NOTHING
 
 
-def tell_crossover(experiments: dict[str, Experiment], differences: dict[str, list[float]]) -> Table:
+def tell_crossover(experiments: dict[str, Experiment], pairs: dict[str, list[float]]) -> Table:
     """Tells for each gain how many more tokens a dense model would need for it, and what the memory's step takes."""
     slopes = [worth(experiments[name], *variants) for name, variants in LONGER.items()]
     rows: list[list[Cell]] = []
     for name, (experiment, memory, _) in GAINS.items():
-        gain = -float(np.mean(differences[name]))
+        gain = -float(np.mean(pairs[name]))
         more = sorted(100 * (2 ** (gain / slope) - 1) for slope in slopes)
         texts = [name, f"+{more[0]:.0f} to {more[1]:.0f} %", steps(experiments[experiment], memory)]
         rows.append(list(map(Cell, texts)))
@@ -90,10 +89,10 @@ def tell_crossover(experiments: dict[str, Experiment], differences: dict[str, li
 def main() -> str:
     """Returns both tables as Markdown."""
     experiments = {name: read_experiment(Path(__file__).parent / name) for name in LONGER}
-    differences = {told: paired(experiments[name], *variants) for told, (name, *variants) in GAINS.items()}
-    together = {"the first two together": [value for told in TOGETHER for value in differences[told]]}
-    gains = tell_gains(differences | together)
-    return f"{table(gains)}\n\n{table(tell_crossover(experiments, differences))}"
+    pairs = {told: paired(experiments[name], *variants) for told, (name, *variants) in GAINS.items()}
+    together = {"the first two together": [value for told in TOGETHER for value in pairs[told]]}
+    gains = tell_gains(pairs | together)
+    return f"{table(gains)}\n\n{table(tell_crossover(experiments, pairs))}"
 
 
 if __name__ == "__main__":

@@ -296,8 +296,9 @@ def _other_models(runs: Sequence[Run]) -> Iterator[str]:
 
 def _other_training(runs: Sequence[Run], own: Tree) -> Iterator[str]:
     """Tells of runs that were not trained as the plan says of their variant."""
+    trained = {run.name: _trained(run) for run in runs if own}
     for setting, value in own.items():
-        found = {run.name: _trained(run).get(setting) for run in runs}
+        found = {name: settings.get(setting) for name, settings in trained.items()}
         astray = {name: had for name, had in found.items() if had != value}
         if astray:
             yield f"Not comparable: train.{setting} was to be {value}, and is {_grouped(astray)}."
